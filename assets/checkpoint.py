@@ -1,0 +1,196 @@
+"""A TCN-VAE checkpoint: its encoder, its motif head, and its own answer in PyTorch."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from assets.encoder import Block, Convolution, EncoderWeights
+from runtime.contract.errors import ManifestError, WeightsError
+from runtime.contract.motifs import MotifHead
+from runtime.contract.window import LATENT_SIZE, FloatArray
+
+if TYPE_CHECKING:
+    import torch
+
+    State = dict[str, torch.Tensor]
+
+_PREFIX: Final = "tcn_encoder.network."
+_REQUIRED: Final = (
+    "conv1.weight_g",
+    "conv1.weight_v",
+    "conv1.bias",
+    "conv2.weight_g",
+    "conv2.weight_v",
+    "conv2.bias",
+)
+
+
+def load_checkpoint(data: bytes, where: str) -> State:
+    """Load a state dict of tensors; code in the file is never run.
+
+    Raises:
+        WeightsError: Not a checkpoint, damaged, holds more than tensors, or lacks a tensor.
+    """
+    import torch
+
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            "holds more than tensors, or is no checkpoint; nothing in it was run",
+            where=where,
+            hint="save model.state_dict() with torch.save",
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"is damaged or no checkpoint: {first}", where=where, hint="copy it again"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError(
+            f"holds a {type(state).__name__}, expected a dict of tensors",
+            where=where,
+            hint="save model.state_dict() with torch.save",
+        )
+    _check_tensors(state, where)
+    return state
+
+
+def _check_tensors(state: State, where: str) -> None:
+    blocks = sorted({int(m[1]) for key in state if (m := re.match(rf"{re.escape(_PREFIX)}(\d+)\.", key))})
+    if blocks != list(range(len(blocks))) or not blocks:
+        known = ", ".join(sorted({key.split(".")[0] for key in state})) or "nothing"
+        raise WeightsError(
+            f"no {_PREFIX}<block>.* tensors (found: {known})",
+            where=where,
+            hint="expected a TCN-VAE checkpoint",
+        )
+    needed = [f"{_PREFIX}{block}.{name}" for block in blocks for name in _REQUIRED]
+    missing = [key for key in (*needed, "fc_mu.weight", "fc_mu.bias") if key not in state]
+    if missing:
+        raise WeightsError(
+            f"has no {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            where=where,
+            hint="save the whole TCN-VAE: an encoder without fc_mu has no latent",
+        )
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise WeightsError(
+                f"{int((~tensor.isfinite()).sum())} of {tensor.numel()} values are not finite",
+                where=f"{where}: {key}",
+                hint="the training diverged or the file is damaged",
+            )
+
+
+def _module(state: State, where: str) -> Any:
+    """The checkpoint's own encoder in PyTorch, strictly loaded."""
+    from assets.tcn_vae import encoder_from_state_dict
+
+    try:
+        return encoder_from_state_dict(state).eval()
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        detail = lines[1] if len(lines) > 1 else "".join(lines) or type(error).__name__
+        raise WeightsError(f"does not load into a TCN encoder: {detail}", where=where) from error
+
+
+def encoder_of(state: State, where: str) -> EncoderWeights:
+    """Fold weight norm with PyTorch's own arithmetic; block i has dilation 2**i.
+
+    Raises:
+        WeightsError: A shape does not fit, or an alias (``net.0`` of ``conv1``, ``net.4`` of
+            ``conv2``) holds other values.
+    """
+    module = _module(state, where)
+    _check_aliases(state, where)
+    blocks = []
+    for index, block in enumerate(module.tcn_encoder.network):
+        dilation = 2**index
+        shortcut = block.downsample
+        blocks.append(
+            Block(
+                conv1=_folded(block.conv1, dilation),
+                conv2=_folded(block.conv2, dilation),
+                residual=shortcut
+                and Convolution(weight=_array(shortcut.weight), bias=_array(shortcut.bias), dilation=1),
+            )
+        )
+    try:
+        return EncoderWeights(
+            blocks=tuple(blocks),
+            latent_weight=_array(module.fc_mu.weight),
+            latent_bias=_array(module.fc_mu.bias),
+        )
+    except WeightsError as error:
+        raise WeightsError(error.what, where=f"{where}: {error.where}", hint=error.hint) from error
+
+
+def _folded(convolution: Any, dilation: int) -> Convolution:
+    return Convolution(
+        weight=_array(convolution.folded_weight()), bias=_array(convolution.bias), dilation=dilation
+    )
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
+
+
+def _check_aliases(state: State, where: str) -> None:
+    for key, tensor in state.items():
+        twin = key.replace(".net.0.", ".conv1.").replace(".net.4.", ".conv2.")
+        if twin != key and not (twin in state and state[twin].equal(tensor)):
+            raise WeightsError(f"{key} and {twin} differ, though one is the other's alias", where=where)
+
+
+def motif_head_of(state: State, names: tuple[str, ...] | None, where: str) -> MotifHead | None:
+    """The checkpoint's motif head: its one linear ``activity_classifier``; None where it has none.
+
+    Raises:
+        WeightsError: The classifier is not one linear layer on the latent (with the shapes found),
+            or the names do not fit it.
+    """
+    tensors = {
+        key: tuple(value.shape) for key, value in state.items() if key.startswith("activity_classifier.")
+    }
+    if not tensors:
+        return None
+    weight, bias = (state.get(f"activity_classifier.{part}") for part in ("weight", "bias"))
+    linear = weight is not None and bias is not None and len(tensors) == 2
+    if weight is None or bias is None or not linear or weight.shape != (len(bias), LATENT_SIZE):
+        raise WeightsError(
+            f"activity_classifier is not one linear layer on the latent: {tensors}", where=where
+        )
+    names = names or tuple(f"motif_{index}" for index in range(len(bias)))
+    try:
+        return MotifHead(
+            provenance="checkpoint",
+            names=names,
+            weight=tuple(tuple(float(v) for v in row) for row in weight),
+            bias=tuple(float(v) for v in bias),
+        )
+    except ManifestError as error:
+        raise WeightsError(f"activity_classifier: {error.what}", where=where) from error
+
+
+def torch_latents(data: bytes, windows: FloatArray, where: str) -> FloatArray:
+    """The checkpoint's own answer, in PyTorch.
+
+    Args:
+        data: The checkpoint file's bytes.
+        windows: float32 (N, 100, 9), normalized.
+
+    Returns:
+        float32 (N, 64).
+    """
+    import torch
+
+    module = _module(load_checkpoint(data, where), where)
+    with torch.inference_mode():
+        latents: FloatArray = module(torch.from_numpy(np.ascontiguousarray(windows))).numpy()
+    return latents

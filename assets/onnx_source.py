@@ -1,0 +1,191 @@
+"""An encoder given as ONNX, read back to weights: any opset from 11, rank 3 or 4."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from assets.encoder import Block, Convolution, EncoderWeights
+from runtime.contract.errors import WeightsError
+from runtime.contract.window import CHANNELS, WINDOW_LENGTH, FloatArray
+
+MIN_OPSET: Final = 11
+# Operators that only move or cut values. What they do is not interpreted here: the canonical
+# graph is compared with this source on golden windows, and that gate sees any misreading.
+_LAYOUT: Final = frozenset(
+    {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Pad", "Identity"}
+)
+
+
+def load_source(data: bytes, where: str) -> onnx.ModelProto:
+    """Parse, check and simplify an ONNX file.
+
+    Raises:
+        WeightsError: Not ONNX, damaged, of an opset below 11, or with shapes that are not static.
+    """
+    import onnxsim
+
+    try:
+        model = onnx.load_from_string(data)
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # onnx raises protobuf's, its own and ValueError; all mean the same
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"not a valid ONNX model: {first}", where=where) from error
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if opset < MIN_OPSET:
+        raise WeightsError(f"opset {opset}, at least {MIN_OPSET} is read", where=where)
+    simplified, same = onnxsim.simplify(model)
+    if not same:
+        raise WeightsError("onnxsim's check says that simplifying changes its outputs", where=where)
+    result: onnx.ModelProto = simplified
+    return result
+
+
+def input_layout(model: onnx.ModelProto, where: str) -> tuple[str, tuple[int, ...], bool]:
+    """Name and shape of the input, and whether channels come before time.
+
+    Raises:
+        WeightsError: Not one static input of 9 channels and 100 steps.
+    """
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initializers]
+    if len(inputs) != 1:
+        raise WeightsError(f"{len(inputs)} inputs, expected one", where=where)
+    shape = tuple(int(d.dim_value) for d in inputs[0].type.tensor_type.shape.dim)
+    long = [d for d in shape if d != 1]
+    if long not in ([WINDOW_LENGTH, len(CHANNELS)], [len(CHANNELS), WINDOW_LENGTH]):
+        raise WeightsError(
+            f"input {inputs[0].name} has shape {list(shape)}, expected one window of "
+            f"{WINDOW_LENGTH} steps and {len(CHANNELS)} channels with static sizes",
+            where=where,
+        )
+    return inputs[0].name, shape, long[0] == len(CHANNELS)
+
+
+class _Graph:
+    """Who makes and who takes each tensor, and the constants."""
+
+    def __init__(self, model: onnx.ModelProto, where: str) -> None:
+        self.where = where
+        self.producers = {output: node for node in model.graph.node for output in node.output}
+        self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+        self.constants: dict[str, FloatArray] = {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
+        }
+        self.output = model.graph.output[0].name
+
+    def error(self, what: str) -> WeightsError:
+        return WeightsError(
+            what,
+            where=self.where,
+            hint="expected a TCN encoder: blocks of two causal convolutions with a residual branch, "
+            "mean over time, one linear layer",
+        )
+
+    def back(self, tensor: str, *kinds: str) -> onnx.NodeProto:
+        """The node that made a tensor, layout operators skipped; it must be one of ``kinds``."""
+        node: onnx.NodeProto | None = self.producers.get(self.origin(tensor))
+        if node is None or node.op_type not in kinds:
+            found = f"{node.op_type} {node.name}" if node else "the graph's input"
+            raise self.error(f"found {found} where {' or '.join(kinds)} was expected")
+        return node
+
+    def origin(self, tensor: str) -> str:
+        """The tensor behind layout operators."""
+        node = self.producers.get(tensor)
+        while node is not None and node.op_type in _LAYOUT:
+            tensor = node.input[0]
+            node = self.producers.get(tensor)
+        return tensor
+
+    def constant(self, name: str) -> FloatArray:
+        if name not in self.constants:
+            raise self.error(f"{name} is computed, expected a constant")
+        return np.ascontiguousarray(self.constants[name], np.float32)
+
+
+def read_encoder(model: onnx.ModelProto, where: str) -> EncoderWeights:
+    """Read the weights back, from the output to the input.
+
+    Raises:
+        WeightsError: The graph is not a TCN encoder; names the node that does not fit.
+    """
+    graph = _Graph(model, where)
+    linear = graph.back(graph.output, "Gemm", "Add", "MatMul")
+    latent_weight, latent_bias, tensor = _linear(graph, linear)
+    pool = graph.back(tensor, "GlobalAveragePool", "ReduceMean")
+    blocks: list[Block] = []
+    tensor = pool.input[0]
+    while graph.origin(tensor) in graph.producers:
+        block, tensor = _block(graph, graph.back(tensor, "Relu"))
+        blocks.append(block)
+    blocks.reverse()
+    return EncoderWeights(blocks=tuple(blocks), latent_weight=latent_weight, latent_bias=latent_bias)
+
+
+def _linear(graph: _Graph, node: onnx.NodeProto) -> tuple[FloatArray, FloatArray, str]:
+    if node.op_type == "Gemm":
+        settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if settings.get("alpha", 1.0) != 1.0 or settings.get("beta", 1.0) != 1.0 or settings.get("transA", 0):
+            raise graph.error(f"{node.name} scales or transposes its input")
+        weight = graph.constant(node.input[1])
+        weight = weight if settings.get("transB", 0) else np.ascontiguousarray(weight.T)
+        return weight, graph.constant(node.input[2]), node.input[0]
+    if node.op_type == "MatMul":
+        raise graph.error(f"{node.name} has no bias")
+    bias, product = sorted(node.input, key=lambda name: name not in graph.constants)
+    matmul = graph.back(product, "MatMul")
+    weight = np.ascontiguousarray(graph.constant(matmul.input[1]).T)
+    return weight, graph.constant(bias), matmul.input[0]
+
+
+def _block(graph: _Graph, relu: onnx.NodeProto) -> tuple[Block, str]:
+    """One residual block that ends in ``relu``; also the tensor that it takes."""
+    add = graph.back(relu.input[0], "Add")
+    main, other = sorted(add.input, key=lambda name: not _is_main_branch(graph, name))
+    second = graph.back(graph.back(main, "Relu").input[0], "Conv")
+    first = graph.back(graph.back(second.input[0], "Relu").input[0], "Conv")
+    residual = graph.producers.get(graph.origin(other))
+    source = graph.origin(first.input[0])
+    shortcut = None
+    if residual is not None and residual.op_type == "Conv":
+        shortcut = _convolution(graph, residual)
+        other = residual.input[0]
+    if graph.origin(other) != source:
+        raise graph.error(f"{add.name} adds two branches that do not start at one tensor")
+    conv1, conv2 = _convolution(graph, first), _convolution(graph, second)
+    return Block(conv1=conv1, conv2=conv2, residual=shortcut), first.input[0]
+
+
+def _is_main_branch(graph: _Graph, name: str) -> bool:
+    """Whether a branch ends in Relu(Conv(Relu(Conv))) and not in the shortcut.
+
+    An identity shortcut ends in a Relu too, whose input is the Add of the block before.
+    """
+    node = graph.producers.get(graph.origin(name))
+    if node is None or node.op_type != "Relu":
+        return False
+    before = graph.producers.get(graph.origin(node.input[0]))
+    return before is not None and before.op_type == "Conv"
+
+
+def _convolution(graph: _Graph, node: onnx.NodeProto) -> Convolution:
+    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if settings.get("group", 1) != 1 or any(s != 1 for s in settings.get("strides", [1])):
+        raise graph.error(f"{node.name} has groups or strides")
+    weight = graph.constant(node.input[1])
+    if weight.ndim == 4 and 1 in weight.shape[2:]:
+        weight = weight.reshape(*weight.shape[:2], -1)
+    if weight.ndim != 3:
+        raise graph.error(f"{node.name} has a kernel of shape {list(weight.shape[2:])}")
+    if len(node.input) < 3:
+        raise graph.error(f"{node.name} has no bias")
+    dilation = max(settings.get("dilations", [1]))
+    return Convolution(weight=weight, bias=graph.constant(node.input[2]), dilation=int(dilation))

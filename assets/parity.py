@@ -1,0 +1,164 @@
+"""Parity: how well the artifact agrees with full_precision on windows that it never saw."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from assets.calibration import WindowSets, parse_sets
+from assets.motif_head import fit_head
+from assets.product import Product, Workbench, check_lineage
+from assets.quantized_har import take_built
+from assets.toolchain import Toolchain
+from assets.weights import parse_model
+from runtime.contract.document import to_json
+from runtime.contract.motifs import MotifHead, MotifScorer
+from runtime.contract.release import ParityResult, missed_thresholds
+from runtime.contract.window import FloatArray, normalize
+
+POLICY_FILE: Final = Path(__file__).with_name("parity_policy.json")
+REPORT_NAME: Final = "parity.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityEvidence:
+    """What ``parity_report`` makes, and ``canary_release`` takes.
+
+    Args:
+        result: Metrics, thresholds and verdict, bound to the artifact's digest.
+        motif_head: The head whose agreement was judged; the release carries the same.
+        origin: ``captured`` or ``synthetic``: where the windows came from.
+        evaluation_sha256: Digest of the windows that it was judged on.
+        by_label: The same metrics for each activity.
+    """
+
+    result: ParityResult
+    motif_head: MotifHead
+    origin: str
+    evaluation_sha256: str
+    by_label: dict[str, dict[str, float]]
+
+
+def load_policy(path: Path = POLICY_FILE) -> dict[str, float]:
+    """Metric name to smallest accepted value."""
+    policy = json.loads(path.read_text())
+    return {str(name): float(value) for name, value in policy.items()}
+
+
+def compare(reference: FloatArray, found: FloatArray, scorer: MotifScorer) -> dict[str, float]:
+    """Metrics of one context against another.
+
+    Args:
+        reference: float32 (N, 64), full_precision.
+        found: float32 (N, 64), of the artifact on the same windows.
+        scorer: The motif head that both are scored with.
+
+    Returns:
+        ``mean_cosine`` (1 is best), ``sqnr_db`` (signal power over error power, all dimensions
+        together, dB), ``motif_top1_agreement`` (share of windows whose best motif is the same).
+    """
+    wide = reference.astype(np.float64)
+    error = found.astype(np.float64) - wide
+    return {
+        "mean_cosine": float(np.mean(_cosines(wide, wide + error))),
+        "sqnr_db": float(10 * np.log10(np.sum(wide**2) / max(float(np.sum(error**2)), 1e-30))),
+        "motif_top1_agreement": float(
+            np.mean(scorer.scores(reference).argmax(axis=1) == scorer.scores(found).argmax(axis=1))
+        ),
+    }
+
+
+def _cosines(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Cosine of each pair of rows; 0 where one of them is zero, since nothing then agrees."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    products = np.einsum("nd,nd->n", first, second)
+    result: npt.NDArray[np.float64] = np.divide(
+        products, lengths, out=np.zeros_like(products), where=lengths > 0
+    )
+    return result
+
+
+def judge(
+    reference: FloatArray,
+    found: FloatArray,
+    scorer: MotifScorer,
+    *,
+    artifact_sha256: str,
+    thresholds: dict[str, float],
+    provenance: str,
+) -> ParityResult:
+    """Compare, and hold the numbers against the policy."""
+    metrics = compare(reference, found, scorer)
+    failures = missed_thresholds(metrics, thresholds)
+    return ParityResult(
+        artifact_sha256=artifact_sha256,
+        provenance=provenance,
+        windows=len(reference),
+        metrics=metrics,
+        thresholds=thresholds,
+        failures=failures,
+        passed=not failures,
+    )
+
+
+def make_parity_report(
+    bench: Workbench,
+    toolchain: Toolchain,
+    *,
+    model_weights: Product,
+    onnx_model: Product,
+    calibration_set: Product,
+    hef: Product,
+    thresholds: dict[str, float] | None = None,
+) -> tuple[Product, ParityEvidence]:
+    """Judge the artifact against full_precision on the evaluation windows.
+
+    A failed parity is a report too: the check on it blocks, and publishing refuses it.
+
+    Raises:
+        ProductMixedError: The products were not made from one another.
+        ToolchainError: A context could not be run.
+    """
+    check_lineage(model_weights, onnx_model, calibration_set, hef)
+    trained = parse_model({name: bench.read(model_weights, name) for name in model_weights.files})
+    sets = parse_sets({name: bench.read(calibration_set, name) for name in calibration_set.files})
+    full_precision = toolchain.parse(bench.read(onnx_model))
+    head = trained.head or fit_head(
+        toolchain.infer(full_precision, normalize(sets.calibration.windows, trained.statistics))
+    )
+    windows = normalize(sets.evaluation.windows, trained.statistics)
+    reference = toolchain.infer(full_precision, windows)
+    found = toolchain.infer(take_built(bench, hef), windows)
+    result = judge(
+        reference,
+        found,
+        MotifScorer(head),
+        artifact_sha256=hef.digest,
+        thresholds=load_policy() if thresholds is None else thresholds,
+        provenance="measured" if toolchain.record().hardware else "emulated",
+    )
+    evidence = ParityEvidence(
+        result=result,
+        motif_head=head,
+        origin=sets.index.origin,
+        evaluation_sha256=sets.evaluation.sha256,
+        by_label=_by_label(reference, found, sets, MotifScorer(head)),
+    )
+    made_from = (model_weights, onnx_model, calibration_set, hef)
+    asset = f"{toolchain.target}/parity_report"
+    return bench.put(asset, {REPORT_NAME: to_json(evidence)}, made_from=made_from), evidence
+
+
+def _by_label(
+    reference: FloatArray, found: FloatArray, sets: WindowSets, scorer: MotifScorer
+) -> dict[str, dict[str, float]]:
+    labels = np.asarray(sets.evaluation.labels)
+    return {
+        str(label): compare(reference[labels == label], found[labels == label], scorer)
+        for label in np.unique(labels)
+    }

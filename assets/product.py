@@ -1,0 +1,194 @@
+"""Products of the chain: content-addressed folders, and which one each asset made last.
+
+Layout, under one root::
+
+    <asset>/<digest>/...files      never changed once there
+    <asset>/latest.json            a ``Product``: what was made last, from what
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.contract.document import from_json, sha256_bytes, to_json
+from runtime.contract.errors import DigestMismatchError, PipelineError, StoreError
+
+LATEST = "latest.json"
+
+
+class ProductMissingError(PipelineError):
+    """An asset that was never materialized, or whose files are gone."""
+
+    code = "product_missing"
+
+
+class ProductMixedError(PipelineError):
+    """Products that were not made from one another."""
+
+    code = "product_mixed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """What one asset made.
+
+    Args:
+        asset: Asset key, parts joined by ``/``.
+        digest: SHA-256 of the file where there is one, else of the sorted names and digests;
+            the asset's data version.
+        files: File name to SHA-256.
+        size: Bytes of all files together.
+        made_from: Asset key to digest of each product that this one was made from, theirs included.
+        facts: What a later link needs to know that is not in the files.
+    """
+
+    asset: str
+    digest: str
+    files: dict[str, str]
+    size: int
+    made_from: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class Workbench:
+    """Where the chain's products lie.
+
+    Args:
+        root: A folder; made when something is put into it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(
+        self,
+        asset: str,
+        files: Mapping[str, bytes],
+        *,
+        made_from: Iterable[Product] = (),
+        facts: Mapping[str, str] | None = None,
+    ) -> Product:
+        """Keep files under their digest. Putting the same again changes nothing.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        digests = {name: sha256_bytes(data) for name, data in sorted(files.items())}
+        product = Product(
+            asset=asset,
+            digest=_digest(digests),
+            files=digests,
+            size=sum(len(data) for data in files.values()),
+            made_from=_ancestors(made_from),
+            facts=dict(facts or {}),
+        )
+        directory = self.directory(product)
+        try:
+            if not directory.exists():
+                self._write(directory, files)
+        except OSError as error:
+            raise StoreError(
+                f"{error.strerror}", where=str(directory), hint="check the folder's rights and free space"
+            ) from error
+        return product
+
+    def _write(self, directory: Path, files: Mapping[str, bytes]) -> None:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=directory.parent))
+        try:
+            for name, data in files.items():
+                (staging / name).write_bytes(data)
+            staging.chmod(0o755)
+            staging.rename(directory)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def directory(self, product: Product) -> Path:
+        """Folder of a product's files."""
+        return self.root / product.asset / product.digest
+
+    def read(self, product: Product, name: str | None = None) -> bytes:
+        """Bytes of a product's file (its only one where no name is given), verified.
+
+        Raises:
+            ProductMissingError: The file is gone.
+            DigestMismatchError: The file is not what the product says.
+        """
+        if name is None:
+            (name,) = product.files
+        path = self.directory(product) / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ProductMissingError(
+                f"cannot be read: {error.strerror}", where=str(path), hint=f"materialize {product.asset}"
+            ) from error
+        if sha256_bytes(data) != product.files[name]:
+            raise DigestMismatchError(
+                "is not the file that was made",
+                where=str(path),
+                hint=f"delete its folder and materialize {product.asset}",
+            )
+        return data
+
+    def remember(self, product: Product) -> None:
+        """Make this the asset's latest product, by rename."""
+        path = self.root / product.asset / LATEST
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=".latest-", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(to_json(product))
+        Path(temporary).rename(path)
+
+    def latest(self, asset: str) -> Product:
+        """What an asset made last.
+
+        Raises:
+            ProductMissingError: It made nothing yet.
+        """
+        path = self.root / asset / LATEST
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise ProductMissingError(
+                "was never materialized here", where=asset, hint=f"materialize {asset} first"
+            ) from error
+        return from_json(Product, data, str(path))
+
+
+def _digest(digests: Mapping[str, str]) -> str:
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return sha256_bytes(to_json(dict(digests)))
+
+
+def _ancestors(products: Iterable[Product]) -> dict[str, str]:
+    given = list(products)
+    check_lineage(*given)
+    digests = {asset: digest for product in given for asset, digest in product.made_from.items()}
+    digests.update((product.asset, product.digest) for product in given)
+    return dict(sorted(digests.items()))
+
+
+def check_lineage(*products: Product) -> None:
+    """Refuse products that were not made from one another.
+
+    Every product that says what it was made from must agree with the ones that it is used with.
+
+    Raises:
+        ProductMixedError: One was made from an earlier version of another; names both.
+    """
+    known = {product.asset: product.digest for product in products}
+    for product in products:
+        for asset, digest in product.made_from.items():
+            if known.setdefault(asset, digest) != digest:
+                raise ProductMixedError(
+                    f"was made from {asset} {digest[:12]}, where {known[asset][:12]} is used now",
+                    where=product.asset,
+                    hint=f"materialize {product.asset} again",
+                )

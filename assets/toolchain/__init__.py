@@ -1,0 +1,187 @@
+"""Toolchains: parse, optimize, compile, infer. Adapters write the private halves."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from runtime.contract.errors import PipelineError, ToolchainError
+from runtime.contract.release import TARGETS, ToolchainRecord
+from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray
+
+STAGES: Final = ("parsed", "quantized", "compiled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What one stage made.
+
+    Args:
+        stage: One of ``STAGES``.
+        kind: What the bytes are, honestly named: ``onnx``, ``emulated-int8``, ``har``, ``hef``.
+        suffix: File name suffix that goes with the kind.
+        data: The bytes.
+        options: What was chosen on the way, for the manifest.
+    """
+
+    stage: str
+    kind: str
+    suffix: str
+    data: bytes
+    options: dict[str, str] = field(default_factory=dict)
+
+
+class Toolchain(abc.ABC):
+    """Hailo's three stages and the emulation of what they made.
+
+    The public methods check stages, shapes and values and let out only our errors; an adapter
+    writes the underscored ones.
+    """
+
+    target: str
+    """The target that the artifacts are for."""
+
+    @abc.abstractmethod
+    def record(self) -> ToolchainRecord:
+        """Id, tool versions and options that shape what this toolchain makes."""
+
+    @abc.abstractmethod
+    def output_step(self, built: Built) -> float:
+        """Size of one step (LSB) of a quantized model's output, in latent units."""
+
+    def parse(self, onnx_model: bytes) -> Built:
+        """Take the canonical ONNX graph in.
+
+        Raises:
+            ToolchainError: The toolchain cannot take the graph; names the node.
+        """
+        return self._checked("parse", "parsed", lambda: self._parse(onnx_model))
+
+    def optimize(self, parsed: Built, windows: FloatArray) -> Built:
+        """Quantize with a calibration set.
+
+        Args:
+            parsed: What ``parse`` gave.
+            windows: float32 (N, 100, 9), normalized as the graph takes them.
+
+        Raises:
+            ToolchainError: Wrong stage, no windows, or the toolchain failed.
+        """
+        _check_stage(parsed, "parsed")
+        _check_windows(windows)
+        return self._checked("optimize", "quantized", lambda: self._optimize(parsed, windows))
+
+    def compile(self, quantized: Built) -> Built:
+        """Make the artifact that an engine loads.
+
+        Raises:
+            ToolchainError: Wrong stage, or the toolchain failed.
+        """
+        _check_stage(quantized, "quantized")
+        return self._checked("compile", "compiled", lambda: self._compile(quantized))
+
+    def infer(self, built: Built, windows: FloatArray) -> FloatArray:
+        """Run what any stage made.
+
+        Args:
+            built: What a stage gave; ``parsed`` is full_precision.
+            windows: float32 (N, 100, 9), normalized.
+
+        Returns:
+            float32 (N, 64).
+
+        Raises:
+            ToolchainError: A result is missing or not finite.
+        """
+        _check_windows(windows)
+        try:
+            latents = self._infer(built, windows)
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise ToolchainError(f"infer failed: {error}", where=self.target) from error
+        if latents.shape != (len(windows), LATENT_SIZE) or not np.isfinite(latents).all():
+            raise ToolchainError(
+                f"latents of shape {latents.shape}, expected finite {(len(windows), LATENT_SIZE)}",
+                where=f"{self.target} {built.stage}",
+            )
+        return latents
+
+    def _checked(self, verb: str, stage: str, work: Callable[[], Built]) -> Built:
+        try:
+            built = work()
+        except PipelineError:
+            raise
+        except Exception as error:
+            # Tools raise whatever they like; the family's promise is that only ours get out.
+            raise ToolchainError(f"{verb} failed: {error}", where=self.target) from error
+        if built.stage != stage or not built.data:
+            raise ToolchainError(
+                f"{verb} gave stage {built.stage!r} with {len(built.data)} bytes", where=self.target
+            )
+        return built
+
+    @abc.abstractmethod
+    def _parse(self, onnx_model: bytes) -> Built: ...
+
+    @abc.abstractmethod
+    def _optimize(self, parsed: Built, windows: FloatArray) -> Built: ...
+
+    @abc.abstractmethod
+    def _compile(self, quantized: Built) -> Built: ...
+
+    @abc.abstractmethod
+    def _infer(self, built: Built, windows: FloatArray) -> FloatArray: ...
+
+
+def _check_stage(built: Built, stage: str) -> None:
+    if built.stage != stage:
+        raise ToolchainError(f"got a {built.stage} model, expected a {stage} one")
+
+
+def _check_windows(windows: FloatArray) -> None:
+    if windows.ndim != 3 or windows.shape[1:] != WINDOW_SHAPE or windows.dtype != np.float32:
+        raise ToolchainError(f"windows are {windows.dtype} {windows.shape}, expected float32 (N, 100, 9)")
+    if len(windows) == 0:
+        raise ToolchainError("no windows", hint="put windows under calib_data/")
+    if not np.isfinite(windows).all():
+        raise ToolchainError("a window holds a value that is not finite")
+
+
+def open_toolchain(target: str) -> Toolchain:
+    """The toolchain that makes artifacts for a target.
+
+    Raises:
+        ToolchainError: The target is unknown, or this version has no toolchain for it. Never a
+            stand-in: the emulator is chosen by name or not at all.
+    """
+    if target == "emulator":
+        from assets.toolchain.emulator import EmulatorToolchain
+
+        return EmulatorToolchain()
+    if target in TARGETS:
+        raise ToolchainError(
+            f"no toolchain for {target} in this version: it needs Hailo's Dataflow Compiler",
+            where="BUILD_TARGETS",
+            hint="build for `emulator`, which is honest about being one",
+        )
+    raise ToolchainError(
+        f"unknown target {target!r}", where="BUILD_TARGETS", hint=f"one of {', '.join(TARGETS)}"
+    )
+
+
+def parse_targets(text: str) -> Sequence[str]:
+    """Targets of a comma-separated setting, in order; ToolchainError names an unknown one."""
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [name for name in names if name not in TARGETS]
+    if unknown or not names:
+        raise ToolchainError(
+            f"{text!r} names {'unknown ' + ', '.join(unknown) if unknown else 'no target'}",
+            where="BUILD_TARGETS",
+            hint=f"a comma-separated choice of {', '.join(TARGETS)}",
+        )
+    return names

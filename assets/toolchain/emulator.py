@@ -1,0 +1,199 @@
+"""The emulator: int8 on ONNX Runtime, which everything that it makes says.
+
+Facts that shape it (measured, see ARCHITECTURE.md): uint8 activations with int8 weights are the only pair
+that ONNX Runtime's x86 kernels run in integers throughout; ranges summed by float kernels
+differ in the last bits between thread counts, and snapping them outward removes that; integer
+inference is bit-identical whatever the threads.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+
+from assets.onnx_model import OPERATORS, canonicalize, serialize
+from assets.onnx_run import exact_session, open_session
+from assets.toolchain import Built, Toolchain
+from runtime.contract.errors import ToolchainError
+from runtime.contract.release import ToolchainRecord
+from runtime.contract.window import GRAPH_INPUT_NAME, GRAPH_OUTPUT_NAME, FloatArray, to_graph_layout
+
+KIND: Final = "emulated-int8"
+INTEGER_PATHS: Final = ("u8s8", "u8s8-7bit")
+"""``u8s8``: 8-bit weights. ``u8s8-7bit``: weights in 7 bits (ONNX Runtime's reduce_range), for x86
+without VNNI, whose u8 x s8 instruction adds two products in 16 bits and saturates: two products of
+255 x 64 stay below 32768, two of 255 x 128 do not."""
+_RANGE_MANTISSA_BITS: Final = 10
+_INTEGER_KERNELS: Final = frozenset(
+    {"QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm", "Flatten", "Reshape"}
+)
+_BOUNDARY: Final = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def integer_path_for(architecture: str, cpu_flags: frozenset[str]) -> str:
+    """The integer path that is exact on a CPU.
+
+    Args:
+        architecture: As ``platform.machine()`` says.
+        cpu_flags: As /proc/cpuinfo lists them.
+    """
+    x86 = architecture in ("x86_64", "AMD64", "i686")
+    return "u8s8" if not x86 or cpu_flags & {"avx512_vnni", "avx_vnni"} else "u8s8-7bit"
+
+
+def this_cpu() -> tuple[str, frozenset[str]]:
+    """Architecture and flags of this machine's CPU."""
+    import platform
+
+    flags: set[str] = set()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            flags.update(value.split())
+    return platform.machine(), frozenset(flags)
+
+
+class EmulatorToolchain(Toolchain):
+    """uint8 activations, int8 per-channel weights, as QDQ, on integer kernels only.
+
+    Args:
+        integer_path: One of ``INTEGER_PATHS``; None chooses what this CPU runs exactly.
+        threads: Threads of the calibration's float kernels; the bytes do not depend on it.
+    """
+
+    target = "emulator"
+
+    def __init__(self, integer_path: str | None = None, threads: int = 1) -> None:
+        self.integer_path = integer_path or integer_path_for(*this_cpu())
+        if self.integer_path not in INTEGER_PATHS:
+            raise ToolchainError(f"integer path {integer_path!r} is none of {', '.join(INTEGER_PATHS)}")
+        self.threads = threads
+        self._sessions: dict[bytes, ort.InferenceSession] = {}
+
+    def record(self) -> ToolchainRecord:
+        """Versions of onnx, onnxruntime, onnxsim and numpy, and the integer path."""
+        tools = {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "onnxsim")}
+        options = {
+            "activations": "uint8 per tensor, asymmetric",
+            "integer_path": self.integer_path,
+            "ranges": f"min and max, snapped outward to {_RANGE_MANTISSA_BITS} mantissa bits",
+            "weights": "int8 per channel, symmetric",
+        }
+        return ToolchainRecord(id="emulator", hardware=False, tools=tools, options=options)
+
+    def _parse(self, onnx_model: bytes) -> Built:
+        model = onnx.load_from_string(onnx_model)
+        data = serialize(canonicalize(model))
+        return Built(stage="parsed", kind="onnx", suffix=".onnx", data=data)
+
+    def _optimize(self, parsed: Built, windows: FloatArray) -> Built:
+        model = onnx.load_from_string(parsed.data)
+        ranges = self._ranges(model, windows)
+        model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+        with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
+            cache, out = Path(folder, "ranges.json"), Path(folder, "quantized.onnx")
+            save_tensors_data(ranges, cache)
+            quantize_static(
+                model,
+                out,
+                None,
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=self.integer_path == "u8s8-7bit",
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                calibration_cache_path=cache,
+            )
+            quantized = onnx.load(out)
+        operators = (*OPERATORS, *_BOUNDARY)
+        data = serialize(canonicalize(quantized, operators=operators))
+        return Built(stage="quantized", kind=KIND, suffix=".emulated-int8.qdq.onnx", data=data)
+
+    def _ranges(self, model: onnx.ModelProto, windows: FloatArray) -> TensorsData:
+        """Smallest and largest value of every activation, snapped outward."""
+        names = [GRAPH_INPUT_NAME, *(node.output[0] for node in model.graph.node)]
+        watched = onnx.ModelProto()
+        watched.CopyFrom(model)
+        del watched.graph.output[:]
+        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names[1:])
+        session = exact_session(watched.SerializeToString(), self.threads)
+        lows, highs = np.zeros(len(names), np.float32), np.zeros(len(names), np.float32)
+        for window in windows:
+            graph_input = to_graph_layout(window)
+            values = [graph_input, *session.run(None, {GRAPH_INPUT_NAME: graph_input})]
+            lows = np.minimum(lows, [value.min() for value in values])
+            highs = np.maximum(highs, [value.max() for value in values])
+        snapped = zip(names, snap_outward(lows), snap_outward(highs), strict=True)
+        return TensorsData(CalibrationMethod.MinMax, {name: (low, high) for name, low, high in snapped})
+
+    def _compile(self, quantized: Built) -> Built:
+        """Mark the artifact as what it is, once every kernel that will run is an integer one."""
+        model = onnx.load_from_string(quantized.data)
+        _check_integer_kernels(quantized.data)
+        del model.metadata_props[:]
+        marks = {"kind": KIND, "not-hardware": "true", **self.record().options}
+        for key in sorted(marks):
+            model.metadata_props.add(key=key, value=marks[key])
+        data = serialize(model)
+        return Built(stage="compiled", kind=KIND, suffix=".emulated-int8.onnx", data=data, options=marks)
+
+    def output_step(self, built: Built) -> float:
+        """Scale of the output's DequantizeLinear."""
+        graph = onnx.load_from_string(built.data).graph
+        scales = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        for node in graph.node:
+            if GRAPH_OUTPUT_NAME in node.output and node.op_type == "DequantizeLinear":
+                return float(scales[node.input[1]])
+        raise ToolchainError("the output is not quantized", where=built.kind)
+
+    def _infer(self, built: Built, windows: FloatArray) -> FloatArray:
+        session = self._sessions.get(built.data)
+        if session is None:
+            # Full_precision keeps the graph as written; the artifact runs as an engine runs it.
+            fused = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+            session = (
+                exact_session(built.data) if built.stage == "parsed" else open_session(built.data, fused)
+            )
+            self._sessions[built.data] = session
+        rows = [session.run(None, {GRAPH_INPUT_NAME: to_graph_layout(window)})[0] for window in windows]
+        latents: FloatArray = np.concatenate(rows)
+        return latents
+
+
+def snap_outward(values: FloatArray) -> FloatArray:
+    """Round away from zero to 10 mantissa bits, so that the last bits of a sum do not matter."""
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    scaled = np.ldexp(mantissa, _RANGE_MANTISSA_BITS)
+    away = np.copysign(np.ceil(np.abs(scaled)), scaled)
+    snapped: FloatArray = np.ldexp(away, exponent - _RANGE_MANTISSA_BITS).astype(np.float32)
+    return snapped
+
+
+def _check_integer_kernels(data: bytes) -> None:
+    """Ask ONNX Runtime what it will run; a float kernel would be emulation in name only."""
+    with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.log_severity_level = 3
+        ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(options.optimized_model_filepath).graph
+    operators = [node.op_type for node in graph.node]
+    strangers = sorted({operator for operator in operators if operator not in _INTEGER_KERNELS | _BOUNDARY})
+    boundaries = [operator for operator in operators if operator in _BOUNDARY]
+    if strangers or len(boundaries) > 2:
+        raise ToolchainError(
+            f"not integer kernels only: {json.dumps(strangers)}, {len(boundaries)} conversions between "
+            "float and integer (expected one at each end)",
+            hint="the onnxruntime of locks/build.txt fuses this graph fully",
+        )

@@ -1,0 +1,240 @@
+"""A version folder of trained weights: found, read, identified, or refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from assets.checkpoint import encoder_of, load_checkpoint, motif_head_of
+from assets.encoder import EncoderWeights
+from assets.onnx_source import load_source, read_encoder
+from assets.product import Product, Workbench
+from runtime.contract.errors import ManifestError, WeightsError
+from runtime.contract.motifs import MotifHead
+from runtime.contract.release import ModelIdentity
+from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics
+
+NORMALIZATION: Final = "normalization.json"
+MODEL_CONFIG: Final = "model_config.json"
+_CHECKPOINTS: Final = (".pth", ".pt")
+_WEIGHTS: Final = (*_CHECKPOINTS, ".onnx")
+_SEMVER: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a version folder holds.
+
+    Args:
+        source: ``checkpoint`` or ``onnx``: which kind of file the weights came from.
+        weights_file: Its name.
+        weights_data: Its bytes, for running the source itself.
+        encoder: Folded weights.
+        head: The checkpoint's motif head; None where the source has none.
+        statistics: Normalization, outside the graph.
+    """
+
+    source: str
+    weights_file: str
+    weights_data: bytes
+    encoder: EncoderWeights
+    head: MotifHead | None
+    statistics: ChannelStatistics
+
+
+def find_version(weights_dir: Path) -> Path:
+    """The folder to build from: ``weights_dir`` itself, or the newest ``<model>/<version>`` in it.
+
+    Newest is the highest semantic version, then the name.
+
+    Raises:
+        WeightsError: No folder with a weights file.
+    """
+    if _weights_files(weights_dir):
+        return weights_dir
+    folders = [folder for folder in weights_dir.glob("*/*") if _weights_files(folder)]
+    if not folders:
+        raise WeightsError(
+            "no <model>/<version>/ folder with a weights file (.pth, .pt or .onnx)",
+            where=str(weights_dir),
+            hint="put one there, or name a folder with WEIGHTS_DIR",
+        )
+    return max(folders, key=lambda folder: (_semver(folder.name), folder.parent.name, folder.name))
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+
+
+def _semver(name: str) -> tuple[int, int, int, bool, str]:
+    match = _SEMVER.fullmatch(name)
+    if not match:
+        return (-1, -1, -1, False, name)
+    major, minor, patch = (int(part) for part in match.groups()[:3])
+    return (major, minor, patch, match[4] is None, match[4] or "")
+
+
+def identify(folder: Path) -> ModelIdentity:
+    """Model and version: the names of the version folder and the one above it."""
+    resolved = folder.resolve()
+    return ModelIdentity(name=resolved.parent.name, version=resolved.name)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files that a build reads: weights, normalization and model configuration, by name.
+
+    Raises:
+        WeightsError: No weights file, or one cannot be read.
+    """
+    paths = _weights_files(folder)
+    if not paths:
+        raise WeightsError("no weights file (.pth, .pt or .onnx)", where=str(folder))
+    paths += [folder / name for name in (NORMALIZATION, MODEL_CONFIG) if (folder / name).exists()]
+    try:
+        return {path.name: path.read_bytes() for path in paths}
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
+
+
+def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
+    """Read a version folder's files.
+
+    Args:
+        files: As ``read_files`` gives them.
+
+    Raises:
+        WeightsError: What is wrong, in which file and tensor, and what to do.
+    """
+    name = _choose_weights(files)
+    data = files[name]
+    _check_is_weights(data, name)
+    config = _json_object(files, MODEL_CONFIG)
+    head = None
+    if name.endswith(_CHECKPOINTS):
+        state = load_checkpoint(data, name)
+        encoder, head = encoder_of(state, name), motif_head_of(state, _motif_names(config), name)
+    else:
+        encoder = read_encoder(load_source(data, name), name)
+    return TrainedModel(
+        source="checkpoint" if name.endswith(_CHECKPOINTS) else "onnx",
+        weights_file=name,
+        weights_data=data,
+        encoder=encoder,
+        head=head,
+        statistics=_statistics(_json_object(files, NORMALIZATION), config),
+    )
+
+
+def _choose_weights(files: Mapping[str, bytes]) -> str:
+    names = sorted(name for name in files if name.endswith(_WEIGHTS))
+    if len(names) != 1:
+        raise WeightsError(
+            f"{len(names)} weights files ({', '.join(names)}), expected one",
+            hint="keep the file that the release shall be made from; nothing here says which is right",
+        )
+    return names[0]
+
+
+def _check_is_weights(data: bytes, name: str) -> None:
+    if data.startswith(b"version https://git-lfs"):
+        raise WeightsError("is a Git LFS pointer, not the file", where=name, hint="git lfs pull")
+    start = data[:512]
+    if not start:
+        raise WeightsError("is empty", where=name)
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        raise WeightsError(
+            f"is a text file that begins {start[:40].decode()!r}", where=name, hint="put the weights there"
+        )
+
+
+def _json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    if name not in files:
+        return {}
+    try:
+        value = json.loads(files[name])
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"not JSON: {error}", where=name) from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"holds a {type(value).__name__}, expected an object", where=name)
+    return value
+
+
+def _motif_names(config: dict[str, Any]) -> tuple[str, ...] | None:
+    motifs = config.get("motifs")
+    names = motifs.get("names") if isinstance(motifs, dict) else None
+    if names is None:
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsError("motifs.names is not a list of names", where=MODEL_CONFIG)
+    return tuple(names)
+
+
+def _statistics(normalization: dict[str, Any], config: dict[str, Any]) -> ChannelStatistics:
+    """Both files' statistics, which must agree where both are there."""
+    found = {}
+    for name, document in ((NORMALIZATION, normalization), (MODEL_CONFIG, config)):
+        section = document.get("normalization")
+        if isinstance(section, dict):
+            found[name] = _statistics_of(section, document, name)
+    if not found:
+        raise WeightsError(
+            f"neither {NORMALIZATION} nor {MODEL_CONFIG} gives a normalization",
+            hint="give the mean and standard deviation of each channel that training used",
+        )
+    arrays = [np.concatenate(statistics.arrays()) for statistics in found.values()]
+    if any(not np.array_equal(arrays[0], other) for other in arrays[1:]):
+        raise WeightsError(
+            f"{NORMALIZATION} and {MODEL_CONFIG} give different statistics",
+            hint="keep the one that training used",
+        )
+    return next(iter(found.values()))
+
+
+def _statistics_of(section: dict[str, Any], document: dict[str, Any], name: str) -> ChannelStatistics:
+    order = document.get("channel_order", section.get("channel_order", list(CHANNELS)))
+    if order != list(CHANNELS):
+        raise WeightsError(f"channel order is {order}, expected {list(CHANNELS)}", where=name)
+    for sensor, unit in (document.get("units") or {}).items():
+        expected = UNITS.get(sensor)
+        if expected and unicodedata.normalize("NFKC", str(unit)) != unicodedata.normalize("NFKC", expected):
+            raise WeightsError(f"{sensor} is in {unit}, expected {expected}", where=name)
+    mean = section.get("zscore_mean", section.get("mean"))
+    std = section.get("zscore_std", section.get("std"))
+    for key, values in (("mean", mean), ("std", std)):
+        numeric = isinstance(values, list) and all(
+            isinstance(v, int | float) and not isinstance(v, bool) for v in values
+        )
+        if not numeric:
+            raise WeightsError(f"normalization has no list of numbers for {key}", where=name)
+    try:
+        # As float32, which is how they are used: two files that print them differently agree.
+        return ChannelStatistics(mean=_float32(mean), std=_float32(std))
+    except ManifestError as error:
+        raise WeightsError(f"{error.where}: {error.what}", where=name, hint=error.hint) from error
+
+
+def _float32(values: Any) -> tuple[float, ...]:
+    return tuple(float(np.float32(value)) for value in values)
+
+
+def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, TrainedModel]:
+    """Read the newest version folder, judge it, and keep its files.
+
+    Raises:
+        WeightsError: The folder is refused; says why and what to do.
+    """
+    folder = find_version(weights_dir)
+    files = read_files(folder)
+    trained = parse_model(files)
+    identity = identify(folder)
+    facts = {"model": identity.name, "version": identity.version, "folder": str(folder)}
+    return bench.put("model_weights", files, facts=facts), trained

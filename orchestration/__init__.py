@@ -1,0 +1,1 @@
+"""When things run: Dagster, kept thin above ``assets``."""

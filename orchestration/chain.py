@@ -1,0 +1,323 @@
+"""The chain as Dagster assets: each a thin skin over a plain function in ``assets``.
+
+The heavy imports (torch, onnx, onnxruntime, scipy) are inside the functions: the code location has
+to load in a few seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
+
+import dagster as dg
+
+from assets.product import Product, Workbench
+from orchestration.resources import Places
+from runtime.contract.errors import PipelineError
+
+if TYPE_CHECKING:
+    from assets.parity import ParityEvidence
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CODE_VERSION = "1"
+"""Raise it when a change to ``assets`` changes what an asset makes from the same inputs."""
+
+PRODUCTS = "products"
+Result = dg.MaterializeResult[Product]
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        metadata = {"code": error.code, "where": error.where or "-", "what to do": error.hint or "-"}
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
+
+
+def _explained(function: Callable[P, R]) -> Callable[P, R]:
+    """Turn our errors into Dagster failures that show place and advice, and are never retried."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with _failures():
+            return function(*args, **kwargs)
+
+    # Dagster reads MaterializeResult in a return annotation as "hands on no value" where an asset
+    # has checks of its own; without the annotation the product goes to the IO manager. It wants
+    # the other annotations as types, not as the strings that they are in this module.
+    hints = get_type_hints(function)
+    hints.pop("return", None)
+    signature = inspect.signature(function)
+    parameters = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items()]
+    wrapper.__annotations__ = hints
+    setattr(wrapper, "__signature__", inspect.Signature(parameters))  # noqa: B010
+    return wrapper
+
+
+def _result(
+    bench: Workbench, product: Product, extra: Mapping[str, Any] | None = None, **rest: Any
+) -> Result:
+    """What every materialization records; the data version is the content's digest."""
+    metadata: dict[str, Any] = {
+        "digest": product.digest,
+        "size": dg.MetadataValue.int(product.size),
+        "path": dg.MetadataValue.path(str(bench.directory(product))),
+        "code_version": CODE_VERSION,
+        **(extra or {}),
+    }
+    return dg.MaterializeResult(
+        value=product, metadata=metadata, data_version=dg.DataVersion(product.digest), **rest
+    )
+
+
+@dg.asset(
+    code_version=CODE_VERSION,
+    io_manager_key=PRODUCTS,
+    group_name="inputs",
+    kinds={"pytorch"},
+    description="The newest version folder of trained weights: read, identified, or refused.",
+)
+@_explained
+def model_weights(places: Places) -> Result:
+    """Read the weights that the release is made from."""
+    from pathlib import Path
+
+    from assets.weights import make_model_weights
+
+    bench = places.bench()
+    product, trained = make_model_weights(bench, Path(places.weights_dir))
+    head = f"{trained.head.provenance}, {trained.head.size} motifs" if trained.head else "none: one is fitted"
+    return _result(
+        bench,
+        product,
+        {
+            "model": product.facts["model"],
+            "version": product.facts["version"],
+            "source": trained.source,
+            "read from": dg.MetadataValue.path(product.facts["folder"]),
+            "parameters": trained.encoder.parameter_count,
+            "motif head": head,
+            "files": dg.MetadataValue.json(product.files),
+        },
+    )
+
+
+@dg.asset(
+    code_version=CODE_VERSION,
+    io_manager_key=PRODUCTS,
+    group_name="inputs",
+    kinds={"numpy"},
+    description="IMU windows for calibration and evaluation, and golden windows; disjoint.",
+)
+@_explained
+def calibration_set(places: Places) -> Result:
+    """Read the window sets that a build uses."""
+    from pathlib import Path
+
+    from assets.calibration import make_calibration_set
+
+    bench = places.bench()
+    product, sets = make_calibration_set(bench, Path(places.calib_dir))
+    index = sets.index
+    counts = {name: record.count for name, record in index.sets.items()}
+    return _result(
+        bench,
+        product,
+        {
+            "origin": index.origin,
+            "units": dg.MetadataValue.json(index.units),
+            "channel order": " ".join(index.channel_order),
+            "windows": dg.MetadataValue.json(counts),
+            "labels": dg.MetadataValue.json(index.sets["calibration"].labels),
+        },
+    )
+
+
+@dg.asset(
+    code_version=CODE_VERSION,
+    io_manager_key=PRODUCTS,
+    group_name="inputs",
+    kinds={"onnx"},
+    description="The canonical graph: imu_window [1,9,1,100] to latent [1,64], opset 17.",
+)
+@_explained
+def onnx_model(places: Places, model_weights: Product) -> Result:
+    """Export the encoder, and hold it against its source on the golden windows."""
+    from pathlib import Path
+
+    from assets.calibration import parse_sets, read_files
+    from assets.onnx_model import make_onnx_model
+
+    bench = places.bench()
+    golden = parse_sets(read_files(Path(places.calib_dir))).golden.windows
+    product, agreement = make_onnx_model(bench, model_weights=model_weights, golden=golden)
+    return _result(bench, product, {**agreement, "golden windows": len(golden)})
+
+
+def target_assets(target: str) -> Sequence[dg.AssetsDefinition]:
+    """The links whose products are for one target; its name is their key's prefix."""
+    return [_quantized_har(target), _hef(target), _parity_report(target), _canary_release(target)]
+
+
+def _link(
+    target: str, name: str, kind: str, description: str, own: Sequence[str] = (), **options: Any
+) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
+    """An asset of one target; ``own`` names those of its inputs that are of the same target."""
+    decorator: Callable[[Callable[..., Result]], dg.AssetsDefinition] = dg.asset(
+        name=name,
+        key_prefix=[target],
+        code_version=CODE_VERSION,
+        io_manager_key=PRODUCTS,
+        group_name=target,
+        kinds={kind},
+        description=description,
+        ins={each: dg.AssetIn(key=dg.AssetKey([target, each])) for each in own},
+        **options,
+    )
+    return decorator
+
+
+def _quantized_har(target: str) -> dg.AssetsDefinition:
+    @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.")
+    @_explained
+    def quantized_har(
+        places: Places, model_weights: Product, onnx_model: Product, calibration_set: Product
+    ) -> Result:
+        from assets.quantized_har import make_quantized_har
+        from assets.toolchain import open_toolchain
+
+        bench, toolchain = places.bench(), open_toolchain(target)
+        product = make_quantized_har(
+            bench,
+            toolchain,
+            model_weights=model_weights,
+            onnx_model=onnx_model,
+            calibration_set=calibration_set,
+        )
+        record = toolchain.record()
+        extra = {"kind": product.facts["kind"], "toolchain": record.id, **record.options}
+        return _result(bench, product, {**extra, "tools": dg.MetadataValue.json(record.tools)})
+
+    return quantized_har
+
+
+def _hef(target: str) -> dg.AssetsDefinition:
+    @_link(target, "hef", "onnx", "Compile: the artifact that an engine loads.", own=["quantized_har"])
+    @_explained
+    def hef(places: Places, quantized_har: Product) -> Result:
+        from assets.hef import make_hef
+        from assets.toolchain import open_toolchain
+
+        bench = places.bench()
+        product = make_hef(bench, open_toolchain(target), quantized_har=quantized_har)
+        return _result(bench, product, {"kind": product.facts["kind"], "file": next(iter(product.files))})
+
+    return hef
+
+
+def _parity_report(target: str) -> dg.AssetsDefinition:
+    check_spec = dg.AssetCheckSpec(
+        "parity",
+        asset=dg.AssetKey([target, "parity_report"]),
+        blocking=True,
+        description="Every threshold of the parity policy is met.",
+    )
+
+    @_link(
+        target,
+        "parity_report",
+        "json",
+        "Agreement of the artifact with full_precision on windows it never saw; blocks the release.",
+        own=["hef"],
+        check_specs=[check_spec],
+    )
+    @_explained
+    def parity_report(
+        places: Places, model_weights: Product, onnx_model: Product, calibration_set: Product, hef: Product
+    ) -> Result:
+        from assets.parity import make_parity_report
+        from assets.toolchain import open_toolchain
+
+        bench = places.bench()
+        product, evidence = make_parity_report(
+            bench,
+            open_toolchain(target),
+            model_weights=model_weights,
+            onnx_model=onnx_model,
+            calibration_set=calibration_set,
+            hef=hef,
+        )
+        metadata, check = _parity_shown(evidence)
+        return _result(bench, product, metadata, check_results=[check])
+
+    return parity_report
+
+
+def _parity_shown(evidence: ParityEvidence) -> tuple[dict[str, Any], dg.AssetCheckResult]:
+    """The evidence as the UI shows it, and as the check that blocks."""
+    result = evidence.result
+    numbers = {name: dg.MetadataValue.float(value) for name, value in result.metrics.items()}
+    check = dg.AssetCheckResult(
+        check_name="parity",
+        passed=result.passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join(result.failures) or "every threshold is met",
+        metadata=numbers,
+    )
+    metadata = {
+        "verdict": "passed" if result.passed else "FAILED",
+        **numbers,
+        "numbers": result.provenance,
+        "windows": f"{result.windows} {evidence.origin}",
+        "judged artifact": result.artifact_sha256,
+        "motif head": evidence.motif_head.provenance,
+    }
+    return metadata, check
+
+
+def _canary_release(target: str) -> dg.AssetsDefinition:
+    @_link(
+        target,
+        "canary_release",
+        "json",
+        "An immutable release, published through the gate; the target's canary channel points to it.",
+        own=["quantized_har", "hef", "parity_report"],
+    )
+    @_explained
+    def canary_release(
+        context: dg.AssetExecutionContext,
+        places: Places,
+        model_weights: Product,
+        onnx_model: Product,
+        calibration_set: Product,
+        quantized_har: Product,
+        hef: Product,
+        parity_report: Product,
+    ) -> Result:
+        from assets.canary import publish_canary, release_product
+        from assets.toolchain import open_toolchain
+
+        links = (model_weights, onnx_model, calibration_set, quantized_har, hef, parity_report)
+        products = {product.asset.split("/")[-1]: product for product in links}
+        bench, reason = places.bench(), f"Dagster run {context.run_id}"
+        release = publish_canary(
+            bench, open_toolchain(target), places.store(), products, actor="build", reason=reason
+        )
+        manifest = release.manifest
+        metadata = {
+            "path": dg.MetadataValue.path(str(release.directory)),
+            "channel": f"{target}/canary",
+            "model": f"{manifest.model.name} {manifest.model.version}",
+            "artifact": manifest.artifact,
+            "numbers": manifest.output.provenance,
+            "motif head": manifest.motif_head.provenance,
+        }
+        return _result(bench, release_product(release, links), metadata)
+
+    return canary_release

@@ -1,0 +1,52 @@
+"""Dagster skins over the workbench and the release store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.product import Product, Workbench
+from runtime.contract.store import ReleaseStore
+
+
+class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where a build reads and writes; read from the environment in ``definitions`` only.
+
+    Args:
+        weights_dir: ``<model>/<version>/`` folders, or one version folder.
+        calib_dir: Window sets with their index.
+        build_dir: The workbench: content-addressed products.
+        release_store: Releases and channels.
+    """
+
+    weights_dir: str
+    calib_dir: str
+    build_dir: str
+    release_store: str
+
+    def bench(self) -> Workbench:
+        """The workbench."""
+        return Workbench(Path(self.build_dir))
+
+    def store(self) -> ReleaseStore:
+        """The release store."""
+        return ReleaseStore(Path(self.release_store))
+
+
+class ProductIOManager(dg.ConfigurableIOManager):
+    """Hands products from one asset to the next by their asset key.
+
+    What moves is the small description of a product; its files stay where they are, named by
+    their digest, and are verified when they are read.
+    """
+
+    build_dir: str
+
+    def handle_output(self, context: dg.OutputContext, obj: Product) -> None:
+        """Remember what an asset made last."""
+        Workbench(Path(self.build_dir)).remember(obj)
+
+    def load_input(self, context: dg.InputContext) -> Product:
+        """What an upstream asset made last; ProductMissingError where it made nothing."""
+        return Workbench(Path(self.build_dir)).latest("/".join(context.asset_key.path))

@@ -1,0 +1,35 @@
+"""Composition root: reads the environment once, loads the model, and puts the app together.
+
+``gunicorn -c runtime/gunicorn.conf.py runtime.asgi:app``
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from runtime.active_model import ModelHolder
+from runtime.app import App, create_app
+from runtime.config import RuntimeConfig
+from runtime.contract.errors import ConfigError
+from runtime.logs import configure_logging
+from runtime.metrics import RuntimeMetrics
+
+WORKER_BOOT_ERROR = 3
+"""gunicorn's exit code for a worker that cannot start: the arbiter stops instead of retrying."""
+
+
+def compose() -> App:
+    """The app that the environment asks for; a wrong setting ends the process with one line."""
+    try:
+        config = RuntimeConfig.from_environment(os.environ)
+    except ConfigError as error:
+        print(f"runtime: {error}", file=sys.stderr, flush=True)
+        sys.exit(WORKER_BOOT_ERROR)
+    configure_logging(config.log_level)
+    holder, metrics = ModelHolder.load(config), RuntimeMetrics()
+    metrics.show_model(holder.model)
+    return create_app(holder, metrics)
+
+
+app = compose()

@@ -1,0 +1,195 @@
+"""``releasectl``: what is in a store, what a release is, and whether every byte is in place."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.config import DEFAULT_STORE
+from runtime.contract.document import to_json
+from runtime.contract.errors import PipelineError, ReleaseNotFoundError
+from runtime.contract.release import manifest_bytes
+from runtime.contract.store import ChannelEntry, Release, ReleaseStore
+
+OK: Final = 0
+PROBLEMS: Final = 1
+USAGE: Final = 2
+SHORTEST_PREFIX: Final = 6
+
+Row = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 where all is well, 1 where something in the store is wrong, 2 for a wrong command line or
+        something that is not there.
+    """
+    options = _parser().parse_args(argv)
+    store = ReleaseStore(options.store or Path(os.environ.get("RELEASE_STORE") or DEFAULT_STORE))
+    try:
+        if not store.root.is_dir():
+            raise ReleaseNotFoundError("no such store", where=str(store.root), hint="--store names one")
+        code: int = options.command(store, options)
+        sys.stdout.flush()
+    except PipelineError as error:
+        print(f"releasectl: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ReleaseNotFoundError) else PROBLEMS
+    except BrokenPipeError:
+        # The reader has seen enough; without this Python complains again when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PROBLEMS
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--store", type=Path, metavar="DIR", help="default: RELEASE_STORE or artifacts/releases"
+    )
+    common.add_argument("--json", action="store_true", help="print JSON")
+    parser = argparse.ArgumentParser(prog="releasectl", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", parents=[common], help="every release of the store")
+    listing.set_defaults(command=_list)
+    show = commands.add_parser("show", parents=[common], help="one release, in full")
+    show.add_argument("release", metavar="ID", help="its id, or the first 6 digits or more")
+    show.set_defaults(command=_show)
+    verify = commands.add_parser("verify", parents=[common], help="compare every byte with its digest")
+    verify.add_argument("release", metavar="ID", nargs="?", help="default: the whole store")
+    verify.set_defaults(command=_verify)
+    return parser
+
+
+def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
+    rows = [_row(store, identifier) for identifier in store.identifiers()]
+    if options.json:
+        _print_json(rows)
+    else:
+        _print_table(rows)
+    return PROBLEMS if any("problem" in row for row in rows) else OK
+
+
+def _row(store: ReleaseStore, identifier: str) -> Row:
+    row: Row = {"release": identifier, "target": None, "channels": []}
+    try:
+        manifest = store.open(identifier).manifest
+        row |= {
+            "target": manifest.target,
+            "channels": [channel for _, channel in store.channels_of(identifier)],
+            "model": manifest.model.name,
+            "version": manifest.model.version,
+            "artifact": manifest.artifact,
+            "numbers": manifest.output.provenance,
+            "motif_head": manifest.motif_head.provenance,
+        }
+    except PipelineError as error:
+        row["problem"] = str(error)
+    return row
+
+
+def _print_table(rows: Sequence[Row]) -> None:
+    header = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "ARTIFACT", "NUMBERS", "MOTIF HEAD")
+    lines = [header]
+    for row in rows:
+        if "problem" not in row:
+            model = f"{row['model']} {row['version']}"
+            channels = ", ".join(row["channels"]) or "-"
+            last = (row["artifact"], row["numbers"], row["motif_head"])
+            lines.append((row["release"][:12], row["target"], channels, model, *last))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    for row in rows:
+        if "problem" in row:
+            print(f"{row['release'][:12]}  cannot be read: {row['problem']}")
+
+
+def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
+    release = store.open(_expand(store, options.release))
+    entries = _entries(store, release)
+    if options.json:
+        channels = [json.loads(to_json(entry)) for entry in entries]
+        _print_json(
+            {"release": release.id, "channels": channels, **json.loads(manifest_bytes(release.manifest))}
+        )
+    else:
+        print("\n".join(_screen(release, entries)))
+    return OK
+
+
+def _expand(store: ReleaseStore, prefix: str) -> str:
+    """The only id that begins so."""
+    wanted = prefix.lower()
+    if len(wanted) < SHORTEST_PREFIX:
+        raise ReleaseNotFoundError(
+            "is too short to name a release", where=prefix, hint=f"at least {SHORTEST_PREFIX} digits"
+        )
+    found = [identifier for identifier in store.identifiers() if identifier.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    what = f"names {len(found)} releases" if found else "names no release"
+    raise ReleaseNotFoundError(what, where=prefix, hint="`releasectl list` shows all")
+
+
+def _entries(store: ReleaseStore, release: Release) -> list[ChannelEntry]:
+    current = (store.current(*place) for place in store.channels_of(release.id))
+    return [entry for entry in current if entry is not None]
+
+
+def _screen(release: Release, entries: Sequence[ChannelEntry]) -> list[str]:
+    manifest = release.manifest
+    head, parity, toolchain = manifest.motif_head, manifest.parity, manifest.toolchain
+    lines = [
+        f"release     {release.id}",
+        f"model       {manifest.model.name} {manifest.model.version}",
+        f"target      {manifest.target}, numbers {manifest.output.provenance}",
+        f"motif head  {head.provenance}, {head.size} motifs: {', '.join(head.names)}",
+        "artifacts",
+    ]
+    for artifact in manifest.artifacts:
+        mark = " (served)" if artifact.name == manifest.artifact else ""
+        lines.append(f"  {artifact.sha256}  {artifact.size:>9}  {artifact.name}  {artifact.kind}{mark}")
+    lines.append("made from")
+    lines += [f"  {digest}  {name}" for name, digest in sorted(manifest.upstream.items())]
+    hardware = "on hardware" if toolchain.hardware else "not on hardware"
+    lines.append(f"toolchain   {toolchain.id}, {hardware}")
+    lines += [f"  {name} {value}" for name, value in sorted({**toolchain.tools, **toolchain.options}.items())]
+    verdict = "passed" if parity.passed else "FAILED"
+    lines.append(f"parity      {verdict}, {parity.provenance}, {parity.windows} windows")
+    for name in sorted({*parity.metrics, *parity.thresholds}):
+        value = f"{parity.metrics[name]:.6g}" if name in parity.metrics else "not computed"
+        limit = f"  at least {parity.thresholds[name]:.6g}" if name in parity.thresholds else ""
+        lines.append(f"  {name:<28} {value:>12}{limit}")
+    lines += [f"  {failure}" for failure in parity.failures]
+    lines.append("channels" if entries else "channels    none")
+    lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]
+    return lines
+
+
+def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
+    identifier = _expand(store, options.release) if options.release else None
+    checked = [identifier] if identifier else store.identifiers()
+    problems = store.problems(identifier)
+    if options.json:
+        _print_json({"ok": not problems, "checked": checked, "problems": problems})
+    else:
+        for problem in problems:
+            print(problem)
+        count = f"{len(checked)} release{'' if len(checked) == 1 else 's'}"
+        print(f"{count} checked, {len(problems)} problem{'' if len(problems) == 1 else 's'}")
+    return PROBLEMS if problems else OK
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The environment, read once: every setting of the runtime, checked before anything starts."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from runtime.contract.errors import ConfigError
+from runtime.contract.release import TARGETS
+from runtime.contract.store import CHANNELS
+
+VERSION: Final = "0.1.0"
+"""Version of the runtime, the project's own; the folder ships without package metadata."""
+
+DEFAULT_STORE: Final = "artifacts/releases"
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """Settings of one runtime process.
+
+    Args:
+        release_store: Directory of the release store (``RELEASE_STORE``).
+        release_channel: ``canary`` or ``stable`` (``RELEASE_CHANNEL``).
+        hef_path: A release directory or the artifact in one, instead of a channel (``HEF_PATH``).
+        num_motifs: How many motifs the clients expect; None accepts any (``NUM_MOTIFS``).
+        target: One of ``TARGETS``; None takes the store's only one (``TARGET``).
+        host: Address to listen on (``HOST``).
+        port: TCP port to listen on, 1 to 65535 (``PORT``).
+        log_level: One of ``LOG_LEVELS`` (``LOG_LEVEL``).
+    """
+
+    release_store: Path = Path(DEFAULT_STORE)
+    release_channel: str = "stable"
+    hef_path: Path | None = None
+    num_motifs: int | None = None
+    target: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 9000
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> RuntimeConfig:
+        """Read the settings; an empty value counts as unset, foreign variables are ignored.
+
+        Raises:
+            ConfigError: At least one value does not parse; names every such variable, its value
+                and what is allowed.
+        """
+        reader = _Reader(environment)
+        config = cls(
+            release_store=reader.read("RELEASE_STORE", Path, Path(DEFAULT_STORE)),
+            release_channel=reader.read("RELEASE_CHANNEL", _one_of(CHANNELS), "stable"),
+            hef_path=reader.read("HEF_PATH", Path, None),
+            num_motifs=reader.read("NUM_MOTIFS", _integer(1, 999_999), None),
+            target=reader.read("TARGET", _one_of(TARGETS), None),
+            host=reader.read("HOST", _host, "127.0.0.1"),
+            port=reader.read("PORT", _integer(1, 65535), 9000),
+            log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),
+        )
+        if reader.problems:
+            raise ConfigError("; ".join(reader.problems))
+        return config
+
+    @property
+    def bind(self) -> str:
+        """``HOST:PORT`` as gunicorn takes it; IPv6 addresses in brackets."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class _Reader:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def read(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        text = self._environment.get(name, "")
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.problems.append(f"{name}={text[:80]!r}: {error}")
+            return default
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _integer(smallest: int, largest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        # int() would also take "1_000", " 9000 " and the digits of other scripts.
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not smallest <= int(text) <= largest:
+            raise ValueError(f"must be a whole number from {smallest} to {largest}")
+        return int(text)
+
+    return parse
+
+
+def _host(text: str) -> str:
+    if ":" in text:
+        try:
+            return str(ipaddress.IPv6Address(text))
+        except ValueError:
+            raise ValueError("must be an address or a host name, without a port") from None
+    if not _HOST_NAME.fullmatch(text):
+        raise ValueError("must be an address or a host name, such as 127.0.0.1 or 0.0.0.0")
+    return text

@@ -1,0 +1,142 @@
+"""One error family: what happened, where, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PipelineError(Exception):
+    """Base of every error that this project raises on purpose.
+
+    Args:
+        what: What happened, as a sentence fragment a person can act on.
+        where: The file, tensor, field or place concerned; empty where there is none.
+        hint: What to do about it; empty where nothing better than the fact is known.
+    """
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        advice = f" ({self.hint})" if self.hint else ""
+        return f"{place}{self.what}{advice}"
+
+
+class ConfigError(PipelineError):
+    """A setting that does not parse or contradicts another one."""
+
+    code = "config"
+
+
+class WindowError(PipelineError):
+    """A window that cannot be what the encoder was trained on."""
+
+    code = "window"
+
+
+class WindowShapeError(WindowError):
+    """Shape or type is not the release's input spec."""
+
+    code = "window_shape"
+
+
+class WindowValueError(WindowError):
+    """A value is not a finite float32."""
+
+    code = "window_value"
+
+
+class ManifestError(PipelineError):
+    """A manifest that is not what its schema says."""
+
+    code = "manifest"
+
+
+class NoManifestError(ManifestError):
+    """An artifact or folder without a release manifest beside it."""
+
+    code = "no_manifest"
+
+
+class ReleaseNotFoundError(PipelineError):
+    """No such release, channel or target in the store."""
+
+    code = "no_release"
+
+
+class TargetAmbiguousError(PipelineError):
+    """Several targets in the store and none chosen."""
+
+    code = "target_ambiguous"
+
+
+class TargetMismatchError(PipelineError):
+    """A release made for another target."""
+
+    code = "target_mismatch"
+
+
+class DigestMismatchError(PipelineError):
+    """Bytes that are not what their digest says."""
+
+    code = "digest_mismatch"
+
+
+class PublicationRefusedError(PipelineError):
+    """A release that the gate does not let out."""
+
+    code = "publication_refused"
+
+
+class ChannelMovedError(PipelineError):
+    """Somebody else moved the channel first."""
+
+    code = "channel_moved"
+
+
+class StoreError(PipelineError):
+    """The store cannot be read or written."""
+
+    code = "store"
+
+
+class EngineError(PipelineError):
+    """An engine cannot open or run an artifact."""
+
+    code = "engine"
+
+
+class GoldenMismatchError(EngineError):
+    """An artifact that does not repeat its golden windows on this machine."""
+
+    code = "golden_mismatch"
+
+
+class WeightsError(PipelineError):
+    """Trained weights that are not what they should be."""
+
+    code = "weights"
+
+
+class CalibrationError(PipelineError):
+    """Windows that cannot be used to calibrate or to judge."""
+
+    code = "calibration"
+
+
+class ToolchainError(PipelineError):
+    """A toolchain that cannot do what it was asked."""
+
+    code = "toolchain"
+
+
+class OnnxModelError(PipelineError):
+    """A graph that is not, or does not agree with, the encoder."""
+
+    code = "onnx_model"

@@ -1,0 +1,85 @@
+"""Latent to motif scores, on the host: linear, then softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.contract.errors import ManifestError
+from runtime.contract.window import LATENT_SIZE, FloatArray
+
+PROVENANCES: Final = ("checkpoint", "fitted")
+"""``checkpoint``: trained with the encoder. ``fitted``: k-means centres of calibration latents."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotifHead:
+    """A linear layer over the latent whose softmax is the motif scores.
+
+    Args:
+        provenance: One of ``PROVENANCES``; shown wherever the scores are shown.
+        names: M motif names, unique.
+        weight: M rows of 64 finite numbers.
+        bias: M finite numbers.
+
+    Raises:
+        ManifestError: Counts differ, a number is not finite, or the provenance is unknown.
+    """
+
+    provenance: str
+    names: tuple[str, ...]
+    weight: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.provenance not in PROVENANCES:
+            raise ManifestError(
+                f"{self.provenance!r} is none of {', '.join(PROVENANCES)}", where="motif_head.provenance"
+            )
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise ManifestError("names must be unique and at least one", where="motif_head.names")
+        if len(self.weight) != len(self.names) or len(self.bias) != len(self.names):
+            raise ManifestError(
+                f"{len(self.names)} names, {len(self.weight)} weight rows, {len(self.bias)} biases",
+                where="motif_head",
+            )
+        if any(len(row) != LATENT_SIZE for row in self.weight):
+            raise ManifestError(f"a row does not have {LATENT_SIZE} values", where="motif_head.weight")
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
+            raise ManifestError("a value is not finite", where="motif_head")
+
+    @property
+    def size(self) -> int:
+        """M, the number of motifs."""
+        return len(self.names)
+
+
+class MotifScorer:
+    """A head made ready to score many latents.
+
+    float64 throughout, so that the scores of one latent do not depend on how many were scored
+    with it.
+    """
+
+    def __init__(self, head: MotifHead) -> None:
+        self.head = head
+        self._weight = np.ascontiguousarray(np.asarray(head.weight, np.float64).T)
+        self._bias = np.asarray(head.bias, np.float64)
+
+    def scores(self, latents: FloatArray) -> npt.NDArray[np.float64]:
+        """Score latents.
+
+        Args:
+            latents: float32 (N, 64), or (64,).
+
+        Returns:
+            float64 (N, M), or (M,); each row sums to 1.
+        """
+        logits = latents.astype(np.float64) @ self._weight + self._bias
+        logits -= logits.max(axis=-1, keepdims=True)
+        np.exp(logits, out=logits)
+        result: npt.NDArray[np.float64] = logits / logits.sum(axis=-1, keepdims=True)
+        return result

@@ -1,0 +1,123 @@
+"""Engines: what runs an artifact. One base class, one adapter for each kind of target."""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from runtime.contract.errors import EngineError, WindowValueError
+from runtime.contract.release import Manifest
+from runtime.contract.store import Release
+from runtime.contract.window import (
+    LATENT_SIZE,
+    WINDOW_SHAPE,
+    FloatArray,
+    Window,
+    normalize,
+    to_graph_layout,
+)
+
+LATENT_SHAPE: Final = (LATENT_SIZE,)
+
+
+class Engine(abc.ABC):
+    """Runs the artifact of one release, one window at a time.
+
+    The base class normalizes with the release's own statistics, lays the window out as the graph
+    takes it, and checks what goes in and comes out; an adapter writes ``_infer`` and ``_close``
+    and sees only the graph's own arrays. Not safe for calls from several threads at once.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._statistics = manifest.input.normalization
+        self._closed = False
+
+    def infer(self, window: Window) -> FloatArray:
+        """Run one window.
+
+        Args:
+            window: float32 (100, 9), finite, physical units, 100 Hz.
+
+        Returns:
+            float32 (64,), finite: the latent, an array of its own.
+
+        Raises:
+            WindowValueError: A value is so large that its z-score is not a float32.
+            EngineError: Wrong shape or type, engine closed, or the artifact failed or gave
+                something other than 64 finite numbers.
+        """
+        if self._closed:
+            raise EngineError("is closed", where="engine")
+        if window.shape != WINDOW_SHAPE or window.dtype != np.float32:
+            raise EngineError(
+                f"got {window.dtype} {window.shape}, takes float32 {WINDOW_SHAPE}", where="window"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            normalized = normalize(window, self._statistics)
+        if not np.isfinite(normalized).all():
+            time, channel = (int(i) for i in np.argwhere(~np.isfinite(normalized))[0])
+            raise WindowValueError(
+                f"{window[time, channel]} is too large to be normalized as float32",
+                where=f"x[{time}][{channel}]",
+                hint="accelerometer in m/s², gyroscope in rad/s, magnetometer in µT",
+            )
+        return self._checked(self._infer(to_graph_layout(normalized)))
+
+    def _checked(self, output: FloatArray) -> FloatArray:
+        if output.size != LATENT_SIZE or output.dtype != np.float32:
+            raise EngineError(f"gave {output.dtype} {output.shape}, not 64 float32 numbers", where="latent")
+        if not np.isfinite(output).all():
+            raise EngineError(
+                f"value {int(np.argwhere(~np.isfinite(output.reshape(-1)))[0, 0])} is not finite",
+                where="latent",
+                hint="the artifact is broken on this machine: choose another release",
+            )
+        return np.array(output, np.float32).reshape(LATENT_SHAPE)
+
+    def close(self) -> None:
+        """Let go of the device and the memory; closing again changes nothing."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def _infer(self, tensor: FloatArray) -> FloatArray:
+        """Run float32 (1, 9, 1, 100), normalized; return float32 with 64 values. EngineError only."""
+
+    @abc.abstractmethod
+    def _close(self) -> None:
+        """Let go of what ``__init__`` took. Called once."""
+
+
+def open_engine(release: Release) -> Engine:
+    """Open the engine for a release's own target; never another one in its place.
+
+    Raises:
+        EngineError: No engine for the target in this version, or the artifact does not load.
+        DigestMismatchError: The artifact's bytes are not what the manifest names.
+    """
+    target = release.manifest.target
+    if target != "emulator":
+        raise EngineError(
+            f"this version has no HailoRT engine, so it cannot run a release for {target}",
+            where=release.manifest.artifact,
+            hint="the emulator is never used instead; serve a release for TARGET=emulator",
+        )
+    # Only who runs the emulator needs onnxruntime.
+    from runtime.engines.emulator import EmulatorEngine
+
+    return EmulatorEngine(release)

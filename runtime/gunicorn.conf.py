@@ -1,0 +1,65 @@
+"""gunicorn's settings. Start from the repository's root:
+
+``gunicorn -c runtime/gunicorn.conf.py runtime.asgi:app``
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+from gunicorn.arbiter import Arbiter
+
+from runtime.config import RuntimeConfig
+from runtime.contract.errors import ConfigError
+from runtime.worker import RuntimeWorker
+
+try:
+    _config = RuntimeConfig.from_environment(os.environ)
+except ConfigError as error:
+    # Refused here, the arbiter itself ends: no worker is born to die.
+    sys.exit(f"runtime: {error}")
+
+bind = _config.bind
+# One process owns the chip, so one worker, whatever WEB_CONCURRENCY says; concurrency is the
+# event loop's.
+workers = 1
+# gunicorn's own asgi worker: see ARCHITECTURE.md for what was measured.
+worker_class = RuntimeWorker
+# The engine is opened by the worker: a device handle or a thread pool does not survive a fork.
+preload_app = False
+# EdgeInfer's client keeps idle connections for 60 s: who closes first loses a request, and that
+# must not be us.
+keepalive = 75
+graceful_timeout = 10
+# The worker's sign of life, and the longest wait for a body that was announced and does not come.
+timeout = 30
+# The same event loop wherever it runs, installed by chance or not.
+asgi_loop = "asyncio"
+asgi_lifespan = "off"
+control_socket_disable = True
+loglevel = _config.log_level.lower()
+errorlog = "-"
+accesslog = None
+
+
+def on_starting(server: Arbiter) -> None:
+    """Refuse at once what cannot work, with one line each."""
+    if server.cfg.workers != 1:
+        sys.exit(f"runtime: {server.cfg.workers} workers asked for: one process owns the chip, use 1")
+    inherited = "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ
+    if not inherited:
+        _check_free(_config.host, _config.port)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Try the address first: gunicorn itself would repeat for five seconds."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            sys.exit(f"runtime: cannot listen on {host}:{port}: {error.strerror}; set HOST and PORT")

@@ -1,0 +1,329 @@
+"""Doubles and builders for tests: a real release from a tiny model, and a real server to ask.
+
+Needs the runtime extra only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final, Self, TypeVar
+
+import httpx
+import numpy as np
+import onnxruntime as ort
+
+from runtime.contract.document import sha256_bytes
+from runtime.contract.motifs import MotifHead
+from runtime.contract.release import (
+    Artifact,
+    GoldenRecord,
+    InputSpec,
+    Manifest,
+    ModelIdentity,
+    OutputSpec,
+    ParityResult,
+    ToolchainRecord,
+    manifest_bytes,
+    release_id,
+)
+from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.window import (
+    LATENT_SIZE,
+    WINDOW_SHAPE,
+    ChannelStatistics,
+    FloatArray,
+    Window,
+    normalize,
+    to_graph_layout,
+)
+from runtime.engines import Engine
+
+ROOT: Final = Path(__file__).parent.parent
+TINY_ENCODER: Final = Path(__file__).parent / "data" / "tiny_encoder.onnx"
+ARTIFACT: Final = "tiny.onnx"
+GOLDEN: Final = "golden.npz"
+REPORT: Final = "parity.json"
+STATISTICS: Final = ChannelStatistics(
+    mean=(0.1, -0.2, 9.8, 0.01, 0.02, -0.03, 20.0, -5.0, 40.0),
+    std=(2.0, 2.5, 3.0, 0.5, 0.6, 0.7, 15.0, 16.0, 17.0),
+)
+DEADLINE_SECONDS: Final = 30.0
+
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = DEADLINE_SECONDS) -> T:
+    """Ask until the answer is true; TimeoutError where it never is."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        answer = condition()
+        if answer:
+            return answer
+        time.sleep(0.01)
+    raise TimeoutError(f"not within {seconds:g} s: {what}")
+
+
+def imu_windows(count: int, seed: int = 0) -> FloatArray:
+    """float32 (count, 100, 9) in physical units, each window different."""
+    random = np.random.default_rng(seed)
+    mean, std = STATISTICS.arrays()
+    windows = random.normal(mean, std, (count, *WINDOW_SHAPE))
+    return windows.astype(np.float32)
+
+
+def motif_head(count: int = 12) -> MotifHead:
+    """A head whose motifs differ."""
+    random = np.random.default_rng(11)
+    return MotifHead(
+        provenance="checkpoint",
+        names=tuple(f"motif{i}" for i in range(count)),
+        weight=tuple(tuple(row) for row in random.normal(0, 0.2, (count, LATENT_SIZE)).tolist()),
+        bias=tuple(random.normal(0, 0.1, count).tolist()),
+    )
+
+
+def reference_latents(model: bytes, windows: FloatArray, statistics: ChannelStatistics) -> FloatArray:
+    """What onnxruntime gives, without the engine under test: float32 (N, 64)."""
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    run = [
+        session.run(None, {"imu_window": to_graph_layout(normalize(w, statistics))})[0][0] for w in windows
+    ]
+    return np.stack(run)
+
+
+def npz_bytes(**arrays: FloatArray) -> bytes:
+    """The bytes of a numpy archive."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+@dataclass
+class ReleaseSimulator:
+    """Builds one valid release; change a field, a file or the manifest to break one thing."""
+
+    target: str = "emulator"
+    kind: str = "emulated-int8"
+    model: bytes = field(default_factory=TINY_ENCODER.read_bytes)
+    motifs: int = 12
+    version: str = "v1.0.0"
+    statistics: ChannelStatistics = STATISTICS
+    golden_offset: float = 0.0
+    tolerance: float = 0.07
+    files: dict[str, bytes] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def contents(self) -> dict[str, bytes]:
+        """File name to bytes, ``files`` laid over."""
+        windows = imu_windows(4, seed=3)
+        latents = reference_latents(TINY_ENCODER.read_bytes(), windows, STATISTICS)
+        golden = npz_bytes(
+            windows=windows,
+            labels=np.arange(4, dtype=np.float32),
+            full_precision=latents,
+            artifact=latents + np.float32(self.golden_offset),
+        )
+        made = {ARTIFACT: self.model, GOLDEN: golden, REPORT: b'{"note": "made by a simulator"}\n'}
+        return made | self.files
+
+    def manifest(self, contents: Mapping[str, bytes]) -> Manifest:
+        """The manifest of these files, ``changes`` laid over."""
+        kinds = {ARTIFACT: self.kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
+        hardware = self.target != "emulator"
+        provenance = "measured" if hardware else "emulated"
+        manifest = Manifest(
+            schema=1,
+            target=self.target,
+            model=ModelIdentity(name="tiny", version=self.version),
+            artifact=ARTIFACT,
+            artifacts=tuple(
+                Artifact(name=name, kind=kinds.get(name, "other"), sha256=sha256_bytes(data), size=len(data))
+                for name, data in contents.items()
+            ),
+            input=InputSpec.for_encoder(self.statistics),
+            output=OutputSpec.for_encoder(provenance),
+            motif_head=motif_head(self.motifs),
+            upstream={"onnx_model": sha256_bytes(b"onnx_model")},
+            toolchain=ToolchainRecord(
+                id="hailo-dfc" if hardware else "emulator",
+                hardware=hardware,
+                tools={"onnxruntime": "1.32.0"},
+                options={"integer_path": "u8s8"},
+            ),
+            parity=parity(contents[ARTIFACT], provenance),
+            golden=GoldenRecord(
+                file=GOLDEN, windows=4, full_precision_tolerance=1e-4, artifact_tolerance=self.tolerance
+            ),
+        )
+        return dataclasses.replace(manifest, **self.changes)
+
+    def publish(self, root: Path, *channels: str) -> Release:
+        """Publish into a store, through its gate, and point channels to the release."""
+        contents = self.contents()
+        store = ReleaseStore(root)
+        release = store.publish(self.manifest(contents), contents)
+        for channel in channels:
+            store.point(channel, release, actor="test", reason="simulated")
+        return release
+
+    def write(self, root: Path) -> Release:
+        """Write into a store as ``publish`` would, but past its gate."""
+        contents = self.contents()
+        data = manifest_bytes(self.manifest(contents))
+        directory = root / "releases" / release_id(data)
+        directory.mkdir(parents=True)
+        for name, content in {**contents, "manifest.json": data}.items():
+            (directory / name).write_bytes(content)
+        return open_release(directory)
+
+
+def parity(artifact: bytes, provenance: str = "emulated") -> ParityResult:
+    """A passed parity about these bytes."""
+    return ParityResult(
+        artifact_sha256=sha256_bytes(artifact),
+        provenance=provenance,
+        windows=8,
+        metrics={"mean_cosine": 0.999, "sqnr_db": 32.5},
+        thresholds={"mean_cosine": 0.95},
+        failures=(),
+        passed=True,
+    )
+
+
+def flip_bit(path: Path, byte: int = 0, bit: int = 0) -> None:
+    """Change one bit of a stored file, read-only or not."""
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1 << bit
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(0o444)
+
+
+class FakeEngine(Engine):
+    """An engine whose answer a test decides; sees what a real adapter sees."""
+
+    def __init__(self, manifest: Manifest, answer: Callable[[FloatArray], FloatArray]) -> None:
+        super().__init__(manifest)
+        self._answer = answer
+        self.closings = 0
+
+    def _infer(self, tensor: FloatArray) -> FloatArray:
+        return self._answer(tensor)
+
+    def _close(self) -> None:
+        self.closings += 1
+
+
+def infer_body(window: Window) -> bytes:
+    """The JSON body of ``POST /infer``."""
+    return json.dumps({"x": window.tolist()}).encode()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without any setting of the runtime."""
+    settings = (
+        "RELEASE_",
+        "HEF_PATH",
+        "NUM_MOTIFS",
+        "TARGET",
+        "HOST",
+        "PORT",
+        "LOG_LEVEL",
+        "WEB_",
+        "GUNICORN",
+    )
+    return {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+
+
+class RuntimeServer:
+    """The real server in a process of its own, on a free port; ended by its process id."""
+
+    def __init__(self, logs: Path, **environment: str) -> None:
+        self.port = int(environment.get("PORT") or free_port())
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._paths = (logs / f"{self.port}.out", logs / f"{self.port}.err")
+        command = [sys.executable, "-m", "gunicorn", "-c", "runtime/gunicorn.conf.py", "runtime.asgi:app"]
+        with self._open(0) as out, self._open(1) as err:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=clean_environment() | {"PORT": str(self.port)} | environment,
+                stdout=out,
+                stderr=err,
+            )
+
+    def _open(self, index: int) -> IO[bytes]:
+        return self._paths[index].open("wb")
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote so far to standard output."""
+        return self._paths[0].read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote so far to standard error."""
+        return self._paths[1].read_text()
+
+    def wait_until_answering(self) -> Self:
+        """Wait for ``/healthz`` to answer anything; RuntimeError where the process ends before."""
+
+        def answers() -> bool:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"ended with {self.process.returncode}: {self.stderr}")
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"{self.url}/healthz")
+                return True
+            return False
+
+        wait_for(answers, "an answer from /healthz")
+        return self
+
+    def wait_until_ended(self, seconds: float = DEADLINE_SECONDS) -> int:
+        """Wait for the process to end by itself; returns its exit code."""
+        return self.process.wait(seconds)
+
+    def children(self) -> list[int]:
+        """Process ids of its workers."""
+        listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listing.split()]
+
+    def stop(self) -> int:
+        """End it as an init system would; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+@contextlib.contextmanager
+def running_server(logs: Path, **environment: str) -> Iterator[RuntimeServer]:
+    """A server that answers, stopped at the end whatever happens."""
+    server = RuntimeServer(logs, **environment)
+    try:
+        yield server.wait_until_answering()
+    finally:
+        server.stop()
