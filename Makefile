@@ -46,7 +46,7 @@ lint: venv ## style, types and the direction of imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: venv ## put the code into the house style
 	@$(BIN)/ruff check --fix .

@@ -92,8 +92,9 @@ def _module(state: State, where: str) -> Any:
     """The checkpoint's own encoder in PyTorch, strictly loaded."""
     from assets.tcn_vae import encoder_from_state_dict
 
+    encoder = {key: value for key, value in state.items() if key.startswith(("tcn_encoder.", "fc_mu."))}
     try:
-        return encoder_from_state_dict(state).eval()
+        return encoder_from_state_dict(encoder).eval()
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         detail = lines[1] if len(lines) > 1 else "".join(lines) or type(error).__name__
@@ -108,7 +109,6 @@ def encoder_of(state: State, where: str) -> EncoderWeights:
             ``conv2``) holds other values.
     """
     module = _module(state, where)
-    _check_aliases(state, where)
     blocks = []
     for index, block in enumerate(module.tcn_encoder.network):
         dilation = 2**index
@@ -139,13 +139,6 @@ def _folded(convolution: Any, dilation: int) -> Convolution:
 
 def _array(tensor: torch.Tensor) -> FloatArray:
     return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
-
-
-def _check_aliases(state: State, where: str) -> None:
-    for key, tensor in state.items():
-        twin = key.replace(".net.0.", ".conv1.").replace(".net.4.", ".conv2.")
-        if twin != key and not (twin in state and state[twin].equal(tensor)):
-            raise WeightsError(f"{key} and {twin} differ, though one is the other's alias", where=where)
 
 
 def motif_head_of(state: State, names: tuple[str, ...] | None, where: str) -> MotifHead | None:

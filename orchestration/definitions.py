@@ -9,6 +9,7 @@ import dagster as dg
 
 from assets.toolchain import parse_targets
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
+from orchestration.progress import progress_logger
 from orchestration.resources import Places, ProductIOManager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,5 +46,6 @@ defs = dg.Definitions(
         ),
         PRODUCTS: ProductIOManager(build_dir=_BUILD_DIR),
     },
+    loggers={"progress": progress_logger},
     executor=dg.in_process_executor,
 )

@@ -277,7 +277,8 @@ def test_torch_falls_back_to_the_configured_index(monkeypatch: pytest.MonkeyPatc
 def test_script_is_quick_when_there_is_nothing_to_do(bare_venv: Path, empty_lock: Path) -> None:
     arguments = ("--venv", str(bare_venv), "--lock", str(empty_lock))
     assert run_setup(*arguments).returncode == 0
-    imported = run_setup(*arguments, PYTHONPROFILEIMPORTTIME="1").stderr
+    command = [sys.executable, "-S", "-X", "importtime", str(SCRIPT), *arguments]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
     for slow in ("subprocess", "urllib", "json"):  # not by the clock: this holds on a busy machine
         assert f" {slow}\n" not in imported

@@ -10,6 +10,7 @@ Needs the build extra: ``python tests/data/make_tiny_encoder.py``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +26,19 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def constant(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        self.constants.append(numpy_helper.from_array(value, name))
+    def constant(self, name: str, value: npt.ArrayLike) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def node(self, kind: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=f"make_{name}", **attributes))
         return name
 
     def quantized(self, value: str, scale: float, zero: int) -> str:
         """``value`` after a round trip through uint8."""
         parameters = [
-            self.constant(f"{value}_scale", np.float32(scale).reshape(())),
-            self.constant(f"{value}_zero", np.uint8(zero).reshape(())),
+            self.constant(f"{value}_scale", np.float32(scale)),
+            self.constant(f"{value}_zero", np.uint8(zero)),
         ]
         stored = self.node("QuantizeLinear", [value, *parameters], f"{value}_u8")
         return self.node("DequantizeLinear", [stored, *parameters], f"{value}_f32")
@@ -45,8 +46,8 @@ class _Graph:
     def weight(self, name: str, value: npt.NDArray[np.int8], scale: float) -> str:
         inputs = [
             self.constant(f"{name}_i8", value),
-            self.constant(f"{name}_scale", np.float32(scale).reshape(())),
-            self.constant(f"{name}_zero", np.int8(0).reshape(())),
+            self.constant(f"{name}_scale", np.float32(scale)),
+            self.constant(f"{name}_zero", np.int8(0)),
         ]
         return self.node("DequantizeLinear", inputs, name)
 

@@ -1,0 +1,264 @@
+"""``python -m orchestration.local run|smoke``: the whole platform on one machine.
+
+Builds the chain, publishes the canary, serves it, and shows Dagster's UI. ``run`` stays until
+Ctrl-C; ``smoke`` asks one question on free ports and ends. Neither leaves a process behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from assets.toolchain import parse_targets
+from orchestration.build import ROOT, dagster_home
+from orchestration.processes import Child, Children, Stopped
+from runtime.contract.errors import PipelineError
+from runtime.contract.store import Release, ReleaseStore
+
+HOST: Final = "127.0.0.1"
+START_SECONDS: Final = 120.0
+_SCRIPTS: Final = Path(sys.executable).parent
+
+
+class LocalError(PipelineError):
+    """The platform did not come up, or did not answer as it should."""
+
+    code = "local"
+
+
+def say(text: str = "") -> None:
+    """Print for the person who is waiting."""
+    print(text, flush=True)
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wanted_port(variable: str, default: int) -> int:
+    """A port from the environment that is free.
+
+    Raises:
+        LocalError: Not a port, or in use.
+    """
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise LocalError(f"{variable}={text} is not a port", hint="1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, int(text)))
+        except OSError as error:
+            raise LocalError(
+                f"port {text} cannot be used: {error.strerror}", hint=f"end what uses it, or set {variable}"
+            ) from error
+    return int(text)
+
+
+def get(url: str, data: bytes | None = None) -> tuple[int, bytes, dict[str, str]]:
+    """Ask a server on this machine: status, body, headers (lower-case names)."""
+    headers = {"Content-Type": "application/json"} if data is not None else {}
+    request = urllib.request.Request(url, data=data, headers=headers)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=10) as answer:
+            return answer.status, answer.read(), {k.lower(): v for k, v in answer.headers.items()}
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), {k.lower(): v for k, v in error.headers.items()}
+
+
+class Platform:
+    """Builder, runtime and UI of one machine.
+
+    Args:
+        children: Ends the processes, whatever happens.
+        port: Of the runtime.
+        ui_port: Of Dagster's UI.
+    """
+
+    def __init__(self, children: Children, port: int, ui_port: int) -> None:
+        targets = parse_targets(os.environ.get("BUILD_TARGETS") or "emulator")
+        self.target = "emulator" if "emulator" in targets else targets[0]
+        self.children = children
+        self.url, self.ui_url = f"http://{HOST}:{port}", f"http://{HOST}:{ui_port}"
+        self.port, self.ui_port = port, ui_port
+        self.store = ReleaseStore(ROOT / (os.environ.get("RELEASE_STORE") or "artifacts/releases"))
+        self.home = dagster_home()
+
+    def start_ui(self) -> Child:
+        """Start Dagster's webserver and daemon on the instance that the build writes to."""
+        command: list[str | Path] = [_SCRIPTS / "dagster", "dev", "-w", ROOT / "workspace.yaml"]
+        return self.children.start(
+            "dagster",
+            [*command, "-h", HOST, "-p", str(self.ui_port)],
+            log=self.home / "ui.log",
+            environment={"DAGSTER_HOME": str(self.home), "PYTHONWARNINGS": "ignore"},
+        )
+
+    def build(self) -> Release:
+        """Materialize the chain; the release that ``canary`` then names.
+
+        Raises:
+            LocalError: An asset failed or a check blocked.
+        """
+        child = self.children.start(
+            "build",
+            [sys.executable, "-m", "orchestration.build"],
+            environment={"DAGSTER_HOME": str(self.home)},
+        )
+        if child.wait() != 0:
+            raise LocalError("the chain was not built", hint="the line above says why; then repeat")
+        return self.store.resolve(self.target, "canary")
+
+    def start_runtime(self) -> Child:
+        """Start the runtime on the canary channel, as a Pi would."""
+        return self.children.start(
+            "runtime",
+            [_SCRIPTS / "gunicorn", "-c", ROOT / "runtime" / "gunicorn.conf.py", "runtime.asgi:app"],
+            log=self.home / "runtime.log",
+            environment={
+                "HOST": HOST,
+                "PORT": str(self.port),
+                "RELEASE_STORE": str(self.store.root),
+                "RELEASE_CHANNEL": "canary",
+                "TARGET": self.target,
+                "HEF_PATH": "",
+            },
+        )
+
+    def wait_until_answers(self, child: Child, url: str) -> None:
+        """Wait for status 200.
+
+        Raises:
+            LocalError: The process ended, or never answered 200; with its last lines or answer.
+        """
+        last = "no answer"
+
+        def answers() -> bool:
+            nonlocal last
+            try:
+                status, body, _ = get(url)
+            except OSError as error:
+                last = str(error)
+                return False
+            last = f"{status} {body[:300].decode(errors='replace')}"
+            return status == 200
+
+        if not child.wait_for(answers, START_SECONDS):
+            raise LocalError(f"{child.name} does not serve {url}: {last}\n{child.last_lines()}")
+
+
+def summary(release: Release) -> str:
+    """The parity of a release, as a table for a terminal."""
+    parity = release.manifest.parity
+    lines = [f"parity: passed ({parity.provenance}, {parity.windows} windows)"]
+    for name, value in sorted(parity.metrics.items()):
+        lines.append(f"  {name:24} {value:8.4f}   at least {parity.thresholds.get(name, math.nan):g}")
+    return "\n".join(lines)
+
+
+def golden_question(release: Release) -> tuple[bytes, Any]:
+    """A golden window as a request body, and the latent that the release recorded for it."""
+    golden = np.load(io.BytesIO(release.read(release.manifest.golden.file)), allow_pickle=False)
+    return json.dumps({"x": golden["windows"][0].tolist()}).encode(), golden["artifact"][0]
+
+
+def check_answer(platform: Platform, release: Release) -> None:
+    """Ask ``/infer`` once and hold the answer against the release.
+
+    Raises:
+        LocalError: Another status, shape, release or latent than the release promises.
+    """
+    body, expected = golden_question(release)
+    status, answer, headers = get(f"{platform.url}/infer", body)
+    if status != 200:
+        raise LocalError(f"/infer answered {status}: {answer[:300].decode(errors='replace')}")
+    document = json.loads(answer)
+    latent, scores = document["latent"], document["motif_scores"]
+    motifs = release.manifest.motif_head.size
+    if len(latent) != len(expected) or len(scores) != motifs:
+        raise LocalError(f"/infer answered latent[{len(latent)}], motif_scores[{len(scores)}]")
+    if headers.get("x-release") != release.id:
+        raise LocalError(f"the runtime serves {headers.get('x-release')}, canary is {release.id}")
+    worst = float(np.abs(np.asarray(latent) - expected).max())
+    if not worst <= release.manifest.golden.artifact_tolerance:
+        raise LocalError(f"a golden window's latent is {worst:.4g} away from the recorded one")
+    best = max(range(motifs), key=scores.__getitem__)
+    name = release.manifest.motif_head.names[best]
+    say(f"/infer: 200, latent[{len(latent)}], motif_scores[{motifs}], best motif {name} {scores[best]:.3f}")
+    say(f"        numbers {headers.get('x-numbers')}, golden window repeated within {worst:.3g}")
+    say(f"release: {release.id}")
+
+
+def bring_up(children: Children, port: int, ui_port: int) -> tuple[Platform, Release, list[Child]]:
+    """Build and start everything; returns when both servers answer."""
+    platform = Platform(children, port, ui_port)
+    say("Dagster UI starts (its log: " + str(platform.home / "ui.log") + ")")
+    ui = platform.start_ui()
+    say(f"building for {platform.target}:")
+    release = platform.build()
+    say(summary(release))
+    server = platform.start_runtime()
+    platform.wait_until_answers(server, f"{platform.url}/healthz")
+    platform.wait_until_answers(ui, f"{platform.ui_url}/server_info")
+    return platform, release, [server, ui]
+
+
+def smoke() -> None:
+    """Bring everything up on free ports, ask once, end."""
+    with Children() as children:
+        platform, release, _ = bring_up(children, free_port(), free_port())
+        check_answer(platform, release)
+    say("smoke: passed, nothing left running")
+
+
+def run() -> None:
+    """Bring everything up on the known ports and serve until Ctrl-C."""
+    port, ui_port = wanted_port("PORT", 9000), wanted_port("UI_PORT", 3000)
+    with Children() as children:
+        platform, release, servers = bring_up(children, port, ui_port)
+        check_answer(platform, release)
+        body = ROOT / "artifacts" / "window.json"
+        body.write_bytes(golden_question(release)[0])
+        say()
+        say(f"runtime     {platform.url}   (healthz, metrics, infer; log: {platform.home / 'runtime.log'})")
+        say(f"Dagster UI  {platform.ui_url}")
+        say(f"try         curl -s {platform.url}/infer -H 'Content-Type: application/json' -d @{body}")
+        say("serving until Ctrl-C")
+        ended = children.wait_for_first(servers)
+        raise LocalError(f"{ended.name} ended by itself\n{ended.last_lines()}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit status 0 only where everything was so."""
+    parser = argparse.ArgumentParser(prog="python -m orchestration.local", description=__doc__)
+    parser.add_argument("verb", choices=["run", "smoke"])
+    verb = parser.parse_args(argv).verb
+    try:
+        run() if verb == "run" else smoke()
+    except Stopped:
+        say("stopped")
+        return 0 if verb == "run" else 1
+    except (PipelineError, OSError) as error:
+        print(f"{verb}: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

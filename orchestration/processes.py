@@ -1,0 +1,155 @@
+"""Child processes that never outlive their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Final
+
+from orchestration.build import ROOT
+
+GRACE_SECONDS: Final = 20.0
+_POLL_SECONDS: Final = 0.1
+_PR_SET_PDEATHSIG: Final = 1
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """Somebody asked this process to end."""
+
+
+def _prepare_child() -> None:
+    """Runs in the child: signals as by default, and an end when the parent is killed.
+
+    A shell that starts us in the background ignores SIGINT for us and so for the child; Dagster
+    then ignores SIGTERM too.
+    """
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Child:
+    """A running child, in a process group of its own."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path | None) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+
+    def wait(self) -> int:
+        """Its exit status, when it ends."""
+        return self.process.wait()
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Whether the condition came true before the child ended or the time was up."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if condition():
+                return True
+            if self.process.poll() is not None:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of its log, for an error message."""
+        if self.log is None or not self.log.exists():
+            return ""
+        lines = self.log.read_text(errors="replace").splitlines()[-count:]
+        return "\n".join(f"  {self.name}: {line}" for line in lines)
+
+    def end(self) -> None:
+        """End it and its whole group: asked first, then told."""
+        for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 5.0)):
+            if self.process.poll() is None:
+                self._signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(seconds)
+        # Also where it ended by itself: a child of its own may have stayed.
+        self._signal_group(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class Children:
+    """Starts children and ends them all on leaving, on a signal too.
+
+    Inside the context SIGINT, SIGTERM and SIGHUP raise ``Stopped`` once; while the children are
+    being ended they are ignored.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Children:
+        for number in _STOP_SIGNALS:
+            self._before[number] = signal.signal(number, self._stop)
+        return self
+
+    @staticmethod
+    def _stop(number: int, frame: FrameType | None) -> None:
+        for each in _STOP_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        log: Path | None = None,
+    ) -> Child:
+        """Start a child in the project's root; its output goes to ``log``, or here."""
+        with contextlib.ExitStack() as files:
+            out = files.enter_context(log.open("wb")) if log else None
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT if log else None,
+                start_new_session=True,
+                preexec_fn=_prepare_child,
+            )
+        child = Child(name, process, log)
+        self._children.append(child)
+        return child
+
+    def wait_for_first(self, children: Sequence[Child]) -> Child:
+        """The first of the children to end."""
+        while True:
+            for child in children:
+                if child.process.poll() is not None:
+                    return child
+            time.sleep(_POLL_SECONDS)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        for child in reversed(self._children):
+            child.end()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

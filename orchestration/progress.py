@@ -1,0 +1,52 @@
+"""A Dagster logger for people at a terminal: one line for each asset, and why one failed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+import dagster as dg
+
+
+class _Progress(logging.Handler):
+    """Prints assets as they are made; everything else stays in Dagster's event log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "dagster_event", None)
+        step = getattr(event, "step_key", None)  # Dagster logs its events at level DEBUG
+        if event is None or step is None:
+            return
+        if event.is_step_start:
+            self.started[step] = time.monotonic()
+        elif event.is_step_materialization:
+            self._made(event)
+        elif event.is_step_failure:
+            failure = event.step_failure_data
+            own = failure.user_failure_data
+            reason = own.description if own and own.description else str(failure.error)
+            self._say(f"  {step.replace('__', '/'):26} FAILED  {reason}")
+
+    def _made(self, event: dg.DagsterEvent) -> None:
+        materialization = event.step_materialization_data.materialization
+        metadata = materialization.metadata
+        name = "/".join(materialization.asset_key.path)
+        seconds = time.monotonic() - self.started.get(str(event.step_key), time.monotonic())
+        digest, size = str(metadata["digest"].value)[:12], float(str(metadata["size"].value)) / 1e6
+        self._say(f"  {name:26} {seconds:5.1f} s  {size:6.2f} MB  {digest}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, file=sys.stdout, flush=True)
+
+
+@dg.logger
+def progress_logger(init_context: dg.InitLoggerContext) -> logging.Logger:
+    """Dagster's hook: a logger that holds nothing but the handler above."""
+    logger = logging.Logger("progress")
+    logger.addHandler(_Progress())
+    return logger

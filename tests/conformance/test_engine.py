@@ -1,0 +1,179 @@
+"""What every engine promises. A new engine adds a class that says how to construct it."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.contract.errors import EngineError, WindowValueError
+from runtime.contract.store import Release
+from runtime.contract.window import FloatArray
+from runtime.engines import Engine, open_engine
+from runtime.engines.emulator import EmulatorEngine
+from tests.simulators import STATISTICS, FakeEngine, ReleaseSimulator, imu_windows, reference_latents
+
+
+class EngineConformance(abc.ABC):
+    """One suite for all engines; implementations supply construction."""
+
+    @abc.abstractmethod
+    def construct(self, release: Release) -> Engine:
+        """Open the engine under test for a release."""
+
+    @pytest.fixture(name="release")
+    def a_release(self, tmp_path: Path) -> Release:
+        return ReleaseSimulator().publish(tmp_path)
+
+    @pytest.fixture(name="engine")
+    def an_engine(self, release: Release) -> Iterator[Engine]:
+        with self.construct(release) as engine:
+            yield engine
+
+    def test_gives_the_reference_latents(self, engine: Engine, release: Release) -> None:
+        windows = imu_windows(5, seed=21)
+        expected = reference_latents(release.read(release.manifest.artifact), windows, STATISTICS)
+        tolerance = release.manifest.golden.artifact_tolerance
+        for window, latent in zip(windows, expected, strict=True):
+            np.testing.assert_allclose(engine.infer(window), latent, rtol=0, atol=tolerance)
+
+    def test_gives_64_finite_float32(self, engine: Engine) -> None:
+        latent = engine.infer(imu_windows(1)[0])
+        assert latent.shape == (64,)
+        assert latent.dtype == np.float32
+        assert np.isfinite(latent).all()
+
+    def test_different_windows_differ(self, engine: Engine) -> None:
+        first, second = (engine.infer(window) for window in imu_windows(2))
+        assert not np.array_equal(first, second)
+
+    def test_the_same_window_gives_the_same(self, engine: Engine) -> None:
+        window = imu_windows(1)[0]
+        np.testing.assert_array_equal(engine.infer(window), engine.infer(window.copy()))
+
+    def test_a_latent_is_not_overwritten_by_the_next(self, engine: Engine) -> None:
+        windows = imu_windows(2)
+        first = engine.infer(windows[0])
+        kept = first.copy()
+        engine.infer(windows[1])
+        np.testing.assert_array_equal(first, kept)
+
+    def test_the_window_is_left_alone(self, engine: Engine) -> None:
+        window = imu_windows(1)[0]
+        before = window.copy()
+        engine.infer(window)
+        np.testing.assert_array_equal(window, before)
+
+    @pytest.mark.parametrize(
+        "window",
+        [
+            np.zeros((99, 9), np.float32),
+            np.zeros((9, 100), np.float32),
+            np.zeros((1, 100, 9), np.float32),
+            np.zeros((100, 9), np.float64),
+        ],
+    )
+    def test_another_shape_or_type_is_refused(self, engine: Engine, window: FloatArray) -> None:
+        with pytest.raises(EngineError, match="takes float32"):
+            engine.infer(window)
+
+    def test_a_z_score_beyond_float32_is_named(self, engine: Engine) -> None:
+        window = imu_windows(1)[0]
+        window[3, 4] = 3.4e38
+        with pytest.raises(WindowValueError) as caught:
+            engine.infer(window)
+        assert caught.value.where == "x[3][4]"
+
+    def test_closed_twice_it_refuses(self, release: Release) -> None:
+        engine = self.construct(release)
+        engine.close()
+        engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            engine.infer(imu_windows(1)[0])
+
+
+class TestEmulator(EngineConformance):
+    def construct(self, release: Release) -> Engine:
+        return EmulatorEngine(release)
+
+
+class TestFake(EngineConformance):
+    """The double that other tests use keeps the same promises."""
+
+    def construct(self, release: Release) -> Engine:
+        emulator = EmulatorEngine(release)
+        return FakeEngine(release.manifest, emulator._infer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (np.zeros(63, np.float32), "not 64 float32"),
+        (np.zeros(64, np.float64), "not 64 float32"),
+        (np.full(64, np.nan, np.float32), "value 0 is not finite"),
+        (np.full(64, np.inf, np.float32), "not finite"),
+    ],
+)
+def test_what_is_no_latent_is_not_let_out(tmp_path: Path, answer: FloatArray, message: str) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    engine = FakeEngine(release.manifest, lambda _: answer)
+    with pytest.raises(EngineError, match=message):
+        engine.infer(imu_windows(1)[0])
+
+
+def test_the_adapter_sees_the_normalized_window_channels_first(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    seen: list[FloatArray] = []
+
+    def answer(tensor: FloatArray) -> FloatArray:
+        seen.append(tensor)
+        return np.zeros((1, 64), np.float32)
+
+    window = imu_windows(1)[0]
+    FakeEngine(release.manifest, answer).infer(window)
+    mean, std = STATISTICS.arrays()
+    np.testing.assert_allclose(seen[0][0, :, 0, :], ((window - mean) / std).T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["hailo8", "hailo8l"])
+def test_there_is_no_emulator_in_a_chips_place(tmp_path: Path, target: str) -> None:
+    release = ReleaseSimulator(target=target, kind="hef").publish(tmp_path)
+    with pytest.raises(EngineError, match="no HailoRT engine") as caught:
+        open_engine(release)
+    assert "never used instead" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["full_precision", "hef", ""])
+def test_the_emulator_runs_one_kind_only(tmp_path: Path, kind: str) -> None:
+    release = ReleaseSimulator(kind=kind).publish(tmp_path)
+    with pytest.raises(EngineError, match="'emulated-int8' only"):
+        open_engine(release)
+
+
+@pytest.mark.parametrize("model", [b"", b"not a model", b"\x08\x08" * 40])
+def test_bytes_that_are_no_graph_are_refused(tmp_path: Path, model: bytes) -> None:
+    release = ReleaseSimulator(model=model).publish(tmp_path)
+    with pytest.raises(EngineError, match="rebuild the release"):
+        open_engine(release)
+
+
+def test_a_graph_with_other_names_is_refused(tmp_path: Path) -> None:
+    model = ReleaseSimulator().model.replace(b"imu_window", b"imu_widnow")
+    release = ReleaseSimulator(model=model).publish(tmp_path)
+    with pytest.raises(EngineError, match="the graph's input is"):
+        open_engine(release)
+
+
+def test_the_verified_bytes_are_the_loaded_bytes(tmp_path: Path) -> None:
+    """A file swapped after the engine opened changes nothing."""
+    release = ReleaseSimulator().publish(tmp_path)
+    window = imu_windows(1)[0]
+    with open_engine(release) as engine:
+        before = engine.infer(window)
+        path = release.directory / release.manifest.artifact
+        path.chmod(0o644)
+        path.write_bytes(b"")
+        np.testing.assert_array_equal(engine.infer(window), before)

@@ -1,0 +1,59 @@
+"""The motif head: a softmax that holds whatever the latent is, and says where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.contract.errors import ManifestError
+from runtime.contract.motifs import MotifScorer
+from tests.simulators import motif_head
+
+LATENTS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=64, max_size=64).map(
+    lambda values: np.array(values, np.float32)
+)
+
+
+@given(LATENTS)
+def test_scores_are_a_distribution(latent: np.ndarray) -> None:  # type: ignore[type-arg]
+    scores = MotifScorer(motif_head()).scores(latent)
+    assert scores.shape == (12,)
+    assert scores.dtype == np.float64
+    assert np.isfinite(scores).all()
+    assert (scores >= 0).all()
+    assert scores.sum() == pytest.approx(1)
+
+
+@given(LATENTS)
+def test_the_largest_logit_wins(latent: np.ndarray) -> None:  # type: ignore[type-arg]
+    head = motif_head()
+    logits = np.array(head.weight) @ latent.astype(np.float64) + head.bias
+    scores = MotifScorer(head).scores(latent)
+    assert scores[np.argmax(logits)] == scores.max()
+
+
+def test_many_are_scored_as_one() -> None:
+    scorer = MotifScorer(motif_head())
+    latents = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
+    np.testing.assert_allclose(scorer.scores(latents)[3], scorer.scores(latents[3]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"provenance": "guessed"},
+        {"names": ()},
+        {"names": ("same",) * 12},
+        {"bias": (0.0,) * 11},
+        {"weight": ((0.0,) * 64,) * 11},
+        {"weight": ((0.0,) * 63,) * 12},
+        {"bias": (float("nan"),) * 12},
+    ],
+)
+def test_a_head_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ManifestError, match="motif_head"):
+        dataclasses.replace(motif_head(), **changes)  # type: ignore[arg-type]
