@@ -79,6 +79,12 @@ def _check_tensors(state: State, where: str) -> None:
             where=where,
             hint="save the whole TCN-VAE: an encoder without fc_mu has no latent",
         )
+    shape = tuple(state["fc_mu.weight"].shape)
+    if len(shape) != 2 or shape[0] != LATENT_SIZE:
+        raise WeightsError(
+            f"shape is {shape}, expected ({LATENT_SIZE}, channels of the last block)",
+            where=f"{where}: fc_mu.weight",
+        )
     for key, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise WeightsError(

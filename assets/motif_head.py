@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
+from scipy.cluster.vq import ClusterError, kmeans2
 
 from runtime.contract.errors import CalibrationError
 from runtime.contract.motifs import MotifHead
@@ -33,13 +33,18 @@ def fit_head(latents: FloatArray, motifs: int = MOTIFS) -> MotifHead:
         CalibrationError: The latents do not fill that many clusters.
     """
     values = latents.astype(np.float64)
-    centres, members = kmeans2(values, motifs, iter=100, minit="++", seed=np.random.default_rng(SEED))
+    try:
+        if len(np.unique(values, axis=0)) <= motifs:
+            raise ClusterError("too few distinct latents")
+        rng = np.random.default_rng(SEED)
+        centres, members = kmeans2(values, motifs, iter=100, minit="++", missing="raise", seed=rng)
+    except ClusterError as error:
+        raise CalibrationError(
+            f"{len(values)} calibration latents do not fill {motifs} clusters: {error}",
+            hint="add varied windows",
+        ) from error
     counts = np.bincount(members, minlength=motifs)
     spread = float(np.mean(np.sum((values - centres[members]) ** 2, axis=1)))
-    if counts.min() == 0 or not spread > 0:
-        raise CalibrationError(
-            f"{len(values)} calibration latents do not fill {motifs} clusters", hint="add varied windows"
-        )
     centres = centres[np.argsort(-counts, kind="stable")]
     weight = (2.0 * centres / spread).astype(np.float32)
     bias = (-np.sum(centres**2, axis=1) / spread).astype(np.float32)

@@ -197,7 +197,8 @@ def encoder_from_state_dict(state: Mapping[str, Tensor]) -> TcnEncoder:
     """Build the encoder that a checkpoint describes and load it strictly.
 
     Widths, kernel length, latent size and number of motifs are read off the tensors. The prefix
-    ``tcn_encoder.`` may be absent; decoder, ``fc_logvar`` and ``activity_classifier`` too.
+    ``tcn_encoder.`` may be absent; decoder, ``fc_logvar``, ``activity_classifier`` and the second names
+    of the convolutions too.
 
     Args:
         state: Plain state dict of tensors, on any device.
@@ -211,6 +212,7 @@ def encoder_from_state_dict(state: Mapping[str, Tensor]) -> TcnEncoder:
     """
     tensors = _encoder_tensors(state)
     _check_aliases(tensors)
+    tensors = _with_aliases(tensors)
     first, last = _block_shapes(tensors)
     latent = _dimension(tensors, "fc_mu.weight", 0)
     has_head = "activity_classifier.weight" in tensors
@@ -259,3 +261,12 @@ def _check_aliases(tensors: Mapping[str, Tensor]) -> None:
         twin = name.replace(".net.0.", ".conv1.").replace(".net.4.", ".conv2.")
         if twin != name and twin in tensors and not torch.equal(tensor, tensors[twin]):
             raise ValueError(f"{name} and {twin} should be one tensor but differ")
+
+
+def _with_aliases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add the second names where a checkpoint has only ``conv1`` and ``conv2``."""
+    twins = {
+        name.replace(".conv1.", ".net.0.").replace(".conv2.", ".net.4."): tensor
+        for name, tensor in tensors.items()
+    }
+    return {**twins, **tensors}

@@ -305,7 +305,7 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
 
         links = (model_weights, onnx_model, calibration_set, quantized_har, hef, parity_report)
         products = {product.asset.split("/")[-1]: product for product in links}
-        bench, reason = places.bench(), f"Dagster run {context.run_id}"
+        bench, reason = places.bench(), f"Dagster run {context.run.run_id}"
         release = publish_canary(
             bench, open_toolchain(target), places.store(), products, actor="build", reason=reason
         )

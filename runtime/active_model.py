@@ -36,6 +36,12 @@ class MotifCountError(PipelineError):
     code = "num_motifs"
 
 
+class InternalError(PipelineError):
+    """A mistake of ours: the log has the traceback."""
+
+    code = "internal"
+
+
 class ActiveModel:
     """A release whose artifacts were verified and whose engine repeated its golden windows.
 
@@ -126,6 +132,12 @@ class ModelHolder:
                 "no model: %s", error, extra={"fields": {"event": "model_unavailable", "reason": error.code}}
             )
             return cls(error)
+        except Exception as error:
+            # A Pi that answers 503 with a reason is better than one that restarts for ever.
+            _LOGGER.exception("no model: %s", error, extra={"fields": {"event": "model_unavailable"}})
+            return cls(
+                InternalError(f"{type(error).__name__} while loading", hint="the log has the traceback")
+            )
         fields = {"event": "model_loaded", "release": model.release_id, "target": model.target}
         _LOGGER.info("serving %s", model.artifact, extra={"fields": fields})
         return cls(model)

@@ -82,6 +82,6 @@ def _syntax_error(body: bytes, message: str) -> PipelineError:
             check_window(json.loads(body)["x"])
         except WindowError as error:
             return error
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
             message = f"{message}; {type(error).__name__}"
     return InvalidJsonError(message[:200], hint=f"a window is {WINDOW_SHAPE[0]} x {WINDOW_SHAPE[1]} numbers")

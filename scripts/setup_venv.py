@@ -29,7 +29,8 @@ NO_WHEEL = "the index has no wheel for this Python and machine"
 CAUSES = (
     ("DO NOT MATCH THE HASHES", "a download does not match its hash; check the index or clear pip's cache"),
     ("No space left|quota exceeded", "the disk is full; free some space"),
-    ("CERTIFICATE_VERIFY_FAILED", "the index's certificate is not trusted; set PIP_CERT to your CA file"),
+    ("CERTIFICATE|ssl certificate", "the index's certificate is not trusted; set PIP_CERT to your CA file"),
+    ("not a trusted or secure host", "pip does not trust the index; use https or set PIP_TRUSTED_HOST"),
     ("ProxyError", "the proxy refuses or cannot be reached; check http_proxy and https_proxy"),
     ("name resolution|Name or service", "no network: the package index's name is not found; check the DNS"),
     ("NewConnection|ConnectTimeout", "no network: the package index cannot be reached; check pip's index"),
@@ -91,7 +92,7 @@ def wanted_torch(options: argparse.Namespace, stamp: "list[str]") -> str:
     if not options.torch:
         return "none"
     asked = os.environ.get("TORCH_CUDA", "")
-    if not asked and len(stamp) == 2 and stamp[1] != "none":
+    if not asked and stamp[1:] in (["cpu"], ["cuda"]):
         return stamp[1]
     return "cpu" if asked in ("", "0") else "cuda"
 

@@ -35,10 +35,8 @@ from runtime.contract.release import (
     OutputSpec,
     ParityResult,
     ToolchainRecord,
-    manifest_bytes,
-    release_id,
 )
-from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.window import (
     LATENT_SIZE,
     WINDOW_SHAPE,
@@ -178,16 +176,6 @@ class ReleaseSimulator:
             store.point(channel, release, actor="test", reason="simulated")
         return release
 
-    def write(self, root: Path) -> Release:
-        """Write into a store as ``publish`` would, but past its gate."""
-        contents = self.contents()
-        data = manifest_bytes(self.manifest(contents))
-        directory = root / "releases" / release_id(data)
-        directory.mkdir(parents=True)
-        for name, content in {**contents, "manifest.json": data}.items():
-            (directory / name).write_bytes(content)
-        return open_release(directory)
-
 
 def parity(artifact: bytes, provenance: str = "emulated") -> ParityResult:
     """A passed parity about these bytes."""
@@ -259,18 +247,23 @@ class RuntimeServer:
     """The real server in a process of its own, on a free port; ended by its process id."""
 
     def __init__(self, logs: Path, **environment: str) -> None:
-        self.port = int(environment.get("PORT") or free_port())
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._paths = (logs / f"{self.port}.out", logs / f"{self.port}.err")
+        settings = {"PORT": str(free_port())} | environment
+        self.url = f"http://127.0.0.1:{settings['PORT']}"
+        self._paths = (logs / f"{settings['PORT']}.out", logs / f"{settings['PORT']}.err")
         command = [sys.executable, "-m", "gunicorn", "-c", "runtime/gunicorn.conf.py", "runtime.asgi:app"]
         with self._open(0) as out, self._open(1) as err:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=clean_environment() | {"PORT": str(self.port)} | environment,
+                env=clean_environment() | settings,
                 stdout=out,
                 stderr=err,
             )
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it was told to listen on."""
+        return int(self.url.rpartition(":")[2])
 
     def _open(self, index: int) -> IO[bytes]:
         return self._paths[index].open("wb")

@@ -1,7 +1,9 @@
 """scripts/setup_venv.py: says in one line what is wrong, and does nothing twice."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -290,9 +292,11 @@ def test_killed_setup_is_completed_by_the_next(tmp_path: Path) -> None:
     shutil.copy(ROOT / "locks" / "runtime.txt", tmp_path)
     arguments = ["--venv", str(tmp_path / "venv"), "--lock", "runtime.txt"]
     for seconds in (1.0, 4.0, 8.0):
-        child = subprocess.Popen([sys.executable, str(SCRIPT), *arguments], cwd=tmp_path)
+        command = [sys.executable, str(SCRIPT), *arguments]
+        child = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
         time.sleep(seconds)
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # with its pip, as when the power goes
         child.wait()
 
     result = subprocess.run(

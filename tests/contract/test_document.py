@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -85,7 +86,7 @@ def test_deep_nesting_and_size_are_bounded() -> None:
         from_json(Outer, b" " * (MAX_DOCUMENT_BYTES + 1), "d")
 
 
-def test_both_digests_agree(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_both_digests_agree(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc")
     assert sha256_file(path) == sha256_bytes(b"abc")

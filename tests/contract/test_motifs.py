@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from runtime.contract.errors import ManifestError
 from runtime.contract.motifs import MotifScorer
+from runtime.contract.window import FloatArray
 from tests.simulators import motif_head
 
 LATENTS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=64, max_size=64).map(
@@ -19,7 +20,7 @@ LATENTS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=64, max_size=64).map
 
 
 @given(LATENTS)
-def test_scores_are_a_distribution(latent: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_scores_are_a_distribution(latent: FloatArray) -> None:
     scores = MotifScorer(motif_head()).scores(latent)
     assert scores.shape == (12,)
     assert scores.dtype == np.float64
@@ -29,7 +30,7 @@ def test_scores_are_a_distribution(latent: np.ndarray) -> None:  # type: ignore[
 
 
 @given(LATENTS)
-def test_the_largest_logit_wins(latent: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_the_largest_logit_wins(latent: FloatArray) -> None:
     head = motif_head()
     logits = np.array(head.weight) @ latent.astype(np.float64) + head.bias
     scores = MotifScorer(head).scores(latent)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import shutil
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     StoreError,
 )
-from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.store import ChannelEntry, Release, ReleaseStore, open_release
 from tests.simulators import ARTIFACT, GOLDEN, REPORT, ReleaseSimulator, flip_bit, parity
 
 
@@ -199,7 +202,7 @@ def test_of_two_writers_one_is_told(tmp_path: Path) -> None:
 
         looked = False
 
-        def current(self, target: str, channel: str):  # type: ignore[no-untyped-def]
+        def current(self, target: str, channel: str) -> ChannelEntry | None:
             entry = super().current(target, channel)
             if not self.looked:
                 self.looked = True
@@ -212,15 +215,15 @@ def test_of_two_writers_one_is_told(tmp_path: Path) -> None:
     assert ReleaseStore(tmp_path).resolve("emulator", "canary").id == second.id
 
 
-def _race(root: Path, identifier: str, actor: str, start: object, results: object) -> None:
+def _race(root: Path, identifier: str, actor: str, start: Barrier, results: Queue[tuple[str, int]]) -> None:
     store = ReleaseStore(root)
     release = store.open(identifier)
-    start.wait()  # type: ignore[attr-defined]
+    start.wait()
     try:
         entry = store.point("stable", release, actor=actor, reason="race")
-        results.put((actor, entry.sequence))  # type: ignore[attr-defined]
+        results.put((actor, entry.sequence))
     except ChannelMovedError:
-        results.put((actor, 0))  # type: ignore[attr-defined]
+        results.put((actor, 0))
 
 
 def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
@@ -241,7 +244,7 @@ def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
     history = ReleaseStore(tmp_path).history("emulator", "stable")
     assert [entry.sequence for entry in history] == moves
     assert {entry.actor for entry in history} == {actor for actor, sequence in outcome if sequence}
-    assert all(a.release == b.previous for a, b in zip(history, history[1:], strict=False))
+    assert all(a.release == b.previous for a, b in itertools.pairwise(history))
 
 
 def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
@@ -259,7 +262,9 @@ def test_a_channel_to_a_pruned_release_is_named(tmp_path: Path) -> None:
     assert release.id[:16] in problem
 
 
-@pytest.mark.parametrize(("target", "channel"), [("hailo15", "canary"), ("emulator", "beta"), ("..", "canary")])
+@pytest.mark.parametrize(
+    ("target", "channel"), [("hailo15", "canary"), ("emulator", "beta"), ("..", "canary")]
+)
 def test_unknown_places_are_refused(tmp_path: Path, target: str, channel: str) -> None:
     with pytest.raises(ReleaseNotFoundError, match="one of"):
         ReleaseStore(tmp_path).current(target, channel)

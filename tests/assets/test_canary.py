@@ -1,0 +1,149 @@
+"""Only a release whose own artifact passed parity gets out, and equal inputs give equal bytes."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assets.canary import GOLDEN_NAME, assemble, publish_canary
+from assets.parity import REPORT_NAME
+from assets.product import Product, ProductMissingError, ProductMixedError, Workbench, check_lineage
+from assets.toolchain.emulator import EmulatorToolchain
+from runtime.contract.document import to_json
+from runtime.contract.errors import DigestMismatchError, PublicationRefusedError
+from runtime.contract.release import manifest_bytes
+from runtime.contract.store import ReleaseStore
+from runtime.contract.window import normalize
+from tests.chain import Chain, build_chain
+
+pytestmark = pytest.mark.build
+
+
+def publish(chain: Chain, store: Path, **changed: Product) -> str:
+    products = {**chain.products, **changed}
+    release = publish_canary(
+        chain.bench, chain.toolchain, ReleaseStore(store), products, actor="test", reason="test"
+    )
+    return release.id
+
+
+def report_with(chain: Chain, bench: Workbench, **changes: object) -> Product:
+    """A parity report that says something else, made from the same products."""
+    evidence = replace(chain.evidence, result=replace(chain.evidence.result, **changes))  # type: ignore[arg-type]
+    sources = [p for name, p in chain.products.items() if name != "parity_report"]
+    return bench.put("emulator/parity_report", {REPORT_NAME: to_json(evidence)}, made_from=sources)
+
+
+def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path)
+    release = store.open(publish(chain, tmp_path))
+    manifest = release.manifest
+    entry = store.current("emulator", "canary")
+    assert entry is not None
+    assert (entry.release, entry.previous, entry.actor) == (release.id, "", "test")
+    assert manifest.artifact == "tcn_encoder-v0.1.0.emulated-int8.onnx"
+    assert manifest.input.normalization == chain.trained.statistics
+    assert manifest.motif_head == chain.trained.head
+    assert manifest.output.provenance == "emulated"
+    assert not manifest.toolchain.hardware
+    assert manifest.upstream == {name: product.digest for name, product in chain.products.items()}
+    assert manifest.toolchain.options["integer_path"] in ("u8s8", "u8s8-7bit")
+    golden = np.load(io.BytesIO(release.read(GOLDEN_NAME)))
+    full = chain.toolchain.infer(
+        chain.toolchain.parse(chain.bench.read(chain.products["onnx_model"])),
+        normalize(golden["windows"], chain.trained.statistics),
+    )
+    np.testing.assert_allclose(golden["full_precision"], full, atol=1e-4)
+    assert len(golden["windows"]) == manifest.golden.windows >= 16
+
+
+def test_a_second_build_elsewhere_is_the_same_release(chain: Chain, tmp_path: Path) -> None:
+    """Other directory, other number of calibration threads: byte for byte the same."""
+    toolchain = EmulatorToolchain(threads=2)
+    again = build_chain(tmp_path / "elsewhere", toolchain=toolchain)
+    first, files = assemble(chain.bench, chain.toolchain, chain.products)
+    second, other_files = assemble(again.bench, again.toolchain, again.products)
+    assert manifest_bytes(first) == manifest_bytes(second)
+    assert files == other_files
+    assert publish(chain, tmp_path / "a") == publish(again, tmp_path / "b")
+
+
+def test_publishing_again_moves_nothing(chain: Chain, tmp_path: Path) -> None:
+    assert publish(chain, tmp_path) == publish(chain, tmp_path)
+    assert len(ReleaseStore(tmp_path).history("emulator", "canary")) == 1
+    assert not list((tmp_path / "releases").glob(".*"))
+
+
+def nothing_published(store: Path) -> bool:
+    return not list(store.rglob("*.json"))
+
+
+def test_failed_parity_publishes_nothing(chain: Chain, tmp_path: Path) -> None:
+    failed = build_chain(tmp_path / "bench", thresholds={"sqnr_db": 60.0})
+    assert not failed.evidence.result.passed
+    with pytest.raises(PublicationRefusedError, match=r"sqnr_db is .* at least 60"):
+        publish(failed, tmp_path / "store")
+    assert nothing_published(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"artifact_sha256": "ab" * 32}, "parity was computed on abababababab"),
+        ({"passed": False}, "parity failed"),
+        ({"metrics": {}}, "was not computed"),
+        ({"thresholds": {}}, "no thresholds"),
+        ({"thresholds": {"sqnr_db": 60.0}}, "sqnr_db is"),
+        ({"failures": ("something",)}, "something"),
+        ({"windows": 0}, "no window"),
+    ],
+)
+def test_a_report_that_does_not_hold_publishes_nothing(
+    chain: Chain, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    """Also one that merely says ``passed``: the verdict is worked out again."""
+    report = report_with(chain, chain.bench, **changes)
+    with pytest.raises(PublicationRefusedError, match=words):
+        publish(chain, tmp_path, parity_report=report)
+    assert nothing_published(tmp_path)
+
+
+def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_path: Path) -> None:
+    """The 7-bit artifact with the 8-bit artifact's report."""
+    other = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
+    assert other.products["hef"].digest != chain.products["hef"].digest
+    bench = other.bench
+    report = bench.put("emulator/parity_report", {REPORT_NAME: to_json(chain.evidence)})
+    products = {**other.products, "parity_report": report}
+    with pytest.raises(PublicationRefusedError, match="parity was computed on"):
+        publish_canary(
+            bench, other.toolchain, ReleaseStore(tmp_path / "s"), products, actor="test", reason="test"
+        )
+    with pytest.raises(ProductMixedError, match="materialize emulator/"):
+        check_lineage(other.products["hef"], chain.products["parity_report"])
+    assert nothing_published(tmp_path / "s")
+
+
+def test_products_are_verified_when_they_are_read(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path)
+    product = bench.put("onnx_model", {"m.onnx": b"0123"})
+    path = bench.directory(product) / "m.onnx"
+    path.write_bytes(b"0124")
+    with pytest.raises(DigestMismatchError, match="not the file that was made"):
+        bench.read(product)
+    path.unlink()
+    with pytest.raises(ProductMissingError, match="materialize onnx_model"):
+        bench.read(product)
+    with pytest.raises(ProductMissingError, match="never materialized"):
+        bench.latest("onnx_model")
+
+
+def test_unchanged_content_has_an_unchanged_digest(tmp_path: Path) -> None:
+    first = Workbench(tmp_path / "a").put("model_weights", {"b": b"2", "a": b"1"}, facts={"folder": "x"})
+    second = Workbench(tmp_path / "b").put("model_weights", {"a": b"1", "b": b"2"}, facts={"folder": "y"})
+    assert first.digest == second.digest
+    assert first.digest != Workbench(tmp_path / "c").put("model_weights", {"a": b"1", "b": b"3"}).digest

@@ -1,0 +1,230 @@
+"""A version folder is what it says, or is refused with words that help."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from assets.weights import find_version, identify, parse_model, read_files
+from runtime.contract.errors import WeightsError
+from tests.chain import SAMPLE_VERSION
+
+pytestmark = pytest.mark.build
+
+State = dict[str, Any]
+
+
+def files_with(change: Callable[[State], None]) -> dict[str, bytes]:
+    """The sample's files with a changed checkpoint."""
+    import torch
+
+    files = read_files(SAMPLE_VERSION)
+    state = torch.load(io.BytesIO(files["tcn_vae.pth"]), weights_only=True)
+    change(state)
+    out = io.BytesIO()
+    torch.save(state, out)
+    return {**files, "tcn_vae.pth": out.getvalue()}
+
+
+def with_json(name: str, change: Callable[[dict[str, Any]], None]) -> dict[str, bytes]:
+    """The sample's files with a changed document."""
+    files = read_files(SAMPLE_VERSION)
+    document = json.loads(files[name])
+    change(document)
+    return {**files, name: json.dumps(document).encode()}
+
+
+def test_sample_is_read_whole() -> None:
+    trained = parse_model(read_files(SAMPLE_VERSION))
+    assert trained.source == "checkpoint"
+    assert [block.conv1.dilation for block in trained.encoder.blocks] == [1, 2, 4]
+    assert trained.encoder.parameter_count == 441_984
+    assert trained.head is not None
+    assert trained.head.provenance == "checkpoint"
+    assert {"rest", "walk", "run"} <= set(trained.head.names)
+
+
+def test_folded_weights_are_what_pytorch_convolves_with() -> None:
+    """Weight norm by hand, in float64, against the folded tensors."""
+    import torch
+
+    files = read_files(SAMPLE_VERSION)
+    state = torch.load(io.BytesIO(files["tcn_vae.pth"]), weights_only=True)
+    direction = state["tcn_encoder.network.1.conv2.weight_v"].double()
+    length = state["tcn_encoder.network.1.conv2.weight_g"].double()
+    by_hand = direction * length / direction.pow(2).sum(dim=(1, 2), keepdim=True).sqrt()
+    folded = parse_model(files).encoder.blocks[1].conv2.weight
+    np.testing.assert_allclose(folded, by_hand.numpy(), rtol=1e-6)
+
+
+def _drop(key: str) -> Callable[[State], None]:
+    def change(state: State) -> None:
+        del state[key]
+
+    return change
+
+
+def _poison(key: str) -> Callable[[State], None]:
+    def change(state: State) -> None:
+        state[key] = state[key].clone()
+        state[key].view(-1)[3] = float("nan")
+
+    return change
+
+
+def _reshape(key: str, *shape: int) -> Callable[[State], None]:
+    def change(state: State) -> None:
+        import torch
+
+        state[key] = torch.zeros(shape)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_drop("fc_mu.weight"), ["fc_mu.weight", "no latent"]),
+        (_drop("tcn_encoder.network.1.conv1.weight_g"), ["network.1.conv1.weight_g"]),
+        (_poison("fc_mu.bias"), ["fc_mu.bias", "1 of 64", "not finite"]),
+        (_poison("tcn_encoder.network.0.downsample.weight"), ["downsample.weight", "not finite"]),
+        (_reshape("fc_mu.weight", 32, 256), ["fc_mu.weight", "(32, 256)", "(64, channels"]),
+        (_reshape("tcn_encoder.network.0.conv1.weight_v", 64, 6, 3), ["TCN encoder"]),
+        (_reshape("tcn_encoder.network.2.net.4.bias", 256), ["net.4.bias", "differ"]),
+        (_reshape("activity_classifier.weight", 12, 32), ["activity_classifier", "(12, 32)"]),
+        (lambda state: state.update({"activity_classifier.0.weight": state["fc_mu.bias"]}), ["one linear"]),
+        (lambda state: state.clear(), ["tcn_encoder.network"]),
+    ],
+)
+def test_broken_checkpoint_is_refused_by_name(change: Callable[[State], None], words: list[str]) -> None:
+    with pytest.raises(WeightsError) as refusal:
+        parse_model(files_with(change))
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_checkpoint_without_a_classifier_has_no_head() -> None:
+    def change(state: State) -> None:
+        for key in [key for key in state if key.startswith("activity_classifier")]:
+            del state[key]
+
+    assert parse_model(files_with(change)).head is None
+
+
+class Bomb:
+    """Unpickling this would create a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
+    import torch
+
+    out = io.BytesIO()
+    torch.save({"fc_mu.weight": Bomb(tmp_path / "ran")}, out)
+    with pytest.raises(WeightsError, match="nothing in it was run"):
+        parse_model({**read_files(SAMPLE_VERSION), "tcn_vae.pth": out.getvalue()})
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (b"PLACEHOLDER for weights\n", "text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"\x80\x02garbage", "no checkpoint"),
+    ],
+)
+def test_what_only_poses_as_a_checkpoint_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(WeightsError, match=words):
+        parse_model({**read_files(SAMPLE_VERSION), "tcn_vae.pth": data})
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
+def test_truncated_checkpoint_is_refused(kept: float) -> None:
+    files = read_files(SAMPLE_VERSION)
+    data = files["tcn_vae.pth"]
+    with pytest.raises(WeightsError, match=r"copy it again|nothing in it was run"):
+        parse_model({**files, "tcn_vae.pth": data[: int(len(data) * kept)]})
+
+
+def _std(value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(document: dict[str, Any]) -> None:
+        document["normalization"]["zscore_std"][4] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_std(0.0), ["std[gy]", "0.0"]),
+        (_std(-1.0), ["std[gy]", "-1.0"]),
+        (_std(None), ["numbers for std"]),
+        (lambda d: d["normalization"]["zscore_mean"].pop(), ["8 values, expected 9"]),
+        (lambda d: d["channel_order"].reverse(), ["channel order"]),
+        (lambda d: d["units"].update(gyroscope="deg/s"), ["gyroscope", "deg/s", "rad/s"]),
+        (lambda d: d["normalization"]["zscore_mean"].__setitem__(0, 0.5), ["different statistics"]),
+    ],
+)
+def test_broken_normalization_is_refused_by_name(
+    change: Callable[[dict[str, Any]], None], words: list[str]
+) -> None:
+    with pytest.raises(WeightsError) as refusal:
+        parse_model(with_json("normalization.json", change))
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_normalization_is_needed() -> None:
+    files = read_files(SAMPLE_VERSION)
+    with pytest.raises(WeightsError, match=r"neither normalization\.json nor model_config\.json"):
+        parse_model({"tcn_vae.pth": files["tcn_vae.pth"]})
+
+
+def test_newest_version_is_the_highest_number_then_the_name(tmp_path: Path) -> None:
+    for name in ("v0.9.0", "v0.10.0", "v0.10.0-rc1", "zzz"):
+        (tmp_path / "tcn_encoder" / name).mkdir(parents=True)
+        (tmp_path / "tcn_encoder" / name / "w.pth").write_bytes(b"x")
+    (tmp_path / "tcn_encoder" / "v9.0.0").mkdir()
+    assert find_version(tmp_path).name == "v0.10.0"
+    shutil.rmtree(tmp_path / "tcn_encoder" / "v0.10.0")
+    assert find_version(tmp_path).name == "v0.10.0-rc1"
+
+
+def test_a_version_folder_may_be_named_itself() -> None:
+    assert find_version(SAMPLE_VERSION) == SAMPLE_VERSION
+    assert (identify(SAMPLE_VERSION).name, identify(SAMPLE_VERSION).version) == ("tcn_encoder", "v0.1.0")
+
+
+def test_no_weights_and_two_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="WEIGHTS_DIR"):
+        find_version(tmp_path)
+    files = read_files(SAMPLE_VERSION)
+    with pytest.raises(WeightsError, match=r"2 weights files \(other.onnx, tcn_vae.pth\)"):
+        parse_model({**files, "other.onnx": b"x"})
+
+
+def test_the_users_encoder_is_read(upstream: Path) -> None:
+    trained = parse_model(read_files(find_version(upstream / "weights")))
+    assert trained.source == "onnx"
+    assert trained.head is None
+    assert trained.encoder.parameter_count == 441_984
+
+
+@pytest.mark.parametrize("folder", ["lfs_pointer", "placeholder", "mismatched"])
+def test_the_users_bad_folders_are_refused(upstream: Path, folder: str) -> None:
+    with pytest.raises(WeightsError):
+        parse_model(read_files(upstream / "bad_weights" / folder))

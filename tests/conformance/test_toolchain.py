@@ -1,0 +1,196 @@
+"""What every toolchain must do; an implementation supplies construction only."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from assets.onnx_model import canonical_graph
+from assets.toolchain import Built, Toolchain, open_toolchain, parse_targets
+from assets.toolchain.emulator import EmulatorToolchain, integer_path_for, snap_outward
+from runtime.contract.errors import ToolchainError
+from runtime.contract.window import FloatArray
+from tests.assets.test_onnx_model import small_encoder
+
+pytestmark = pytest.mark.build
+
+
+def some_windows(count: int = 96, seed: int = 0) -> FloatArray:
+    """Normalized windows with varied energy."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(count, 100, 9)) * rng.uniform(0.1, 2, (count, 1, 1))).astype(np.float32)
+
+
+class ToolchainSuite:
+    """The interface, through its public methods."""
+
+    def make(self) -> Toolchain:
+        """A toolchain that can build on this machine."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    def graph(self) -> bytes:
+        return canonical_graph(small_encoder())
+
+    def built(self, graph: bytes) -> tuple[Toolchain, Built, Built, Built]:
+        toolchain = self.make()
+        parsed = toolchain.parse(graph)
+        quantized = toolchain.optimize(parsed, some_windows())
+        return toolchain, parsed, quantized, toolchain.compile(quantized)
+
+    def test_stages_follow_one_another(self, graph: bytes) -> None:
+        _, *stages = self.built(graph)
+        assert [built.stage for built in stages] == ["parsed", "quantized", "compiled"]
+        assert all(built.data and built.kind and built.suffix.startswith(".") for built in stages)
+
+    def test_the_same_inputs_give_the_same_bytes(self, graph: bytes) -> None:
+        assert [b.data for b in self.built(graph)[1:]] == [b.data for b in self.built(graph)[1:]]
+
+    def test_every_stage_answers_like_full_precision(self, graph: bytes) -> None:
+        toolchain, parsed, quantized, compiled = self.built(graph)
+        windows = some_windows(seed=1)
+        reference = toolchain.infer(parsed, windows)
+        assert reference.shape == (96, 64)
+        assert reference.dtype == np.float32
+        for built in (quantized, compiled):
+            error = toolchain.infer(built, windows) - reference
+            assert np.sum(error**2) < 0.02 * np.sum(reference**2)
+            assert np.any(error != 0)
+
+    def test_stages_out_of_order_are_refused(self, graph: bytes) -> None:
+        toolchain, parsed, quantized, compiled = self.built(graph)
+        with pytest.raises(ToolchainError, match="expected a parsed one"):
+            toolchain.optimize(quantized, some_windows())
+        with pytest.raises(ToolchainError, match="expected a quantized one"):
+            toolchain.compile(parsed)
+        with pytest.raises(ToolchainError, match="expected a quantized one"):
+            toolchain.compile(compiled)
+
+    @pytest.mark.parametrize(
+        "windows",
+        [
+            np.zeros((0, 100, 9), np.float32),
+            np.zeros((4, 9, 100), np.float32),
+            np.zeros((4, 100, 9), np.float64),
+            np.full((4, 100, 9), np.nan, np.float32),
+        ],
+        ids=["none", "transposed", "float64", "nan"],
+    )
+    def test_windows_that_are_none_are_refused(self, graph: bytes, windows: FloatArray) -> None:
+        toolchain = self.make()
+        parsed = toolchain.parse(graph)
+        for call in (lambda: toolchain.optimize(parsed, windows), lambda: toolchain.infer(parsed, windows)):
+            with pytest.raises(ToolchainError):
+                call()
+
+    def test_only_our_errors_come_out(self) -> None:
+        with pytest.raises(ToolchainError, match="parse failed"):
+            self.make().parse(b"not a graph")
+
+    def test_output_step_is_the_smallest_difference_of_the_artifact(self, graph: bytes) -> None:
+        toolchain, _, _, compiled = self.built(graph)
+        step = toolchain.output_step(compiled)
+        latents = toolchain.infer(compiled, some_windows(seed=2)).astype(np.float64)
+        np.testing.assert_allclose(latents / step, np.round(latents / step), atol=1e-3)
+
+    def test_record_names_tools_with_versions(self) -> None:
+        record = self.make().record()
+        assert record.id
+        assert all(re.match(r"\d+\.\d+", version) for version in record.tools.values())
+
+
+class TestEmulator(ToolchainSuite):
+    """int8 on ONNX Runtime."""
+
+    def make(self) -> Toolchain:
+        return EmulatorToolchain()
+
+    def test_it_says_what_it_is(self, graph: bytes) -> None:
+        toolchain, _, quantized, compiled = self.built(graph)
+        assert not toolchain.record().hardware
+        for built in (quantized, compiled):
+            assert built.kind == "emulated-int8"
+            assert not built.suffix.endswith((".har", ".hef"))
+        assert compiled.suffix.endswith(".onnx")
+        marks = {p.key: p.value for p in onnx.load_from_string(compiled.data).metadata_props}
+        assert (marks["kind"], marks["not-hardware"]) == ("emulated-int8", "true")
+
+    @pytest.mark.parametrize("path", ["u8s8", "u8s8-7bit"])
+    def test_bytes_do_not_depend_on_threads(self, graph: bytes, path: str) -> None:
+        made = set()
+        for threads in (1, 2, 4):
+            toolchain = EmulatorToolchain(path, threads)
+            made.add(toolchain.optimize(toolchain.parse(graph), some_windows()).data)
+        assert len(made) == 1
+
+    def test_path_for_cpus_without_vnni_cannot_saturate(self, graph: bytes) -> None:
+        """Two uint8 x int8 products must fit in int16: what vpmaddubsw adds before it saturates."""
+        toolchain = EmulatorToolchain("u8s8-7bit")
+        quantized = toolchain.optimize(toolchain.parse(graph), some_windows())
+        model = onnx.load_from_string(toolchain.compile(quantized).data)
+        weights = [
+            onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.data_type == t.INT8 and t.dims
+        ]
+        convolution_weights = [w for w in weights if w.ndim > 1]
+        assert convolution_weights
+        assert max(2 * 255 * int(np.abs(w.astype(int)).max()) for w in convolution_weights) < 2**15
+        marks = {p.key: p.value for p in model.metadata_props}
+        assert marks["integer_path"] == "u8s8-7bit" == toolchain.record().options["integer_path"]
+
+    def test_eight_bit_weights_would_saturate_there(self, graph: bytes) -> None:
+        toolchain = EmulatorToolchain("u8s8")
+        model = onnx.load_from_string(toolchain.optimize(toolchain.parse(graph), some_windows()).data)
+        largest = max(
+            int(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max())
+            for t in model.graph.initializer
+            if t.data_type == t.INT8 and len(t.dims) > 1
+        )
+        assert 2 * 255 * largest > 2**15
+
+    @pytest.mark.parametrize(
+        ("architecture", "flags", "path"),
+        [
+            ("x86_64", {"avx2"}, "u8s8-7bit"),
+            ("x86_64", {"avx2", "avx512_vnni"}, "u8s8"),
+            ("x86_64", {"avx_vnni"}, "u8s8"),
+            ("aarch64", {"asimd"}, "u8s8"),
+        ],
+    )
+    def test_path_follows_the_cpu(self, architecture: str, flags: set[str], path: str) -> None:
+        assert integer_path_for(architecture, frozenset(flags)) == path
+
+    def test_float_kernels_are_refused(self, graph: bytes) -> None:
+        """A model that is int8 in name only must not become an artifact."""
+        posing = Built(stage="quantized", kind="emulated-int8", suffix=".onnx", data=graph)
+        with pytest.raises(ToolchainError, match="not integer kernels only"):
+            EmulatorToolchain().compile(posing)
+
+    def test_unknown_path_is_refused(self) -> None:
+        with pytest.raises(ToolchainError, match="fp8"):
+            EmulatorToolchain("fp8")
+
+
+@given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-(2.0**60), 2.0**60, width=32)))
+def test_snapping_goes_outward_and_not_far(values: FloatArray) -> None:
+    snapped = snap_outward(values)
+    assert np.all(np.abs(snapped) >= np.abs(values))
+    assert np.all(np.abs(snapped) <= np.abs(values) * (1 + 2.0**-9))
+    assert np.array_equal(snap_outward(snapped), snapped)
+
+
+def test_targets_are_chosen_by_name_or_refused() -> None:
+    assert open_toolchain("emulator").target == "emulator"
+    with pytest.raises(ToolchainError, match="Dataflow Compiler"):
+        open_toolchain("hailo8")
+    with pytest.raises(ToolchainError, match="unknown target 'hailo9'"):
+        open_toolchain("hailo9")
+    assert parse_targets(" emulator, hailo8,emulator ") == ["emulator", "hailo8"]
+    for wrong in ("", ",", "emulator,hailo9"):
+        with pytest.raises(ToolchainError, match="BUILD_TARGETS"):
+            parse_targets(wrong)

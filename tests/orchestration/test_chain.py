@@ -1,0 +1,219 @@
+"""The chain through Dagster itself: real instance, real runs, the gate's known holes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
+from orchestration.resources import Places, ProductIOManager
+from runtime.contract.store import ReleaseStore
+from tests.chain import CALIB_DATA, ROOT, SAMPLE_WEIGHTS
+
+pytestmark = pytest.mark.build
+
+ASSETS = [model_weights, calibration_set, onnx_model, *target_assets("emulator")]
+LINKS = ("quantized_har", "hef", "parity_report", "canary_release")
+
+
+class Home:
+    """One Dagster instance with its workbench and release store."""
+
+    def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.store = ReleaseStore(root / "releases")
+        self.resources = {
+            "places": Places(
+                weights_dir=str(SAMPLE_WEIGHTS),
+                calib_dir=str(CALIB_DATA),
+                build_dir=str(root / "build"),
+                release_store=str(root / "releases"),
+            ),
+            PRODUCTS: ProductIOManager(build_dir=str(root / "build")),
+        }
+
+    def materialize(self, *selection: str) -> dg.ExecuteInProcessResult:
+        """Run the selected assets, or all of them."""
+        keys = [dg.AssetKey(name.split("/")) for name in selection]
+        return dg.materialize(
+            ASSETS,
+            instance=self.instance,
+            resources=self.resources,
+            selection=dg.AssetSelection.assets(*keys) if keys else None,
+            raise_on_error=False,
+        )
+
+    def data_versions(self) -> dict[str, str]:
+        """Every asset's latest data version."""
+        versions = {}
+        for asset in ASSETS:
+            event = self.instance.get_latest_materialization_event(asset.key)
+            assert event is not None
+            assert event.asset_materialization is not None
+            tags = event.asset_materialization.tags or {}
+            versions["/".join(asset.key.path)] = tags["dagster/data_version"]
+        return versions
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Home(tmp_path, instance)
+
+
+@pytest.fixture
+def strict_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that no int8 build meets."""
+    monkeypatch.setattr("assets.parity.load_policy", lambda: {"sqnr_db": 60.0})
+
+
+def failure_of(result: dg.ExecuteInProcessResult, step: str) -> str:
+    """What a failed step says."""
+    (event,) = [e for e in result.get_step_failure_events() if e.step_key == step]
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    assert failure.description
+    return failure.description
+
+
+def test_the_whole_chain_and_what_it_records(home: Home) -> None:
+    result = home.materialize()
+    assert result.success
+    for asset in ASSETS:
+        (event,) = result.asset_materializations_for_node(asset.op.name)
+        metadata = {name: value.value for name, value in event.metadata.items()}
+        assert {"digest", "size", "path", "code_version"} <= set(metadata)
+        assert (event.tags or {})["dagster/data_version"] == metadata["digest"]
+        assert asset.code_versions_by_key[asset.key] == metadata["code_version"]
+        assert Path(str(metadata["path"])).is_dir()
+    entry = home.store.current("emulator", "canary")
+    assert entry is not None
+    assert entry.release == home.data_versions()["emulator/canary_release"]
+    assert home.store.problems() == []
+
+
+def test_graph_reads_as_the_sentence() -> None:
+    """Keys, and that each link depends on the one before it."""
+    from orchestration.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    keys = {"/".join(key.path) for key in graph.get_all_asset_keys()}
+    assert keys == {"model_weights", "calibration_set", "onnx_model", *(f"emulator/{name}" for name in LINKS)}
+    order = ["model_weights", "onnx_model", *(f"emulator/{name}" for name in LINKS)]
+    for earlier, later in zip(order, order[1:], strict=False):
+        parents = graph.get(dg.AssetKey(later.split("/"))).parent_keys
+        assert dg.AssetKey(earlier.split("/")) in parents
+    checks = {key.name for key in graph.asset_check_keys}
+    assert checks == {"parity"}
+
+
+def test_unchanged_input_gives_unchanged_data_versions(home: Home) -> None:
+    assert home.materialize().success
+    first = home.data_versions()
+    assert home.materialize().success
+    assert home.data_versions() == first
+    assert len(home.store.history("emulator", "canary")) == 1
+
+
+@pytest.mark.usefixtures("strict_policy")
+def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> None:
+    """The hole of blocking checks: a later run with the canary alone does not contain the check."""
+    result = home.materialize()
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert not check.passed
+    assert "sqnr_db" in (check.description or "")
+    assert not result.asset_materializations_for_node("emulator__canary_release")
+    alone = home.materialize("emulator/canary_release")
+    assert "sqnr_db is" in failure_of(alone, "emulator__canary_release")
+    assert home.store.identifiers() == []
+    assert home.store.current("emulator", "canary") is None
+
+
+def test_canary_alone_without_anything_says_what_to_materialize(home: Home) -> None:
+    result = home.materialize("emulator/canary_release")
+    assert not result.success
+    assert home.store.identifiers() == []
+    errors = " ".join(str(e.step_failure_data.error) for e in result.get_step_failure_events())
+    assert "was never materialized here" in errors
+
+
+def test_parity_of_an_earlier_artifact_lets_nothing_out(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new artifact, the old report, the canary alone."""
+    assert home.materialize().success
+    first = home.store.identifiers()
+    monkeypatch.setattr("assets.toolchain.emulator.integer_path_for", lambda *cpu: "u8s8-7bit")
+    assert home.materialize("emulator/quantized_har", "emulator/hef").success
+    alone = home.materialize("emulator/canary_release")
+    assert "materialize emulator/parity_report again" in failure_of(alone, "emulator__canary_release")
+    assert home.store.identifiers() == first
+    assert home.materialize("emulator/parity_report", "emulator/canary_release").success
+    assert len(home.store.identifiers()) == 2
+
+
+def test_our_errors_are_failures_with_advice(home: Home, tmp_path: Path) -> None:
+    home.resources["places"] = Places(
+        weights_dir=str(tmp_path / "none"),
+        calib_dir=str(CALIB_DATA),
+        build_dir=str(tmp_path / "build"),
+        release_store=str(tmp_path / "releases"),
+    )
+    result = home.materialize("model_weights")
+    assert "WEIGHTS_DIR" in failure_of(result, "model_weights")
+    (event,) = result.get_step_failure_events()
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    assert failure.metadata["code"].value == "weights"
+
+
+def load_definitions(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Import the code location in a process of its own; prints keys and heavy modules."""
+    script = (
+        "import json, sys\nfrom orchestration.definitions import defs\n"
+        "keys = sorted('/'.join(k.path) for k in defs.resolve_asset_graph().get_all_asset_keys())\n"
+        "heavy = [m for m in ('torch', 'onnx', 'onnxruntime', 'scipy', 'falcon') if m in sys.modules]\n"
+        "print(json.dumps([keys, heavy]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_code_location_loads_nothing_heavy() -> None:
+    keys, heavy = json.loads(load_definitions().stdout)
+    assert "emulator/canary_release" in keys
+    assert heavy == []
+
+
+def test_each_target_is_a_branch_of_its_own() -> None:
+    keys, _ = json.loads(load_definitions(BUILD_TARGETS="emulator,hailo8").stdout)
+    assert {f"{target}/{name}" for target in ("emulator", "hailo8") for name in LINKS} <= set(keys)
+    assert len(keys) == 3 + 2 * len(LINKS)
+
+
+def test_an_unknown_target_is_refused_by_name() -> None:
+    run = load_definitions(BUILD_TARGETS="emulator,hailo9")
+    assert run.returncode != 0
+    assert "unknown hailo9" in run.stderr
+
+
+def test_a_target_without_its_toolchain_says_so(tmp_path: Path) -> None:
+    """No compiler here, so no artifact: never the emulator in its place."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        home = Home(tmp_path, instance)
+        assets = [model_weights, calibration_set, onnx_model, *target_assets("hailo8")]
+        result = dg.materialize(assets, instance=instance, resources=home.resources, raise_on_error=False)
+        assert "Dataflow Compiler" in failure_of(result, "hailo8__quantized_har")
+        assert home.store.identifiers() == []

@@ -1,0 +1,278 @@
+"""From a channel to a ready model: each way in which it fails has its own reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import active_model
+from runtime.active_model import ActiveModel, ModelHolder, find_release, load_active_model
+from runtime.config import RuntimeConfig
+from runtime.contract.document import sha256_bytes
+from runtime.contract.errors import EngineError, PipelineError
+from runtime.contract.motifs import MotifScorer
+from runtime.contract.release import GoldenRecord
+from runtime.contract.store import ReleaseStore
+from runtime.contract.window import ChannelStatistics
+from runtime.engines import open_engine
+from tests.simulators import (
+    ARTIFACT,
+    GOLDEN,
+    REPORT,
+    STATISTICS,
+    TINY_ENCODER,
+    ReleaseSimulator,
+    flip_bit,
+    imu_windows,
+    npz_bytes,
+    reference_latents,
+)
+
+Prepare = Callable[[Path], RuntimeConfig]
+
+
+def config(store: Path, **settings: Any) -> RuntimeConfig:
+    return RuntimeConfig(release_store=store, **settings)
+
+
+def test_a_channels_release_is_served(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "stable")
+    model = load_active_model(config(tmp_path, num_motifs=12))
+    assert (model.release_id, model.target, model.artifact) == (release.id, "emulator", ARTIFACT)
+    assert (model.numbers, model.motif_head, model.motifs) == ("emulated", "checkpoint", 12)
+    window = imu_windows(1, seed=77)
+    latent, scores = model.infer(window[0])
+    expected = reference_latents(TINY_ENCODER.read_bytes(), window, STATISTICS)[0]
+    np.testing.assert_allclose(latent, expected, atol=0.07)
+    np.testing.assert_array_equal(scores, MotifScorer(release.manifest.motif_head).scores(latent))
+    model.close()
+    with pytest.raises(EngineError):
+        model.infer(window[0])
+
+
+def test_the_releases_own_normalization_counts(tmp_path: Path) -> None:
+    """The same artifact with other statistics gives other latents, or is refused by its golden windows."""
+    other = ChannelStatistics(mean=STATISTICS.std, std=STATISTICS.std)
+    ReleaseSimulator(statistics=other).publish(tmp_path, "stable")
+    assert ModelHolder.load(config(tmp_path)).state.code == "golden_mismatch"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "way", ["directory", "artifact", "link to directory", "link to artifact", "relative"]
+)
+def test_a_path_names_a_release(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    path = release.directory
+    if way == "artifact":
+        path = path / ARTIFACT
+    elif way.startswith("link"):
+        link = tmp_path / "current"
+        link.symlink_to(path / ARTIFACT if way == "link to artifact" else path)
+        path = link
+    elif way == "relative":
+        monkeypatch.chdir(tmp_path)
+        path = path.relative_to(tmp_path)
+    assert load_active_model(config(tmp_path / "none", hef_path=path)).release_id == release.id
+
+
+def no_store(root: Path) -> RuntimeConfig:
+    return config(root / "nowhere")
+
+
+def empty_channel(root: Path) -> RuntimeConfig:
+    ReleaseSimulator().publish(root, "canary")
+    return config(root)
+
+
+def missing_path(root: Path) -> RuntimeConfig:
+    return config(root, hef_path=root / "none.hef")
+
+
+def bare_file(root: Path) -> RuntimeConfig:
+    shutil.copy(TINY_ENCODER, root / "bare.onnx")
+    return config(root, hef_path=root / "bare.onnx")
+
+
+def bare_directory(root: Path) -> RuntimeConfig:
+    return config(root, hef_path=root)
+
+
+def another_file_of_a_release(root: Path) -> RuntimeConfig:
+    return config(root, hef_path=ReleaseSimulator().publish(root).directory / REPORT)
+
+
+def two_targets(root: Path) -> RuntimeConfig:
+    ReleaseSimulator().publish(root, "stable")
+    ReleaseSimulator(target="hailo8", kind="hef").publish(root, "stable")
+    return config(root)
+
+
+def path_for_another_target(root: Path) -> RuntimeConfig:
+    return config(root, hef_path=ReleaseSimulator().publish(root).directory, target="hailo8")
+
+
+def other_motif_count(root: Path) -> RuntimeConfig:
+    ReleaseSimulator(motifs=5).publish(root, "stable")
+    return config(root, num_motifs=12)
+
+
+def flipped(name: str) -> Prepare:
+    def prepare(root: Path) -> RuntimeConfig:
+        flip_bit(ReleaseSimulator().publish(root, "stable").directory / name, 20)
+        return config(root)
+
+    return prepare
+
+
+def broken_manifest(root: Path) -> RuntimeConfig:
+    release = ReleaseSimulator().publish(root)
+    data = b'{"schema": 1}'
+    directory = release.directory.with_name(sha256_bytes(data))
+    directory.mkdir()
+    (directory / "manifest.json").write_bytes(data)
+    return config(root, hef_path=directory)
+
+
+def no_hailo_engine(root: Path) -> RuntimeConfig:
+    ReleaseSimulator(target="hailo8", kind="hef").publish(root, "stable")
+    return config(root)
+
+
+def built_otherwise(root: Path) -> RuntimeConfig:
+    ReleaseSimulator(golden_offset=0.5).publish(root, "stable")
+    return config(root)
+
+
+def with_golden(data: bytes, **changes: Any) -> Prepare:
+    def prepare(root: Path) -> RuntimeConfig:
+        ReleaseSimulator(files={GOLDEN: data}, changes=changes).publish(root, "stable")
+        return config(root)
+
+    return prepare
+
+
+ZEROS = np.zeros((4, 64), np.float32)
+NO_WINDOWS = GoldenRecord(file=GOLDEN, windows=0, full_precision_tolerance=1.0, artifact_tolerance=1.0)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (no_store, "no_release"),
+        (empty_channel, "no_release"),
+        (missing_path, "no_release"),
+        (bare_file, "no_manifest"),
+        (bare_directory, "no_manifest"),
+        (another_file_of_a_release, "no_manifest"),
+        (two_targets, "target_ambiguous"),
+        (path_for_another_target, "target_mismatch"),
+        (other_motif_count, "num_motifs"),
+        (flipped(ARTIFACT), "digest_mismatch"),
+        (flipped(GOLDEN), "digest_mismatch"),
+        (flipped(REPORT), "digest_mismatch"),
+        (flipped("manifest.json"), "digest_mismatch"),
+        (broken_manifest, "manifest"),
+        (no_hailo_engine, "engine"),
+        (built_otherwise, "golden_mismatch"),
+        (with_golden(b"not an archive"), "golden_mismatch"),
+        (with_golden(npz_bytes(windows=imu_windows(4))), "golden_mismatch"),
+        (with_golden(npz_bytes(windows=imu_windows(3), artifact=ZEROS)), "golden_mismatch"),
+        (with_golden(npz_bytes(windows=imu_windows(4).astype("f8"), artifact=ZEROS)), "golden_mismatch"),
+        (with_golden(npz_bytes(windows=imu_windows(4), artifact=ZEROS * np.nan)), "golden_mismatch"),
+        (
+            with_golden(npz_bytes(windows=imu_windows(0), artifact=ZEROS[:0]), golden=NO_WINDOWS),
+            "golden_mismatch",
+        ),
+    ],
+)
+def test_each_failure_has_its_reason(
+    tmp_path: Path, prepare: Prepare, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = prepare(tmp_path)
+    with caplog.at_level(logging.ERROR, "runtime.model"):
+        holder = ModelHolder.load(settings)
+    assert isinstance(holder.state, PipelineError)
+    assert holder.state.code == reason
+    assert holder.model is None
+    (record,) = [record for record in caplog.records if record.name == "runtime.model"]
+    assert str(holder.state) in record.getMessage()
+
+
+def test_a_pickle_in_the_golden_windows_never_runs(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    pickled = np.array([Payload()], dtype=object)
+    data = npz_bytes(windows=pickled, artifact=ZEROS)
+    settings = with_golden(data)(tmp_path)
+    assert ModelHolder.load(settings).state.code == "golden_mismatch"  # type: ignore[union-attr]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_with_target_set_the_store_may_hold_others(tmp_path: Path) -> None:
+    settings = dataclasses.replace(two_targets(tmp_path), target="emulator")
+    assert load_active_model(settings).target == "emulator"
+
+
+def test_everything_is_verified_before_anything_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(active_model, "open_engine", opened.append)
+    ModelHolder.load(flipped(REPORT)(tmp_path))
+    assert opened == []
+
+
+def test_an_engine_that_fails_its_golden_windows_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def remember(release: Any) -> Any:
+        opened.append(open_engine(release))
+        return opened[-1]
+
+    monkeypatch.setattr(active_model, "open_engine", remember)
+    ModelHolder.load(built_otherwise(tmp_path))
+    with pytest.raises(EngineError, match="closed"):
+        opened[0].infer(imu_windows(1)[0])
+
+
+def test_a_mistake_of_ours_is_a_reason_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def crash(release: Any) -> Any:
+        raise ZeroDivisionError("a mistake")
+
+    ReleaseSimulator().publish(tmp_path, "stable")
+    monkeypatch.setattr(active_model, "open_engine", crash)
+    holder = ModelHolder.load(config(tmp_path))
+    assert isinstance(holder.state, PipelineError)
+    assert holder.state.code == "internal"
+    assert "a mistake" in caplog.text
+
+
+def test_the_holder_gives_back_what_it_held(tmp_path: Path) -> None:
+    ReleaseSimulator().publish(tmp_path, "stable")
+    holder = ModelHolder.load(config(tmp_path))
+    before = holder.state
+    error = EngineError("gone")
+    assert holder.replace(error) is before
+    assert holder.model is None
+    assert isinstance(before, ActiveModel)
+    before.close()
+
+
+def test_a_released_channel_is_found_without_loading(tmp_path: Path) -> None:
+    release = ReleaseSimulator(target="hailo8", kind="hef").publish(tmp_path, "stable")
+    assert find_release(config(tmp_path)).id == release.id
+    assert ReleaseStore(tmp_path).targets() == ["hailo8"]

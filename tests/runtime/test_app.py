@@ -1,0 +1,314 @@
+"""The HTTP surface through falcon's simulator: every answer's status, shape and headers."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import falcon.testing
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.app import create_app
+from runtime.contract.errors import EngineError, ReleaseNotFoundError
+from runtime.engines.emulator import EmulatorEngine
+from runtime.infer_body import MAX_BODY_BYTES
+from runtime.logs import JsonFormatter, configure_logging
+from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
+from tests.runtime.test_infer_body import GOOD, WRONG, with_value
+from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
+
+NO_RELEASE = ReleaseNotFoundError("no channel names a release", where="/store", hint="publish one")
+
+
+class Service:
+    """The app with a client and what it counts."""
+
+    def __init__(self, holder: ModelHolder) -> None:
+        self.holder = holder
+        self.metrics = RuntimeMetrics()
+        self.metrics.show_model(holder.model)
+        self.client = falcon.testing.TestClient(create_app(holder, self.metrics))
+
+    def post(self, body: bytes, **options: Any) -> falcon.testing.Result:
+        headers = {"Content-Type": "application/json"} | options.pop("headers", {})
+        return self.client.simulate_post("/infer", body=body, headers=headers, **options)
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture(name="service", scope="module")
+def a_service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    release = ReleaseSimulator().publish(tmp_path_factory.mktemp("store"))
+    return Service(ModelHolder(ActiveModel(release, EmulatorEngine(release))))
+
+
+@pytest.fixture(name="without_model")
+def a_service_without_model() -> Service:
+    return Service(ModelHolder(NO_RELEASE))
+
+
+def test_a_window_gives_latent_and_scores(service: Service) -> None:
+    model = service.holder.model
+    assert model is not None
+    window = imu_windows(1, seed=8)[0]
+    result = service.post(infer_body(window))
+    assert result.status_code == 200
+    assert set(result.json) == {"latent", "motif_scores"}
+    latent, scores = model.infer(window)
+    np.testing.assert_array_equal(np.array(result.json["latent"], np.float32), latent)
+    np.testing.assert_array_equal(result.json["motif_scores"], scores)
+    headers = result.headers
+    assert headers["x-release"] == model.release_id
+    assert (headers["x-target"], headers["x-numbers"]) == ("emulator", "emulated")
+    assert headers["x-motif-head"] == "checkpoint"
+    assert headers["content-type"] == "application/json"
+
+
+def test_two_windows_give_two_latents(service: Service) -> None:
+    first, second = (service.post(infer_body(window)).json for window in imu_windows(2, seed=9))
+    assert first["latent"] != second["latent"]
+
+
+@pytest.mark.parametrize(("body", "code", "message"), WRONG)
+def test_a_wrong_body_is_400(service: Service, body: bytes, code: str, message: str) -> None:
+    result = service.post(body)
+    assert result.status_code == 400
+    assert result.json["error"] == code
+    assert message in result.json["message"] + result.json.get("hint", "")
+    assert "100 rows" in result.json["schema"]
+    assert "x-request-id" in result.headers
+
+
+def test_a_value_too_large_to_normalize_is_400(tmp_path: Path, service: Service) -> None:
+    result = service.post(with_value("3.4e38"))
+    assert result.status_code == 400
+    assert result.json["error"] == "window_value"
+    assert "x[3][4]" in result.json["message"]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    body=st.binary(max_size=300) | st.just(GOOD),
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"]),
+    path=st.sampled_from(["/infer", "/healthz", "/metrics", "/", "/infer/", "/infer/infer", "/../etc"]),
+    content_type=st.none() | st.sampled_from(["application/json", "text/plain", "", "application/", ";"]),
+)
+def test_no_request_gives_a_5xx(
+    service: Service, body: bytes, method: str, path: str, content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    result = service.client.simulate_request(method, path, body=body, headers=headers)
+    assert result.status_code in (200, 400, 404, 405, 415)
+    if result.status_code >= 400 and method != "HEAD":
+        assert set(result.json) >= {"error", "message"}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        (None, 200),
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("text/json", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("application/jsonx", 415),
+        ("multipart/form-data; boundary=x", 415),
+    ],
+)
+def test_the_content_type_is_json_or_absent(service: Service, content_type: str | None, status: int) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    result = service.client.simulate_post("/infer", body=GOOD, headers=headers)
+    assert result.status_code == status
+    if status == 415:
+        assert result.json["error"] == "unsupported_media_type"
+
+
+def test_a_body_up_to_the_limit_is_read(service: Service) -> None:
+    padded = GOOD + b" " * (MAX_BODY_BYTES - len(GOOD))
+    assert service.post(padded).status_code == 200
+    result = service.post(padded + b" ")
+    assert result.status_code == 413
+    assert result.json["error"] == "too_large"
+    assert result.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/infer", 405, "method_not_allowed"),
+        ("POST", "/healthz", 405, "method_not_allowed"),
+        ("DELETE", "/metrics", 405, "method_not_allowed"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("POST", "/nothing", 404, "not_found"),
+    ],
+)
+def test_wrong_paths_and_methods_have_the_same_shape(
+    service: Service, method: str, path: str, status: int, code: str
+) -> None:
+    result = service.client.simulate_request(method, path)
+    assert result.status_code == status
+    assert result.json["error"] == code
+    assert path in result.json["message"]
+    if status == 405:
+        assert "allow" in result.headers
+
+
+@pytest.mark.parametrize("given_id", ["abc", "a" * 128, "8e1f-9.x_y~z", "00-4bf9-00f0-01"])
+def test_a_sane_request_id_is_kept(service: Service, given_id: str) -> None:
+    assert service.post(GOOD, headers={"X-Request-Id": given_id}).headers["x-request-id"] == given_id
+
+
+@pytest.mark.parametrize("given_id", ["", "a" * 129, "a b", "a\tb", 'a"b', "a;b", "ä"])
+def test_another_request_id_is_replaced(service: Service, given_id: str) -> None:
+    made = service.post(GOOD, headers={"X-Request-Id": given_id}).headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", made)
+
+
+def test_healthz_says_what_is_served(service: Service) -> None:
+    model = service.holder.model
+    assert model is not None
+    result = service.client.simulate_get("/healthz")
+    assert result.status_code == 200
+    assert result.json == {
+        "ok": True,
+        "model": "tiny.onnx",
+        "release": model.release_id,
+        "target": "emulator",
+        "numbers": "emulated",
+        "motif_head": "checkpoint",
+        "motifs": 12,
+    }
+
+
+def test_without_a_model_everybody_hears_the_reason(without_model: Service) -> None:
+    health = without_model.client.simulate_get("/healthz")
+    assert health.status_code == 503
+    assert health.json == {"ok": False, "reason": "no_release", "message": str(NO_RELEASE)}
+    for body in (GOOD, b"nonsense"):
+        result = without_model.post(body)
+        assert result.status_code == 503
+        assert result.json["error"] == "model_unavailable"
+        assert result.json["reason"] == "no_release"
+        assert result.json["message"] == str(NO_RELEASE)
+    assert without_model.sample("hailo_model_loaded") == 0
+    assert without_model.client.simulate_get("/metrics").status_code == 200
+
+
+def with_answer(tmp_path: Path, answer: Any) -> Service:
+    release = ReleaseSimulator().publish(tmp_path)
+    return Service(ModelHolder(ActiveModel(release, FakeEngine(release.manifest, answer))))
+
+
+def test_an_engine_error_is_503_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> Any:
+        raise EngineError("the device is gone", hint="reset it")
+
+    monkeypatch.setattr(logging.getLogger("runtime"), "propagate", True)
+    service = with_answer(tmp_path, fail)
+    with caplog.at_level(logging.ERROR):
+        result = service.post(GOOD)
+    assert result.status_code == 503
+    assert result.json == {
+        "error": "engine",
+        "message": "the device is gone (reset it)",
+        "hint": "reset it",
+    }
+    assert service.sample("hailo_runtime_engine_errors_total", code="engine") == 1
+    assert "the device is gone" in caplog.text
+
+
+def test_a_mistake_of_ours_is_503_without_its_traceback(tmp_path: Path) -> None:
+    def fail(_: object) -> Any:
+        raise ZeroDivisionError("secret")
+
+    service = with_answer(tmp_path, fail)
+    result = service.post(GOOD)
+    assert result.status_code == 503
+    assert result.json["error"] == "internal"
+    assert "secret" not in result.text
+    assert service.sample("hailo_runtime_requests_total", route="/infer", status="503") == 1
+
+
+def test_a_replaced_model_is_named_at_once(tmp_path: Path) -> None:
+    releases = [ReleaseSimulator(version=f"v{i}").publish(tmp_path) for i in range(2)]
+    models = [ActiveModel(release, EmulatorEngine(release)) for release in releases]
+    service = Service(ModelHolder(models[0]))
+    assert service.post(GOOD).headers["x-release"] == releases[0].id
+    service.holder.replace(models[1])
+    assert service.post(GOOD).headers["x-release"] == releases[1].id
+
+
+def test_metrics_are_prometheus_text(service: Service) -> None:
+    service.post(GOOD)
+    service.post(b"")
+    service.client.simulate_get("/no/such/path")
+    result = service.client.simulate_get("/metrics")
+    assert result.status_code == 200
+    assert result.headers["content-type"] == CONTENT_TYPE
+    families = {family.name: family for family in text_string_to_metric_families(result.text)}
+    assert families["hailo_model_loaded"].samples[0].value == 1
+    (build,) = families["hailo_build_info"].samples
+    assert build.labels["release"] == service.holder.model.release_id  # type: ignore[union-attr]
+    assert build.labels["target"] == "emulator"
+    assert "process_resident_memory_bytes" in families
+    routes = {sample.labels["route"] for sample in families["hailo_runtime_requests"].samples}
+    assert routes <= {"/infer", "/healthz", "/metrics", "other"}
+    edges = {
+        sample.labels["le"]
+        for sample in families["hailo_runtime_request_duration_seconds"].samples
+        if "le" in sample.labels
+    }
+    assert "0.045" in edges
+    theirs = ("hailo_inference_", "hailo_samples_processed")
+    assert not [name for name in families if name.startswith(theirs)]
+
+
+def test_statuses_are_counted_by_route(tmp_path: Path) -> None:
+    service = with_answer(tmp_path, lambda _: np.zeros(64, np.float32))
+    for body in (GOOD, GOOD, b""):
+        service.post(body)
+    assert service.sample("hailo_runtime_requests_total", route="/infer", status="200") == 2
+    assert service.sample("hailo_runtime_requests_total", route="/infer", status="400") == 1
+    assert service.sample("hailo_runtime_engine_duration_seconds_count") == 2
+
+
+def lines_of(service: Service, level: str, *bodies: bytes) -> list[dict[str, Any]]:
+    logger, stream = logging.getLogger("runtime"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    before = logger.handlers, logger.level, logger.propagate
+    configure_logging(level)
+    logger.handlers = [handler]
+    try:
+        for body in bodies:
+            service.post(body, headers={"X-Request-Id": "my-id"})
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_each_request_is_one_line_without_its_body(service: Service) -> None:
+    lines = lines_of(service, "INFO", GOOD, b'{"secret": 1}')
+    assert [line["status"] for line in lines] == [200, 400]
+    assert lines[0]["request_id"] == "my-id"
+    assert (lines[0]["method"], lines[0]["route"]) == ("POST", "/infer")
+    assert lines[0]["release"] == service.holder.model.release_id  # type: ignore[union-attr]
+    assert 0 < lines[0]["latency_ms"] < 10_000
+    assert "secret" not in json.dumps(lines)
+
+
+def test_the_log_level_is_respected(service: Service) -> None:
+    assert lines_of(service, "WARNING", GOOD, b"") == []

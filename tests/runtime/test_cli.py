@@ -1,0 +1,184 @@
+"""``releasectl``: what it prints, and what its exit code says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.cli import main
+from runtime.contract.store import Release
+from tests.simulators import ARTIFACT, GOLDEN, ROOT, ReleaseSimulator, clean_environment, flip_bit
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(name="releases")
+def two_releases(tmp_path: Path) -> list[Release]:
+    first = ReleaseSimulator().publish(tmp_path, "canary", "stable")
+    second = ReleaseSimulator(version="v2.0.0").publish(tmp_path, "canary")
+    return [first, second]
+
+
+def run(capsys: Capture, store: Path, *arguments: str) -> tuple[int, str, str]:
+    code = main([arguments[0], "--store", str(store), *arguments[1:]])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_list_as_json(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    code, out, _ = run(capsys, tmp_path, "list", "--json")
+    assert code == 0
+    rows: dict[str, Any] = {row["release"]: row for row in json.loads(out)}
+    assert set(rows) == {release.id for release in releases}
+    assert rows[releases[0].id] == {
+        "release": releases[0].id,
+        "target": "emulator",
+        "channels": ["stable"],
+        "model": "tiny",
+        "version": "v1.0.0",
+        "artifact": ARTIFACT,
+        "numbers": "emulated",
+        "motif_head": "checkpoint",
+    }
+    assert rows[releases[1].id]["channels"] == ["canary"]
+
+
+def test_list_as_a_table(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    code, out, _ = run(capsys, tmp_path, "list")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("RELEASE")
+    assert len(lines) == 3
+    assert all(any(line.startswith(release.id[:12]) for line in lines) for release in releases)
+
+
+def test_list_shows_what_cannot_be_read(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    flip_bit(releases[0].directory / "manifest.json", 30)
+    code, out, _ = run(capsys, tmp_path, "list")
+    assert code == 1
+    assert "cannot be read" in out
+    code, out, _ = run(capsys, tmp_path, "list", "--json")
+    assert code == 1
+    (broken,) = [row for row in json.loads(out) if "problem" in row]
+    assert broken["release"] == releases[0].id
+
+
+def test_an_empty_store_is_an_empty_list(tmp_path: Path, capsys: Capture) -> None:
+    assert run(capsys, tmp_path, "list", "--json")[:2] == (0, "[]\n")
+
+
+def test_show_takes_a_prefix(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    release = releases[0]
+    code, out, _ = run(capsys, tmp_path, "show", release.id[:6])
+    assert code == 0
+    for text in (
+        release.id,
+        "tiny v1.0.0",
+        "emulator",
+        release.manifest.primary.sha256,
+        "onnxruntime 1.32.0",
+        release.manifest.upstream["onnx_model"],
+        "mean_cosine",
+        "at least 0.95",
+        "checkpoint, 12 motifs",
+        "test: simulated",
+    ):
+        assert text in out
+
+
+def test_show_as_json_is_the_manifest(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    code, out, _ = run(capsys, tmp_path, "show", releases[0].id, "--json")
+    assert code == 0
+    shown = json.loads(out)
+    assert shown["release"] == releases[0].id
+    assert shown["channels"][0]["channel"] == "stable"
+    manifest = json.loads((releases[0].directory / "manifest.json").read_bytes())
+    assert {key: shown[key] for key in manifest} == manifest
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [("abc", "at least 6"), ("f" * 12, "names no release"), ("../../etc", "no release")],
+)
+def test_show_of_nothing_is_2(
+    tmp_path: Path, releases: list[Release], capsys: Capture, prefix: str, message: str
+) -> None:
+    code, out, err = run(capsys, tmp_path, "show", prefix)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("releasectl: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_verify_of_a_good_store_is_0(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    assert run(capsys, tmp_path, "verify")[:2] == (0, "2 releases checked, 0 problems\n")
+    code, out, _ = run(capsys, tmp_path, "verify", "--json")
+    assert code == 0
+    expected = {"ok": True, "checked": sorted(release.id for release in releases), "problems": []}
+    assert json.loads(out) == expected
+
+
+def test_verify_names_each_wrong_file(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    flip_bit(releases[0].directory / ARTIFACT, 100)
+    (releases[1].directory / GOLDEN).unlink()
+    code, out, _ = run(capsys, tmp_path, "verify")
+    assert code == 1
+    assert str(releases[0].directory / ARTIFACT) in out
+    assert str(releases[1].directory / GOLDEN) in out
+    assert "2 problems" in out
+    code, out, _ = run(capsys, tmp_path, "verify", releases[0].id[:10], "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert report["ok"] is False
+    assert report["checked"] == [releases[0].id]
+    assert ARTIFACT in report["problems"][0]
+
+
+def test_no_store_is_2(tmp_path: Path, capsys: Capture) -> None:
+    code, _, err = run(capsys, tmp_path / "none", "list")
+    assert code == 2
+    assert "no such store" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["show"], ["list", "--nope"]])
+def test_a_wrong_command_line_is_2(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "releasectl" in capsys.readouterr().err
+
+
+def test_the_store_comes_from_the_environment(
+    tmp_path: Path, releases: list[Release], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELEASE_STORE", str(tmp_path))
+    assert main(["verify"]) == 0
+    assert "2 releases" in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, releases: list[Release]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "runtime.cli",
+        "show",
+        releases[0].id,
+        "--json",
+        "--store",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.wait(30)
+    process.stderr.close()
