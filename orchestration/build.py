@@ -9,6 +9,8 @@ import time
 import warnings
 from pathlib import Path
 
+READY = "instance.ready"
+"""Touched in DAGSTER_HOME once its databases are there."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -23,7 +25,8 @@ def dagster_home() -> Path:
 
 def main() -> int:
     """Build; 0 where every asset was made and every blocking check passed."""
-    os.environ["DAGSTER_HOME"] = str(dagster_home())
+    home = dagster_home()
+    os.environ["DAGSTER_HOME"] = str(home)
     # Dagster announces its own renamings on every start; nobody here can act on them.
     warnings.filterwarnings("ignore", module="dagster")
     import dagster as dg
@@ -32,6 +35,11 @@ def main() -> int:
 
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
+        # Two processes that make the SQLite databases at once leave them with two migration heads:
+        # whoever else wants this instance waits for the mark.
+        for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+            assert storage is not None
+        (home / READY).touch()
         result = defs.resolve_job_def(build_canary.name).execute_in_process(
             instance=instance, raise_on_error=False, run_config={"loggers": {"progress": {}}}
         )

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from assets.toolchain import parse_targets
-from orchestration.build import ROOT, dagster_home
+from orchestration.build import READY, ROOT, dagster_home
 from orchestration.processes import Child, Children, Stopped
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
@@ -110,17 +110,25 @@ class Platform:
             environment={"DAGSTER_HOME": str(self.home), "PYTHONWARNINGS": "ignore"},
         )
 
-    def build(self) -> Release:
-        """Materialize the chain; the release that ``canary`` then names.
-
-        Raises:
-            LocalError: An asset failed or a check blocked.
-        """
+    def start_build(self) -> Child:
+        """Start materializing the chain; returns once Dagster's instance is there for others."""
+        mark = self.home / READY
+        mark.unlink(missing_ok=True)
         child = self.children.start(
             "build",
             [sys.executable, "-m", "orchestration.build"],
             environment={"DAGSTER_HOME": str(self.home)},
         )
+        if not child.wait_for(mark.exists, START_SECONDS):
+            raise LocalError("Dagster's instance was not made", hint="the lines above say why")
+        return child
+
+    def built(self, child: Child) -> Release:
+        """The release that ``canary`` names when the build is done.
+
+        Raises:
+            LocalError: An asset failed or a check blocked.
+        """
         if child.wait() != 0:
             raise LocalError("the chain was not built", hint="the line above says why; then repeat")
         return self.store.resolve(self.target, "canary")
@@ -208,10 +216,10 @@ def check_answer(platform: Platform, release: Release) -> None:
 def bring_up(children: Children, port: int, ui_port: int) -> tuple[Platform, Release, list[Child]]:
     """Build and start everything; returns when both servers answer."""
     platform = Platform(children, port, ui_port)
-    say("Dagster UI starts (its log: " + str(platform.home / "ui.log") + ")")
+    say(f"building for {platform.target} (Dagster's home: {platform.home}):")
+    build = platform.start_build()
     ui = platform.start_ui()
-    say(f"building for {platform.target}:")
-    release = platform.build()
+    release = platform.built(build)
     say(summary(release))
     server = platform.start_runtime()
     platform.wait_until_answers(server, f"{platform.url}/healthz")
@@ -233,7 +241,7 @@ def run() -> None:
     with Children() as children:
         platform, release, servers = bring_up(children, port, ui_port)
         check_answer(platform, release)
-        body = ROOT / "artifacts" / "window.json"
+        body = platform.store.root.parent / "window.json"
         body.write_bytes(golden_question(release)[0])
         say()
         say(f"runtime     {platform.url}   (healthz, metrics, infer; log: {platform.home / 'runtime.log'})")

@@ -20,7 +20,7 @@ from falcon.asgi import Request, Response
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.contract.errors import EngineError, PipelineError, WindowError
-from runtime.infer_body import MAX_BODY_BYTES, SCHEMA, BodyError, parse_infer_body
+from runtime.infer_body import MAX_BODY_BYTES, SCHEMA, BodyError, InvalidJsonError, parse_infer_body
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 
 App = falcon.asgi.App[Any, Any]
@@ -171,6 +171,9 @@ async def _read_body(req: Request) -> bytes:
     length = req.content_length
     if length is None or length <= MAX_BODY_BYTES:
         body: bytes = await req.stream.read(MAX_BODY_BYTES + 1)
+        if length is not None and len(body) < length:
+            # The server stopped waiting; what came may be JSON all the same.
+            raise InvalidJsonError(f"the body ended after {len(body)} of {length} bytes")
         if len(body) <= MAX_BODY_BYTES:
             return body
     # Who still sends does not read: without this the answer would be lost in a reset.

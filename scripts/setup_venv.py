@@ -51,8 +51,8 @@ class SetupError(Exception):
 def refusal(version: "tuple[int, ...]", platform: str, libc: str) -> "str | None":
     """Say in one line why this machine cannot run the project, or return None."""
     if not OLDEST <= version[:2] < TOO_NEW:
-        have = ".".join(map(str, version[:3]))
-        return "Python %s is not supported: 3.11, 3.12 or 3.13 is needed; try `make PYTHON=python3.11`" % have
+        need = "3.11, 3.12 or 3.13 is needed; try `make setup PYTHON=python3.11`"
+        return "Python %s is not supported: %s" % (".".join(map(str, version[:3])), need)
     if not platform.startswith("linux"):
         return "%s is not supported: use Linux (a virtual machine or a container will do)" % platform
     if not libc.startswith("glibc"):
@@ -154,9 +154,8 @@ def explain(lines: "list[str]", otherwise: str) -> str:
     """Name the likely cause of what pip or venv wrote, in plain words."""
     text = "\n".join(lines)
     cause = next((meaning for sign, meaning in CAUSES if re.search(sign, text)), otherwise)
-    if cause == NO_WHEEL:
-        cause += " (%s)" % re.findall("No matching distribution found for ([^ \n]*)", text)[-1]
-    return cause
+    missing = re.findall("No matching distribution found for ([^ \n]*)", text)
+    return "%s (%s)" % (cause, missing[-1]) if cause == NO_WHEEL and missing else cause
 
 
 def pip(venv: str, *arguments: str) -> str:

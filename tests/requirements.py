@@ -36,6 +36,7 @@ class Program:
 
 
 PROGRAMS: Mapping[str, Program] = {
+    "curl": Program(("curl",), "curl"),
     "chromium": Program(("chromium", "chromium-browser", "google-chrome"), "chromium"),
     "postgres": Program(("postgres",), "postgresql", "usr/lib/postgresql/*/bin/postgres"),
     "prometheus": Program(("prometheus",), "prometheus"),

@@ -97,7 +97,7 @@ def test_unknown_program_is_an_error(inner: pytest.Pytester) -> None:
     result = inner.runpytest_inprocess()
 
     result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*needs('promtol'): choose from chromium, postgres, prometheus, promtool"])
+    result.stdout.fnmatch_lines(["*needs('promtol'): choose from chromium, *"])
 
 
 @pytest.mark.parametrize("name", sorted(requirements.PROGRAMS))

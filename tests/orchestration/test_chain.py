@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -107,7 +108,7 @@ def test_graph_reads_as_the_sentence() -> None:
     keys = {"/".join(key.path) for key in graph.get_all_asset_keys()}
     assert keys == {"model_weights", "calibration_set", "onnx_model", *(f"emulator/{name}" for name in LINKS)}
     order = ["model_weights", "onnx_model", *(f"emulator/{name}" for name in LINKS)]
-    for earlier, later in zip(order, order[1:], strict=False):
+    for earlier, later in itertools.pairwise(order):
         parents = graph.get(dg.AssetKey(later.split("/"))).parent_keys
         assert dg.AssetKey(earlier.split("/")) in parents
     checks = {key.name for key in graph.asset_check_keys}

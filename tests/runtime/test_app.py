@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -140,6 +141,24 @@ def test_a_body_up_to_the_limit_is_read(service: Service) -> None:
     assert result.status_code == 413
     assert result.json["error"] == "too_large"
     assert result.headers["connection"] == "close"
+
+
+def test_a_body_shorter_than_stated_is_400(service: Service) -> None:
+    """As a server hands it over that stopped waiting: falcon's simulator cannot say so."""
+    events = iter([{"type": "http.request", "body": GOOD, "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(events)
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    headers = {"content-length": str(len(GOOD) + 1)}
+    scope = falcon.testing.create_scope(path="/infer", method="POST", headers=headers)
+    asyncio.run(service.client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert f"{len(GOOD)} of {len(GOOD) + 1} bytes" in json.loads(sent[1]["body"])["message"]
 
 
 @pytest.mark.parametrize(

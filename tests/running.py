@@ -1,0 +1,94 @@
+"""``make run`` for tests: started on free ports, read until it serves, ended with Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from runtime.contract.store import Release, ReleaseStore
+from tests.chain import ROOT
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@dataclass
+class Running:
+    """A platform that says that it serves."""
+
+    process: subprocess.Popen[str]
+    printed: str
+    url: str
+    ui_url: str
+    store: ReleaseStore
+
+    def canary(self) -> Release:
+        return self.store.resolve("emulator", "canary")
+
+    def family(self) -> list[psutil.Process]:
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return children
+
+
+def start(root: Path, *, ignore_sigint: bool = False) -> Running:
+    """Start ``run`` in the folder and read what it prints until it serves."""
+    port, ui_port = free_ports(2)
+    environment = {
+        **os.environ,
+        "PORT": str(port),
+        "UI_PORT": str(ui_port),
+        "BUILD_DIR": str(root / "build"),
+        "RELEASE_STORE": str(root / "releases"),
+        "DAGSTER_HOME": str(root / "dagster_home"),
+    }
+    environment.pop("WEIGHTS_DIR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestration.local", "run"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # What a shell does to a command that it starts with `&`.
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignore_sigint else None,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "serving until Ctrl-C" in line:
+            break
+    printed = "".join(lines)
+    assert "serving until Ctrl-C" in printed, printed
+    store = ReleaseStore(root / "releases")
+    return Running(process, printed, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ui_port}", store)
+
+
+def end(running: Running) -> None:
+    """Ctrl-C, and not one process may be left."""
+    family = running.family()
+    assert len(family) >= 4, [p.name() for p in family]
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(60) == 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    for url in (running.url, running.ui_url):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
