@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from assets.calibration import WindowSets, parse_sets
+from assets.calibration import parse_sets
 from assets.parity import REPORT_NAME, ParityEvidence
-from assets.product import Product, Workbench, check_lineage
+from assets.product import Product, Workbench, ancestry, check_lineage
 from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
 from assets.weights import parse_model
@@ -33,38 +33,38 @@ FULL_PRECISION_TOLERANCE: Final = 1e-4
 
 
 def assemble(
-    bench: Workbench, toolchain: Toolchain, products: Mapping[str, Product]
+    bench: Workbench, toolchain: Toolchain, *, hef: Product, parity_report: Product
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Put a release together.
 
     Args:
         bench: Where the products lie.
         toolchain: The one that made the artifact; runs the golden windows.
-        products: ``model_weights``, ``onnx_model``, ``calibration_set``, ``quantized_har``,
-            ``hef`` and ``parity_report`` by these names.
+        hef: The artifact to release.
+        parity_report: What judged it.
 
     Returns:
         The manifest and its artifacts by file name. Equal inputs give equal bytes.
 
     Raises:
-        ProductMixedError: The products were not made from one another.
+        ProductMixedError: The report is about an artifact with another lineage.
     """
-    check_lineage(*products.values())
-    weights, hef = products["model_weights"], products["hef"]
-    trained = parse_model({name: bench.read(weights, name) for name in weights.files})
-    evidence = from_json(ParityEvidence, bench.read(products["parity_report"]), REPORT_NAME)
-    golden, record = _golden(bench, toolchain, products, trained.statistics)
-    artifact_name = _artifact_name(hef, weights)
+    check_lineage(hef, parity_report)
+    trained = parse_model(bench.read_all(bench.ancestor(hef, "model_weights")))
+    evidence = from_json(ParityEvidence, bench.read(parity_report), REPORT_NAME)
+    golden, record = _golden(bench, toolchain, hef, trained.statistics)
+    identity = ModelIdentity(name=hef.facts["model"], version=hef.facts["version"])
+    artifact_name = f"{identity.name}-{identity.version}{hef.facts['suffix']}"
     files = {
         artifact_name: bench.read(hef),
         GOLDEN_NAME: golden,
-        REPORT_NAME: bench.read(products["parity_report"]),
+        REPORT_NAME: bench.read(parity_report),
     }
     kinds = {artifact_name: hef.facts["kind"], GOLDEN_NAME: "golden-windows", REPORT_NAME: "parity-report"}
     manifest = Manifest(
         schema=SCHEMA,
         target=toolchain.target,
-        model=ModelIdentity(name=weights.facts["model"], version=weights.facts["version"]),
+        model=identity,
         artifact=artifact_name,
         artifacts=tuple(
             Artifact(name=name, kind=kinds[name], sha256=sha256_bytes(data), size=len(data))
@@ -73,7 +73,7 @@ def assemble(
         input=InputSpec.for_encoder(trained.statistics),
         output=OutputSpec.for_encoder(evidence.result.provenance),
         motif_head=evidence.motif_head,
-        upstream={name: product.digest for name, product in products.items()},
+        upstream={**hef.made_from, hef.asset: hef.digest, parity_report.asset: parity_report.digest},
         toolchain=toolchain.record(),
         parity=evidence.result,
         golden=record,
@@ -81,24 +81,20 @@ def assemble(
     return manifest, files
 
 
-def _artifact_name(hef: Product, weights: Product) -> str:
-    return f"{weights.facts['model']}-{weights.facts['version']}{hef.facts['suffix']}"
-
-
 def _golden(
-    bench: Workbench, toolchain: Toolchain, products: Mapping[str, Product], statistics: ChannelStatistics
+    bench: Workbench, toolchain: Toolchain, hef: Product, statistics: ChannelStatistics
 ) -> tuple[bytes, GoldenRecord]:
     """Golden windows with what full_precision and the artifact say to them."""
-    calibration = products["calibration_set"]
-    sets: WindowSets = parse_sets({name: bench.read(calibration, name) for name in calibration.files})
+    sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
+    full_precision = toolchain.parse(bench.read(bench.ancestor(hef, "onnx_model")))
     windows = normalize(sets.golden.windows, statistics)
-    artifact = take_built(bench, products["hef"])
+    artifact = take_built(bench, hef)
     buffer = io.BytesIO()
     np.savez(
         buffer,
         windows=sets.golden.windows,
         labels=np.asarray(sets.golden.labels),
-        full_precision=toolchain.infer(toolchain.parse(bench.read(products["onnx_model"])), windows),
+        full_precision=toolchain.infer(full_precision, windows),
         artifact=toolchain.infer(artifact, windows),
     )
     record = GoldenRecord(
@@ -114,8 +110,9 @@ def publish_canary(
     bench: Workbench,
     toolchain: Toolchain,
     store: ReleaseStore,
-    products: Mapping[str, Product],
     *,
+    hef: Product,
+    parity_report: Product,
     actor: str,
     reason: str,
 ) -> Release:
@@ -124,7 +121,7 @@ def publish_canary(
     Raises:
         PublicationRefusedError: Parity is missing, failed or about another artifact.
     """
-    manifest, files = assemble(bench, toolchain, products)
+    manifest, files = assemble(bench, toolchain, hef=hef, parity_report=parity_report)
     release = store.publish(manifest, files)
     store.point("canary", release, actor=actor, reason=reason)
     return release
@@ -138,5 +135,5 @@ def release_product(release: Release, made_from: Sequence[Product]) -> Product:
         digest=release.id,
         files={artifact.name: artifact.sha256 for artifact in artifacts},
         size=sum(artifact.size for artifact in artifacts),
-        made_from={product.asset: product.digest for product in made_from},
+        made_from=ancestry(made_from),
     )

@@ -17,6 +17,4 @@ def make_hef(bench: Workbench, toolchain: Toolchain, *, quantized_har: Product) 
         ToolchainError: The toolchain failed.
     """
     compiled = toolchain.compile(take_built(bench, quantized_har))
-    name = next(iter(quantized_har.files)).split(".", 1)[0]
-    asset = f"{toolchain.target}/hef"
-    return keep_built(bench, asset, compiled, [quantized_har], name)
+    return keep_built(bench, f"{toolchain.target}/hef", compiled, [quantized_har])

@@ -220,9 +220,10 @@ def make_onnx_model(
     Raises:
         OnnxModelError: The graph does not agree with its source.
     """
-    trained = parse_model({name: bench.read(model_weights, name) for name in model_weights.files})
+    trained = parse_model(bench.read_all(model_weights))
     data = canonical_graph(trained.encoder)
     windows = normalize(golden, trained.statistics)
     agreement = check_agreement(source_latents(trained, windows), run_graph(data, windows))
-    name = f"{model_weights.facts['model']}.onnx"
-    return bench.put("onnx_model", {name: data}, made_from=[model_weights]), agreement
+    identity = {key: model_weights.facts[key] for key in ("model", "version")}
+    files = {f"{identity['model']}.onnx": data}
+    return bench.put("onnx_model", files, made_from=[model_weights], facts=identity), agreement

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from assets.calibration import WindowSets, parse_sets
 from assets.motif_head import fit_head
-from assets.product import Product, Workbench, check_lineage
+from assets.product import Product, Workbench
 from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
 from assets.weights import parse_model
@@ -107,26 +107,19 @@ def judge(
 
 
 def make_parity_report(
-    bench: Workbench,
-    toolchain: Toolchain,
-    *,
-    model_weights: Product,
-    onnx_model: Product,
-    calibration_set: Product,
-    hef: Product,
-    thresholds: dict[str, float] | None = None,
+    bench: Workbench, toolchain: Toolchain, *, hef: Product, thresholds: dict[str, float] | None = None
 ) -> tuple[Product, ParityEvidence]:
     """Judge the artifact against full_precision on the evaluation windows.
 
     A failed parity is a report too: the check on it blocks, and publishing refuses it.
 
     Raises:
-        ProductMixedError: The products were not made from one another.
+        ProductMissingError: Something that the artifact was made from is gone.
         ToolchainError: A context could not be run.
     """
-    check_lineage(model_weights, onnx_model, calibration_set, hef)
-    trained = parse_model({name: bench.read(model_weights, name) for name in model_weights.files})
-    sets = parse_sets({name: bench.read(calibration_set, name) for name in calibration_set.files})
+    trained = parse_model(bench.read_all(bench.ancestor(hef, "model_weights")))
+    sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
+    onnx_model = bench.ancestor(hef, "onnx_model")
     full_precision = toolchain.parse(bench.read(onnx_model))
     head = trained.head or fit_head(
         toolchain.infer(full_precision, normalize(sets.calibration.windows, trained.statistics))
@@ -149,9 +142,8 @@ def make_parity_report(
         evaluation_sha256=sets.evaluation.sha256,
         by_label=_by_label(reference, found, sets, MotifScorer(head)),
     )
-    made_from = (model_weights, onnx_model, calibration_set, hef)
     asset = f"{toolchain.target}/parity_report"
-    return bench.put(asset, {REPORT_NAME: to_json(evidence)}, made_from=made_from), evidence
+    return bench.put(asset, {REPORT_NAME: to_json(evidence)}, made_from=[hef]), evidence
 
 
 def _by_label(

@@ -3,7 +3,11 @@
 Layout, under one root::
 
     <asset>/<digest>/...files      never changed once there
+    <asset>/<digest>.json          the ``Product`` that first had this content
     <asset>/latest.json            a ``Product``: what was made last, from what
+
+A link names only its neighbours; what came before them it finds by digest, as ancestors of what it
+was given. So one artifact can never be judged or released with another one's sources.
 """
 
 from __future__ import annotations
@@ -84,13 +88,15 @@ class Workbench:
             digest=_digest(digests),
             files=digests,
             size=sum(len(data) for data in files.values()),
-            made_from=_ancestors(made_from),
+            made_from=ancestry(made_from),
             facts=dict(facts or {}),
         )
         directory = self.directory(product)
         try:
             if not directory.exists():
                 self._write(directory, files)
+            if not (described := directory.with_name(f"{product.digest}.json")).exists():
+                _write_document(described, product)
         except OSError as error:
             raise StoreError(
                 f"{error.strerror}", where=str(directory), hint="check the folder's rights and free space"
@@ -138,12 +144,7 @@ class Workbench:
 
     def remember(self, product: Product) -> None:
         """Make this the asset's latest product, by rename."""
-        path = self.root / product.asset / LATEST
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=".latest-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(to_json(product))
-        Path(temporary).rename(path)
+        _write_document(self.root / product.asset / LATEST, product)
 
     def latest(self, asset: str) -> Product:
         """What an asset made last.
@@ -151,14 +152,42 @@ class Workbench:
         Raises:
             ProductMissingError: It made nothing yet.
         """
-        path = self.root / asset / LATEST
+        return self._described(asset, LATEST, "was never materialized here")
+
+    def ancestor(self, product: Product, asset: str) -> Product:
+        """The product of an earlier link that this one was made from.
+
+        Raises:
+            ProductMissingError: It was not made from that asset, or its files are gone.
+        """
+        digest = product.made_from.get(asset)
+        if digest is None:
+            raise ProductMissingError(
+                f"does not say from which {asset} it was made",
+                where=product.asset,
+                hint=f"materialize {product.asset} again",
+            )
+        return self._described(asset, f"{digest}.json", f"no longer holds {digest[:12]}")
+
+    def read_all(self, product: Product) -> dict[str, bytes]:
+        """Bytes of all of a product's files, verified."""
+        return {name: self.read(product, name) for name in product.files}
+
+    def _described(self, asset: str, name: str, missing: str) -> Product:
+        path = self.root / asset / name
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise ProductMissingError(
-                "was never materialized here", where=asset, hint=f"materialize {asset} first"
-            ) from error
+            raise ProductMissingError(missing, where=asset, hint=f"materialize {asset} first") from error
         return from_json(Product, data, str(path))
+
+
+def _write_document(path: Path, product: Product) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".document-", dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(to_json(product))
+    Path(temporary).rename(path)
 
 
 def _digest(digests: Mapping[str, str]) -> str:
@@ -167,7 +196,8 @@ def _digest(digests: Mapping[str, str]) -> str:
     return sha256_bytes(to_json(dict(digests)))
 
 
-def _ancestors(products: Iterable[Product]) -> dict[str, str]:
+def ancestry(products: Iterable[Product]) -> dict[str, str]:
+    """Asset key to digest of some products and of everything that they were made from."""
     given = list(products)
     check_lineage(*given)
     digests = {asset: digest for product in given for asset, digest in product.made_from.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Final
 
 from assets.calibration import parse_sets
 from assets.product import Product, Workbench
@@ -10,39 +11,36 @@ from assets.toolchain import Built, Toolchain
 from assets.weights import parse_model
 from runtime.contract.window import normalize
 
+IDENTITY: Final = ("model", "version")
 
-def keep_built(
-    bench: Workbench, asset: str, built: Built, made_from: Iterable[Product], name: str
-) -> Product:
-    """Keep what a stage made; its facts let a later link take it up again."""
-    facts = {"stage": built.stage, "kind": built.kind, "suffix": built.suffix, **built.options}
-    return bench.put(asset, {f"{name}{built.suffix}": built.data}, made_from=made_from, facts=facts)
+
+def keep_built(bench: Workbench, asset: str, built: Built, made_from: Sequence[Product]) -> Product:
+    """Keep what a stage made; its facts name the model and let a later link take it up again."""
+    identity = {key: made_from[0].facts[key] for key in IDENTITY}
+    facts = {**identity, "stage": built.stage, "kind": built.kind, "suffix": built.suffix, **built.options}
+    name = f"{identity['model']}{built.suffix}"
+    return bench.put(asset, {name: built.data}, made_from=made_from, facts=facts)
 
 
 def take_built(bench: Workbench, product: Product) -> Built:
     """Take up what an earlier stage made, verified."""
-    facts = dict(product.facts)
-    stage, kind, suffix = (facts.pop(key) for key in ("stage", "kind", "suffix"))
-    return Built(stage=stage, kind=kind, suffix=suffix, data=bench.read(product), options=facts)
+    known = (*IDENTITY, "stage", "kind", "suffix")
+    stage, kind, suffix = (product.facts[key] for key in known[2:])
+    options = {key: value for key, value in product.facts.items() if key not in known}
+    return Built(stage=stage, kind=kind, suffix=suffix, data=bench.read(product), options=options)
 
 
 def make_quantized_har(
-    bench: Workbench,
-    toolchain: Toolchain,
-    *,
-    model_weights: Product,
-    onnx_model: Product,
-    calibration_set: Product,
+    bench: Workbench, toolchain: Toolchain, *, onnx_model: Product, calibration_set: Product
 ) -> Product:
     """Quantize the canonical graph on the normalized calibration windows.
 
     Raises:
         ToolchainError: The toolchain refused the graph or failed.
     """
-    trained = parse_model({name: bench.read(model_weights, name) for name in model_weights.files})
-    sets = parse_sets({name: bench.read(calibration_set, name) for name in calibration_set.files})
+    trained = parse_model(bench.read_all(bench.ancestor(onnx_model, "model_weights")))
+    sets = parse_sets(bench.read_all(calibration_set))
     windows = normalize(sets.calibration.windows, trained.statistics)
     quantized = toolchain.optimize(toolchain.parse(bench.read(onnx_model)), windows)
-    made_from = (model_weights, onnx_model, calibration_set)
     asset = f"{toolchain.target}/quantized_har"
-    return keep_built(bench, asset, quantized, made_from, model_weights.facts["model"])
+    return keep_built(bench, asset, quantized, [onnx_model, calibration_set])

@@ -65,12 +65,12 @@ def _result(
 ) -> Result:
     """What every materialization records; the data version is the content's digest."""
     metadata: dict[str, Any] = {
+        **(extra or {}),
         "digest": product.digest,
         "size": dg.MetadataValue.int(product.size),
-        "path": dg.MetadataValue.path(str(bench.directory(product))),
         "code_version": CODE_VERSION,
-        **(extra or {}),
     }
+    metadata.setdefault("path", dg.MetadataValue.path(str(bench.directory(product))))
     return dg.MaterializeResult(
         value=product, metadata=metadata, data_version=dg.DataVersion(product.digest), **rest
     )
@@ -186,20 +186,12 @@ def _link(
 def _quantized_har(target: str) -> dg.AssetsDefinition:
     @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.")
     @_explained
-    def quantized_har(
-        places: Places, model_weights: Product, onnx_model: Product, calibration_set: Product
-    ) -> Result:
+    def quantized_har(places: Places, onnx_model: Product, calibration_set: Product) -> Result:
         from assets.quantized_har import make_quantized_har
         from assets.toolchain import open_toolchain
 
         bench, toolchain = places.bench(), open_toolchain(target)
-        product = make_quantized_har(
-            bench,
-            toolchain,
-            model_weights=model_weights,
-            onnx_model=onnx_model,
-            calibration_set=calibration_set,
-        )
+        product = make_quantized_har(bench, toolchain, onnx_model=onnx_model, calibration_set=calibration_set)
         record = toolchain.record()
         extra = {"kind": product.facts["kind"], "toolchain": record.id, **record.options}
         return _result(bench, product, {**extra, "tools": dg.MetadataValue.json(record.tools)})
@@ -238,21 +230,12 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         check_specs=[check_spec],
     )
     @_explained
-    def parity_report(
-        places: Places, model_weights: Product, onnx_model: Product, calibration_set: Product, hef: Product
-    ) -> Result:
+    def parity_report(places: Places, hef: Product) -> Result:
         from assets.parity import make_parity_report
         from assets.toolchain import open_toolchain
 
         bench = places.bench()
-        product, evidence = make_parity_report(
-            bench,
-            open_toolchain(target),
-            model_weights=model_weights,
-            onnx_model=onnx_model,
-            calibration_set=calibration_set,
-            hef=hef,
-        )
+        product, evidence = make_parity_report(bench, open_toolchain(target), hef=hef)
         metadata, check = _parity_shown(evidence)
         return _result(bench, product, metadata, check_results=[check])
 
@@ -287,27 +270,27 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
         "canary_release",
         "json",
         "An immutable release, published through the gate; the target's canary channel points to it.",
-        own=["quantized_har", "hef", "parity_report"],
+        own=["hef", "parity_report"],
     )
     @_explained
     def canary_release(
         context: dg.AssetExecutionContext,
         places: Places,
-        model_weights: Product,
-        onnx_model: Product,
-        calibration_set: Product,
-        quantized_har: Product,
         hef: Product,
         parity_report: Product,
     ) -> Result:
         from assets.canary import publish_canary, release_product
         from assets.toolchain import open_toolchain
 
-        links = (model_weights, onnx_model, calibration_set, quantized_har, hef, parity_report)
-        products = {product.asset.split("/")[-1]: product for product in links}
-        bench, reason = places.bench(), f"Dagster run {context.run.run_id}"
+        bench = places.bench()
         release = publish_canary(
-            bench, open_toolchain(target), places.store(), products, actor="build", reason=reason
+            bench,
+            open_toolchain(target),
+            places.store(),
+            hef=hef,
+            parity_report=parity_report,
+            actor="build",
+            reason=f"Dagster run {context.run.run_id}",
         )
         manifest = release.manifest
         metadata = {
@@ -318,6 +301,6 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
             "numbers": manifest.output.provenance,
             "motif head": manifest.motif_head.provenance,
         }
-        return _result(bench, release_product(release, links), metadata)
+        return _result(bench, release_product(release, [hef, parity_report]), metadata)
 
     return canary_release

@@ -46,13 +46,17 @@ def build_chain(
     model_weights, trained = make_model_weights(bench, weights)
     calibration_set, sets = make_calibration_set(bench, CALIB_DATA)
     onnx_model, agreement = make_onnx_model(bench, model_weights=model_weights, golden=sets.golden.windows)
-    inputs = {
+    quantized_har = make_quantized_har(
+        bench, toolchain, onnx_model=onnx_model, calibration_set=calibration_set
+    )
+    hef = make_hef(bench, toolchain, quantized_har=quantized_har)
+    report, evidence = make_parity_report(bench, toolchain, hef=hef, thresholds=thresholds)
+    products = {
         "model_weights": model_weights,
         "onnx_model": onnx_model,
         "calibration_set": calibration_set,
+        "quantized_har": quantized_har,
+        "hef": hef,
+        "parity_report": report,
     }
-    quantized_har = make_quantized_har(bench, toolchain, **inputs)
-    hef = make_hef(bench, toolchain, quantized_har=quantized_har)
-    report, evidence = make_parity_report(bench, toolchain, **inputs, hef=hef, thresholds=thresholds)
-    products = {**inputs, "quantized_har": quantized_har, "hef": hef, "parity_report": report}
     return Chain(bench, toolchain, trained, sets, agreement, evidence, products)

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.build
 
 
 def publish(chain: Chain, store: Path, **changed: Product) -> str:
-    products = {**chain.products, **changed}
+    products = {name: chain.products[name] for name in ("hef", "parity_report")} | changed
     release = publish_canary(
-        chain.bench, chain.toolchain, ReleaseStore(store), products, actor="test", reason="test"
+        chain.bench, chain.toolchain, ReleaseStore(store), **products, actor="test", reason="test"
     )
     return release.id
 
@@ -34,8 +34,8 @@ def publish(chain: Chain, store: Path, **changed: Product) -> str:
 def report_with(chain: Chain, bench: Workbench, **changes: object) -> Product:
     """A parity report that says something else, made from the same products."""
     evidence = replace(chain.evidence, result=replace(chain.evidence.result, **changes))  # type: ignore[arg-type]
-    sources = [p for name, p in chain.products.items() if name != "parity_report"]
-    return bench.put("emulator/parity_report", {REPORT_NAME: to_json(evidence)}, made_from=sources)
+    files = {REPORT_NAME: to_json(evidence)}
+    return bench.put("emulator/parity_report", files, made_from=[chain.products["hef"]])
 
 
 def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
     assert manifest.motif_head == chain.trained.head
     assert manifest.output.provenance == "emulated"
     assert not manifest.toolchain.hardware
-    assert manifest.upstream == {name: product.digest for name, product in chain.products.items()}
+    assert manifest.upstream == {product.asset: product.digest for product in chain.products.values()}
     assert manifest.toolchain.options["integer_path"] in ("u8s8", "u8s8-7bit")
     golden = np.load(io.BytesIO(release.read(GOLDEN_NAME)))
     full = chain.toolchain.infer(
@@ -65,8 +65,15 @@ def test_a_second_build_elsewhere_is_the_same_release(chain: Chain, tmp_path: Pa
     """Other directory, other number of calibration threads: byte for byte the same."""
     toolchain = EmulatorToolchain(threads=2)
     again = build_chain(tmp_path / "elsewhere", toolchain=toolchain)
-    first, files = assemble(chain.bench, chain.toolchain, chain.products)
-    second, other_files = assemble(again.bench, again.toolchain, again.products)
+    (first, files), (second, other_files) = (
+        assemble(
+            each.bench,
+            each.toolchain,
+            hef=each.products["hef"],
+            parity_report=each.products["parity_report"],
+        )
+        for each in (chain, again)
+    )
     assert manifest_bytes(first) == manifest_bytes(second)
     assert files == other_files
     assert publish(chain, tmp_path / "a") == publish(again, tmp_path / "b")
@@ -116,13 +123,9 @@ def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_pa
     """The 7-bit artifact with the 8-bit artifact's report."""
     other = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
     assert other.products["hef"].digest != chain.products["hef"].digest
-    bench = other.bench
-    report = bench.put("emulator/parity_report", {REPORT_NAME: to_json(chain.evidence)})
-    products = {**other.products, "parity_report": report}
+    report = other.bench.put("emulator/parity_report", {REPORT_NAME: to_json(chain.evidence)})
     with pytest.raises(PublicationRefusedError, match="parity was computed on"):
-        publish_canary(
-            bench, other.toolchain, ReleaseStore(tmp_path / "s"), products, actor="test", reason="test"
-        )
+        publish(other, tmp_path / "s", parity_report=report)
     with pytest.raises(ProductMixedError, match="materialize emulator/"):
         check_lineage(other.products["hef"], chain.products["parity_report"])
     assert nothing_published(tmp_path / "s")

@@ -37,7 +37,8 @@ class Service:
         self.holder = holder
         self.metrics = RuntimeMetrics()
         self.metrics.show_model(holder.model)
-        self.client = falcon.testing.TestClient(create_app(holder, self.metrics))
+        self.app = create_app(holder, self.metrics)
+        self.client = falcon.testing.TestClient(self.app)
 
     def post(self, body: bytes, **options: Any) -> falcon.testing.Result:
         headers = {"Content-Type": "application/json"} | options.pop("headers", {})
@@ -145,7 +146,8 @@ def test_a_body_up_to_the_limit_is_read(service: Service) -> None:
 
 def test_a_body_shorter_than_stated_is_400(service: Service) -> None:
     """As a server hands it over that stopped waiting: falcon's simulator cannot say so."""
-    events = iter([{"type": "http.request", "body": GOOD, "more_body": True}, {"type": "http.disconnect"}])
+    begun: dict[str, Any] = {"type": "http.request", "body": GOOD, "more_body": True}
+    events = iter([begun, {"type": "http.disconnect"}])
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -156,7 +158,7 @@ def test_a_body_shorter_than_stated_is_400(service: Service) -> None:
 
     headers = {"content-length": str(len(GOOD) + 1)}
     scope = falcon.testing.create_scope(path="/infer", method="POST", headers=headers)
-    asyncio.run(service.client.app(scope, receive, send))
+    asyncio.run(service.app(scope, receive, send))
     assert sent[0]["status"] == 400
     assert f"{len(GOOD)} of {len(GOOD) + 1} bytes" in json.loads(sent[1]["body"])["message"]
 
