@@ -31,6 +31,7 @@ from runtime.contract.errors import (
     PublicationRefusedError,
     ReleaseNotFoundError,
     StoreError,
+    TargetMismatchError,
 )
 from runtime.contract.release import (
     MANIFEST_NAME,
@@ -307,7 +308,7 @@ class ReleaseStore:
             )
         release = self.open(entry.release)
         if release.manifest.target != target:
-            raise ManifestError(
+            raise TargetMismatchError(
                 f"names a release for {release.manifest.target}", where=f"channels/{target}/{channel}"
             )
         return release

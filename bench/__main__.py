@@ -1,0 +1,19 @@
+"""``make bench``: every measurement, as tables with the machine named."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import chain, serving
+
+
+def main() -> int:
+    """Print all tables."""
+    print("## Building\n", flush=True)
+    chain.main([])
+    print("\n## Serving\n", flush=True)
+    return serving.main([])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

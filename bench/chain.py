@@ -1,0 +1,116 @@
+"""The build side: what the code location costs to load, and what Dagster adds to the chain."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.serving import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_IMPORT = """
+import json, resource, sys, time
+begin = time.perf_counter()
+import orchestration.definitions
+seconds = time.perf_counter() - begin
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "mebibytes": peak, "torch": "torch" in sys.modules}))
+"""
+
+_PLAIN = """
+import json, sys, time
+from pathlib import Path
+begin = time.perf_counter()
+from tests.chain import build_chain
+from assets.canary import publish_canary
+from runtime.contract.store import ReleaseStore
+imported = time.perf_counter()
+chain = build_chain(Path(sys.argv[1]))
+products = {name: chain.products[name] for name in ("hef", "parity_report")}
+store = ReleaseStore(Path(sys.argv[1]) / "releases")
+publish_canary(chain.bench, chain.toolchain, store, **products, actor="bench", reason="bench")
+print(json.dumps({"seconds": time.perf_counter() - imported, "import": imported - begin}))
+"""
+
+_DAGSTER = """
+import json, os, time
+begin = time.perf_counter()
+import dagster as dg
+from orchestration.definitions import defs
+imported = time.perf_counter()
+with dg.DagsterInstance.get() as instance:
+    config = {"loggers": {"progress": {}}}
+    job = defs.resolve_job_def("build_canary")
+    assert job.execute_in_process(instance=instance, run_config=config).success
+print(json.dumps({"seconds": time.perf_counter() - imported, "import": imported - begin}))
+"""
+
+
+def _run(script: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """Run a script in a fresh process; the JSON that it prints last, and the process's time."""
+    begin = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    document: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return {**document, "process": time.perf_counter() - begin}
+
+
+def measure(rounds: int) -> dict[str, dict[str, float]]:
+    """Medians over interleaved rounds, each in a process and folder of its own."""
+    samples: dict[str, list[dict[str, Any]]] = {"import": [], "plain": [], "dagster": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            places = {name: f"{folder}/{name}" for name in ("BUILD_DIR", "RELEASE_STORE", "DAGSTER_HOME")}
+            Path(places["DAGSTER_HOME"]).mkdir()
+            samples["import"].append(_run(_IMPORT))
+            samples["plain"].append(_run(_PLAIN, f"{folder}/plain"))
+            samples["dagster"].append(_run(_DAGSTER, **places))
+    assert not any(sample["torch"] for sample in samples["import"])
+    return {
+        name: {key: statistics.median(row[key] for row in rows) for key in rows[0] if key != "torch"}
+        for name, rows in samples.items()
+    }
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+    """The medians as Markdown."""
+    location, plain, dagster = found["import"], found["plain"], found["dagster"]
+    ratio = dagster["seconds"] / plain["seconds"]
+    rows = [
+        ("import orchestration.definitions", f"{location['seconds']:.2f} s", "3 s"),
+        ("... peak resident memory", f"{location['mebibytes']:.0f} MiB", "170 MB, no torch"),
+        ("the chain's functions, called plainly", f"{plain['seconds']:.2f} s", ""),
+        ("the chain through Dagster, in process", f"{dagster['seconds']:.2f} s ({ratio:.2f}x)", "60 s"),
+        ("... with start of Python and imports", f"{dagster['process']:.2f} s", ""),
+    ]
+    lines = ["| what | median | aim, at most |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} | {aim} |" for name, value, aim in rows)])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.chain", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args(argv).rounds
+    print(f"{machine()}; {rounds} rounds, medians\n\n{table(measure(rounds))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
