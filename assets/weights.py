@@ -23,6 +23,8 @@ from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics
 
 NORMALIZATION: Final = "normalization.json"
 MODEL_CONFIG: Final = "model_config.json"
+MODEL_CARD: Final = "model_card.md"
+_CARD_CHARACTERS: Final = 20_000
 _CHECKPOINTS: Final = (".pth", ".pt")
 _WEIGHTS: Final = (*_CHECKPOINTS, ".onnx")
 _SEMVER: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
@@ -103,6 +105,12 @@ def read_files(folder: Path) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in paths}
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
+
+
+def model_card(folder: Path) -> str:
+    """The folder's model card, for people; empty where there is none. It decides nothing."""
+    path = folder / MODEL_CARD
+    return path.read_text(errors="replace")[:_CARD_CHARACTERS] if path.is_file() else ""
 
 
 def parse_model(files: Mapping[str, bytes]) -> TrainedModel:

@@ -88,10 +88,11 @@ def model_weights(places: Places) -> Result:
     """Read the weights that the release is made from."""
     from pathlib import Path
 
-    from assets.weights import make_model_weights
+    from assets.weights import make_model_weights, model_card
 
     bench = places.bench()
     product, trained = make_model_weights(bench, Path(places.weights_dir))
+    card = model_card(Path(product.facts["folder"]))
     head = f"{trained.head.provenance}, {trained.head.size} motifs" if trained.head else "none: one is fitted"
     return _result(
         bench,
@@ -103,6 +104,7 @@ def model_weights(places: Places) -> Result:
             "read from": dg.MetadataValue.path(product.facts["folder"]),
             "parameters": trained.encoder.parameter_count,
             "motif head": head,
+            **({"model card": dg.MetadataValue.md(card)} if card else {}),
             "files": dg.MetadataValue.json(product.files),
         },
     )

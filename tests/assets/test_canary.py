@@ -79,6 +79,22 @@ def test_a_second_build_elsewhere_is_the_same_release(chain: Chain, tmp_path: Pa
     assert publish(chain, tmp_path / "a") == publish(again, tmp_path / "b")
 
 
+def test_the_path_without_vnni_is_recorded_and_passes(tmp_path: Path) -> None:
+    """Forced: 7-bit weights still meet the policy, the manifest says so, and the runtime takes it."""
+    from runtime.active_model import load_active_model
+    from runtime.config import RuntimeConfig
+
+    forced = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
+    assert forced.evidence.result.passed
+    release = ReleaseStore(tmp_path / "store").open(publish(forced, tmp_path / "store"))
+    assert release.manifest.toolchain.options["integer_path"] == "u8s8-7bit"
+    config = RuntimeConfig(release_store=tmp_path / "store", release_channel="canary")
+    model = load_active_model(config)
+    latent, scores = model.infer(forced.sets.golden.windows[0])
+    assert (latent.shape, scores.shape) == ((64,), (12,))
+    model.close()
+
+
 def test_publishing_again_moves_nothing(chain: Chain, tmp_path: Path) -> None:
     assert publish(chain, tmp_path) == publish(chain, tmp_path)
     assert len(ReleaseStore(tmp_path).history("emulator", "canary")) == 1
