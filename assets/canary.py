@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from assets import policy
 from assets.calibration import parse_sets
+from assets.onnx_model import check_agreement, source_latents
 from assets.parity import REPORT_NAME, ParityEvidence
 from assets.product import Product, Workbench, ancestry, check_lineage
 from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
-from assets.weights import parse_model
+from assets.weights import TrainedModel, parse_model
 from runtime.contract.document import from_json, sha256_bytes
+from runtime.contract.errors import PublicationRefusedError
 from runtime.contract.release import (
     SCHEMA,
     Artifact,
@@ -23,9 +27,10 @@ from runtime.contract.release import (
     Manifest,
     ModelIdentity,
     OutputSpec,
+    ToolchainRecord,
 )
 from runtime.contract.store import Release, ReleaseStore
-from runtime.contract.window import ChannelStatistics, normalize
+from runtime.contract.window import normalize
 
 GOLDEN_NAME: Final = "golden.npz"
 FULL_PRECISION_TOLERANCE: Final = 1e-4
@@ -48,15 +53,19 @@ def assemble(
 
     Raises:
         ProductMixedError: The report is about an artifact with another lineage.
+        ToolchainError: The artifact was made by another version than would be recorded.
+        OnnxModelError: The graph does not agree with its source on the golden windows.
     """
     check_lineage(hef, parity_report)
+    artifact = take_built(bench, hef)
+    toolchain.check_made(artifact)
     trained = parse_model(bench.read_all(bench.ancestor(hef, "model_weights")))
     evidence = from_json(ParityEvidence, bench.read(parity_report), REPORT_NAME)
-    golden, record = _golden(bench, toolchain, hef, trained.statistics)
+    golden, record = _golden(bench, toolchain, hef, trained)
     identity = ModelIdentity(name=hef.facts["model"], version=hef.facts["version"])
     artifact_name = f"{identity.name}-{identity.version}{hef.facts['suffix']}"
     files = {
-        artifact_name: bench.read(hef),
+        artifact_name: artifact.data,
         GOLDEN_NAME: golden,
         REPORT_NAME: bench.read(parity_report),
     }
@@ -74,7 +83,7 @@ def assemble(
         output=OutputSpec.for_encoder(evidence.result.provenance),
         motif_head=evidence.motif_head,
         upstream={**hef.made_from, hef.asset: hef.digest, parity_report.asset: parity_report.digest},
-        toolchain=toolchain.record(),
+        toolchain=_with_tools(toolchain.record(), hef.facts["exporter"], evidence.tools),
         parity=evidence.result,
         golden=record,
     )
@@ -82,19 +91,25 @@ def assemble(
 
 
 def _golden(
-    bench: Workbench, toolchain: Toolchain, hef: Product, statistics: ChannelStatistics
+    bench: Workbench, toolchain: Toolchain, hef: Product, trained: TrainedModel
 ) -> tuple[bytes, GoldenRecord]:
-    """Golden windows with what full_precision and the artifact say to them."""
+    """Golden windows with what full_precision and the artifact say to them.
+
+    full_precision is held against the source once more: the golden windows may be newer than the
+    export.
+    """
     sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
     full_precision = toolchain.parse(bench.read(bench.ancestor(hef, "onnx_model")))
-    windows = normalize(sets.golden.windows, statistics)
+    windows = normalize(sets.golden.windows, trained.statistics)
     artifact = take_built(bench, hef)
+    reference = toolchain.infer(full_precision, windows)
+    check_agreement(source_latents(trained, windows), reference)
     buffer = io.BytesIO()
     np.savez(
         buffer,
         windows=sets.golden.windows,
         labels=np.asarray(sets.golden.labels),
-        full_precision=toolchain.infer(full_precision, windows),
+        full_precision=reference,
         artifact=toolchain.infer(artifact, windows),
     )
     record = GoldenRecord(
@@ -104,6 +119,13 @@ def _golden(
         artifact_tolerance=2 * toolchain.output_step(artifact),
     )
     return buffer.getvalue(), record
+
+
+def _with_tools(record: ToolchainRecord, exporter: str, more: Mapping[str, str]) -> ToolchainRecord:
+    """The toolchain's record with whatever else had a part in the release's numbers."""
+    name, _, version = exporter.partition(" ")
+    others = {name: version} if version else {}
+    return replace(record, tools={**record.tools, **others, **more})
 
 
 def publish_canary(
@@ -119,9 +141,16 @@ def publish_canary(
     """Assemble, publish and point ``canary`` of the toolchain's target to the release.
 
     Raises:
-        PublicationRefusedError: Parity is missing, failed or about another artifact.
+        PublicationRefusedError: Parity is missing, failed, about another artifact, or was judged
+            by another policy than the committed one.
     """
     manifest, files = assemble(bench, toolchain, hef=hef, parity_report=parity_report)
+    if manifest.parity.thresholds != policy.load_policy():
+        raise PublicationRefusedError(
+            f"parity was judged by {manifest.parity.thresholds}, the policy is {policy.load_policy()}",
+            where="parity.thresholds",
+            hint=f"materialize {parity_report.asset} again",
+        )
     release = store.publish(manifest, files)
     store.point("canary", release, actor=actor, reason=reason)
     return release

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import re
-import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -47,19 +46,38 @@ def load_checkpoint(data: bytes, where: str) -> State:
             where=where,
             hint="save model.state_dict() with torch.save",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes torch raise almost anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             f"is damaged or no checkpoint: {first}", where=where, hint="copy it again"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    stranger = _stranger(state)
+    if stranger:
         raise WeightsError(
-            f"holds a {type(state).__name__}, expected a dict of tensors",
+            f"{stranger}, expected a dict of names to float tensors",
             where=where,
             hint="save model.state_dict() with torch.save",
         )
     _check_tensors(state, where)
-    return state
+    result: State = state
+    return result
+
+
+def _stranger(state: object) -> str:
+    """What is not as in a state dict; empty where all is."""
+    import torch
+
+    if not isinstance(state, dict):
+        return f"holds a {type(state).__name__}"
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            return f"holds a {type(value).__name__} named {key!r}"
+        if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+            return f"holds {key!r} without plain values ({value.layout}, {value.device})"
+        used = key.startswith(("tcn_encoder.", "fc_mu.", "activity_classifier."))
+        if used and not value.is_floating_point():
+            return f"holds {key!r} as {value.dtype}"
+    return ""
 
 
 def _check_tensors(state: State, where: str) -> None:
@@ -160,7 +178,7 @@ def motif_head_of(state: State, names: tuple[str, ...] | None, where: str) -> Mo
     if not tensors:
         return None
     weight, bias = (state.get(f"activity_classifier.{part}") for part in ("weight", "bias"))
-    linear = weight is not None and bias is not None and len(tensors) == 2
+    linear = weight is not None and bias is not None and len(tensors) == 2 and bias.ndim == 1
     if weight is None or bias is None or not linear or weight.shape != (len(bias), LATENT_SIZE):
         raise WeightsError(
             f"activity_classifier is not one linear layer on the latent: {tensors}", where=where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any, Final
 
 import numpy as np
@@ -224,6 +225,8 @@ def make_onnx_model(
     data = canonical_graph(trained.encoder)
     windows = normalize(golden, trained.statistics)
     agreement = check_agreement(source_latents(trained, windows), run_graph(data, windows))
-    identity = {key: model_weights.facts[key] for key in ("model", "version")}
-    files = {f"{identity['model']}.onnx": data}
-    return bench.put("onnx_model", files, made_from=[model_weights], facts=identity), agreement
+    # Weight norm is folded by torch, whose build (CPU, CUDA) has no part in the bytes.
+    torch = f"torch {metadata.version('torch').split('+')[0]}"
+    facts = {key: model_weights.facts[key] for key in ("model", "version")}
+    facts["exporter"] = torch if trained.source == "checkpoint" else "onnx"
+    return bench.put("onnx_model", {"encoder.onnx": data}, made_from=[model_weights], facts=facts), agreement

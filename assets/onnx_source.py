@@ -38,6 +38,14 @@ def load_source(data: bytes, where: str) -> onnx.ModelProto:
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < MIN_OPSET:
         raise WeightsError(f"opset {opset}, at least {MIN_OPSET} is read", where=where)
+    input_layout(model, where)
+    if len(model.graph.output) != 1:
+        names = ", ".join(output.name for output in model.graph.output)
+        raise WeightsError(
+            f"{len(model.graph.output)} outputs ({names}), expected the latent alone",
+            where=where,
+            hint="export the encoder with one output: nothing here says which of these is the latent",
+        )
     simplified, same = onnxsim.simplify(model)
     if not same:
         raise WeightsError("onnxsim's check says that simplifying changes its outputs", where=where)
@@ -137,6 +145,8 @@ def _linear(graph: _Graph, node: onnx.NodeProto) -> tuple[FloatArray, FloatArray
             raise graph.error(f"{node.name} scales or transposes its input")
         weight = graph.constant(node.input[1])
         weight = weight if settings.get("transB", 0) else np.ascontiguousarray(weight.T)
+        if len(node.input) < 3:
+            raise graph.error(f"{node.name} has no bias")
         return weight, graph.constant(node.input[2]), node.input[0]
     if node.op_type == "MatMul":
         raise graph.error(f"{node.name} has no bias")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
+from importlib import metadata
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from assets import policy
 from assets.calibration import WindowSets, parse_sets
 from assets.motif_head import fit_head
 from assets.product import Product, Workbench
@@ -21,7 +21,6 @@ from runtime.contract.motifs import MotifHead, MotifScorer
 from runtime.contract.release import ParityResult, missed_thresholds
 from runtime.contract.window import FloatArray, normalize
 
-POLICY_FILE: Final = Path(__file__).with_name("parity_policy.json")
 REPORT_NAME: Final = "parity.json"
 
 
@@ -35,6 +34,7 @@ class ParityEvidence:
         origin: ``captured`` or ``synthetic``: where the windows came from.
         evaluation_sha256: Digest of the windows that it was judged on.
         by_label: The same metrics for each activity.
+        tools: Versions of what fitted the head, where it was fitted.
     """
 
     result: ParityResult
@@ -42,12 +42,7 @@ class ParityEvidence:
     origin: str
     evaluation_sha256: str
     by_label: dict[str, dict[str, float]]
-
-
-def load_policy(path: Path = POLICY_FILE) -> dict[str, float]:
-    """Metric name to smallest accepted value."""
-    policy = json.loads(path.read_text())
-    return {str(name): float(value) for name, value in policy.items()}
+    tools: dict[str, str]
 
 
 def compare(reference: FloatArray, found: FloatArray, scorer: MotifScorer) -> dict[str, float]:
@@ -107,7 +102,7 @@ def judge(
 
 
 def make_parity_report(
-    bench: Workbench, toolchain: Toolchain, *, hef: Product, thresholds: dict[str, float] | None = None
+    bench: Workbench, toolchain: Toolchain, *, hef: Product
 ) -> tuple[Product, ParityEvidence]:
     """Judge the artifact against full_precision on the evaluation windows.
 
@@ -126,13 +121,15 @@ def make_parity_report(
     )
     windows = normalize(sets.evaluation.windows, trained.statistics)
     reference = toolchain.infer(full_precision, windows)
-    found = toolchain.infer(take_built(bench, hef), windows)
+    artifact = take_built(bench, hef)
+    toolchain.check_made(artifact)
+    found = toolchain.infer(artifact, windows)
     result = judge(
         reference,
         found,
         MotifScorer(head),
         artifact_sha256=hef.digest,
-        thresholds=load_policy() if thresholds is None else thresholds,
+        thresholds=policy.load_policy(),
         provenance="measured" if toolchain.record().hardware else "emulated",
     )
     evidence = ParityEvidence(
@@ -141,6 +138,7 @@ def make_parity_report(
         origin=sets.index.origin,
         evaluation_sha256=sets.evaluation.sha256,
         by_label=_by_label(reference, found, sets, MotifScorer(head)),
+        tools={} if trained.head else {"scipy": metadata.version("scipy")},
     )
     asset = f"{toolchain.target}/parity_report"
     return bench.put(asset, {REPORT_NAME: to_json(evidence)}, made_from=[hef]), evidence

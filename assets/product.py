@@ -12,15 +12,13 @@ was given. So one artifact can never be judged or released with another one's so
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import DigestMismatchError, PipelineError, StoreError
+from runtime.contract.files import write_directory, write_document
 
 LATEST = "latest.json"
 
@@ -79,6 +77,8 @@ class Workbench:
     ) -> Product:
         """Keep files under their digest. Putting the same again changes nothing.
 
+        The name of a product's only file is no part of its digest, so it must not vary.
+
         Raises:
             StoreError: The folder cannot be written.
         """
@@ -94,25 +94,14 @@ class Workbench:
         directory = self.directory(product)
         try:
             if not directory.exists():
-                self._write(directory, files)
+                write_directory(directory, files)
             if not (described := directory.with_name(f"{product.digest}.json")).exists():
-                _write_document(described, product)
+                write_document(described, to_json(product))
         except OSError as error:
             raise StoreError(
                 f"{error.strerror}", where=str(directory), hint="check the folder's rights and free space"
             ) from error
         return product
-
-    def _write(self, directory: Path, files: Mapping[str, bytes]) -> None:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=directory.parent))
-        try:
-            for name, data in files.items():
-                (staging / name).write_bytes(data)
-            staging.chmod(0o755)
-            staging.rename(directory)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
 
     def directory(self, product: Product) -> Path:
         """Folder of a product's files."""
@@ -144,7 +133,7 @@ class Workbench:
 
     def remember(self, product: Product) -> None:
         """Make this the asset's latest product, by rename."""
-        _write_document(self.root / product.asset / LATEST, product)
+        write_document(self.root / product.asset / LATEST, to_json(product))
 
     def latest(self, asset: str) -> Product:
         """What an asset made last.
@@ -180,14 +169,6 @@ class Workbench:
         except FileNotFoundError as error:
             raise ProductMissingError(missing, where=asset, hint=f"materialize {asset} first") from error
         return from_json(Product, data, str(path))
-
-
-def _write_document(path: Path, product: Product) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".document-", dir=path.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(to_json(product))
-    Path(temporary).rename(path)
 
 
 def _digest(digests: Mapping[str, str]) -> str:

@@ -9,25 +9,27 @@ from assets.calibration import parse_sets
 from assets.product import Product, Workbench
 from assets.toolchain import Built, Toolchain
 from assets.weights import parse_model
+from runtime.contract.document import from_json, to_json
+from runtime.contract.release import ToolchainRecord
 from runtime.contract.window import normalize
 
-IDENTITY: Final = ("model", "version")
+IDENTITY: Final = ("model", "version", "exporter")
+"""Facts that every link hands on: which model, and what read its weights."""
 
 
 def keep_built(bench: Workbench, asset: str, built: Built, made_from: Sequence[Product]) -> Product:
     """Keep what a stage made; its facts name the model and let a later link take it up again."""
-    identity = {key: made_from[0].facts[key] for key in IDENTITY}
-    facts = {**identity, "stage": built.stage, "kind": built.kind, "suffix": built.suffix, **built.options}
-    name = f"{identity['model']}{built.suffix}"
-    return bench.put(asset, {name: built.data}, made_from=made_from, facts=facts)
+    facts = {key: made_from[0].facts[key] for key in IDENTITY}
+    facts.update(stage=built.stage, kind=built.kind, suffix=built.suffix)
+    facts["record"] = to_json(built.record).decode()
+    return bench.put(asset, {f"encoder{built.suffix}": built.data}, made_from=made_from, facts=facts)
 
 
 def take_built(bench: Workbench, product: Product) -> Built:
     """Take up what an earlier stage made, verified."""
-    known = (*IDENTITY, "stage", "kind", "suffix")
-    stage, kind, suffix = (product.facts[key] for key in known[2:])
-    options = {key: value for key, value in product.facts.items() if key not in known}
-    return Built(stage=stage, kind=kind, suffix=suffix, data=bench.read(product), options=options)
+    stage, kind, suffix, record = (product.facts[key] for key in ("stage", "kind", "suffix", "record"))
+    made_by = from_json(ToolchainRecord, record.encode(), f"{product.asset}: record")
+    return Built(stage=stage, kind=kind, suffix=suffix, data=bench.read(product), record=made_by)
 
 
 def make_quantized_har(

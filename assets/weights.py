@@ -16,14 +16,18 @@ from assets.checkpoint import encoder_of, load_checkpoint, motif_head_of
 from assets.encoder import EncoderWeights
 from assets.onnx_source import load_source, read_encoder
 from assets.product import Product, Workbench
-from runtime.contract.errors import ManifestError, WeightsError
+from runtime.contract.document import sha256_bytes
+from runtime.contract.errors import ManifestError, PipelineError, WeightsError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import ModelIdentity
-from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics
+from runtime.contract.window import CHANNELS, SAMPLING_RATE_HZ, UNITS, WINDOW_LENGTH, ChannelStatistics
 
 NORMALIZATION: Final = "normalization.json"
 MODEL_CONFIG: Final = "model_config.json"
 MODEL_CARD: Final = "model_card.md"
+CHECKSUMS: Final = "sha256sum.txt"
+DEFAULT_MODEL: Final = "tcn_encoder"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _CARD_CHARACTERS: Final = 20_000
 _CHECKPOINTS: Final = (".pth", ".pt")
 _WEIGHTS: Final = (*_CHECKPOINTS, ".onnx")
@@ -85,10 +89,34 @@ def _semver(name: str) -> tuple[int, int, int, bool, str]:
     return (major, minor, patch, match[4] is None, match[4] or "")
 
 
-def identify(folder: Path) -> ModelIdentity:
-    """Model and version: the names of the version folder and the one above it."""
+def identify(folder: Path, weights_dir: Path, stated: str | None) -> ModelIdentity:
+    """Model and version: the folder names ``<model>/<version>``.
+
+    Where ``weights_dir`` is itself the version folder, its names only count when it is named as a
+    semantic version; any other folder's place on this machine is nobody's business, and its version is
+    what ``normalization.json`` states.
+
+    Raises:
+        WeightsError: No version is known, or a name cannot be part of a file name.
+    """
     resolved = folder.resolve()
-    return ModelIdentity(name=resolved.parent.name, version=resolved.name)
+    name, version = resolved.parent.name, resolved.name
+    if folder == weights_dir and not _SEMVER.fullmatch(version):
+        if not stated:
+            raise WeightsError(
+                "does not say which version it is",
+                where=str(folder),
+                hint=f"name the folder <model>/v1.2.3, or state `version` in {NORMALIZATION}",
+            )
+        name, version = DEFAULT_MODEL, stated
+    for what, text in (("model", name), ("version", version)):
+        if not _NAME.fullmatch(text):
+            raise WeightsError(
+                f"{text!r} cannot name a {what}",
+                where=str(folder),
+                hint="letters, digits, dot, dash, plus and underscore, 64 at most",
+            )
+    return ModelIdentity(name=name, version=version)
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -113,6 +141,24 @@ def model_card(folder: Path) -> str:
     return path.read_text(errors="replace")[:_CARD_CHARACTERS] if path.is_file() else ""
 
 
+def check_sums(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Hold the files against ``sha256sum.txt``, where the folder has one.
+
+    Raises:
+        WeightsError: A file that is listed there holds other bytes.
+    """
+    path = folder / CHECKSUMS
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        digest, _, name = line.partition(" ")
+        name = name.strip().removeprefix("*")
+        if name in files and sha256_bytes(files[name]) != digest.lower():
+            raise WeightsError(
+                f"is not the file whose sha256 {CHECKSUMS} lists",
+                where=str(folder / name),
+                hint="copy the folder again, or correct the list",
+            )
+
+
 def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
     """Read a version folder's files.
 
@@ -122,6 +168,20 @@ def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
     Raises:
         WeightsError: What is wrong, in which file and tensor, and what to do.
     """
+    try:
+        return _parse(files)
+    except PipelineError:
+        raise
+    except Exception as error:
+        # Whatever a reader trips over, it is the files' fault and must be said as such.
+        raise WeightsError(
+            f"cannot be read: {type(error).__name__}: {error}",
+            where=", ".join(sorted(files)),
+            hint="the files are damaged, or of a layout that is not known",
+        ) from error
+
+
+def _parse(files: Mapping[str, bytes]) -> TrainedModel:
     name = _choose_weights(files)
     data = files[name]
     _check_is_weights(data, name)
@@ -211,10 +271,14 @@ def _statistics_of(section: dict[str, Any], document: dict[str, Any], name: str)
     order = document.get("channel_order", section.get("channel_order", list(CHANNELS)))
     if order != list(CHANNELS):
         raise WeightsError(f"channel order is {order}, expected {list(CHANNELS)}", where=name)
-    for sensor, unit in (document.get("units") or {}).items():
+    units = document.get("units") or {}
+    if not isinstance(units, dict):
+        raise WeightsError("units is not an object of sensor to unit", where=name)
+    for sensor, unit in units.items():
         expected = UNITS.get(sensor)
         if expected and unicodedata.normalize("NFKC", str(unit)) != unicodedata.normalize("NFKC", expected):
             raise WeightsError(f"{sensor} is in {unit}, expected {expected}", where=name)
+    _check_claims(document, section, name)
     mean = section.get("zscore_mean", section.get("mean"))
     std = section.get("zscore_std", section.get("std"))
     for key, values in (("mean", mean), ("std", std)):
@@ -230,6 +294,22 @@ def _statistics_of(section: dict[str, Any], document: dict[str, Any], name: str)
         raise WeightsError(f"{error.where}: {error.what}", where=name, hint=error.hint) from error
 
 
+def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) -> None:
+    """Refuse what contradicts the window: numbers for another scaling pass every later gate."""
+    method = section.get("method", "z_score")
+    if "score" not in str(method).lower() or section.get("per_channel", True) is not True:
+        raise WeightsError(f"normalization is {method!r}, expected a z-score for each channel", where=name)
+    specs = document.get("model_specs") or {}
+    claims = {
+        "sampling_rate_hz": (document.get("sampling_rate_hz"), SAMPLING_RATE_HZ),
+        "window_size": (document.get("window_size"), WINDOW_LENGTH),
+        "sequence_length": (specs.get("sequence_length") if isinstance(specs, dict) else None, WINDOW_LENGTH),
+    }
+    for key, (found, expected) in claims.items():
+        if found is not None and found != expected:
+            raise WeightsError(f"{key} is {found}, expected {expected}", where=name)
+
+
 def _float32(values: Any) -> tuple[float, ...]:
     return tuple(float(np.float32(value)) for value in values)
 
@@ -242,7 +322,9 @@ def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, Tr
     """
     folder = find_version(weights_dir)
     files = read_files(folder)
+    check_sums(folder, files)
     trained = parse_model(files)
-    identity = identify(folder)
+    stated = _json_object(files, NORMALIZATION).get("version")
+    identity = identify(folder, weights_dir, stated if isinstance(stated, str) else None)
     facts = {"model": identity.name, "version": identity.version, "folder": str(folder)}
     return bench.put("model_weights", files, facts=facts), trained

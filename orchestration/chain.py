@@ -6,17 +6,16 @@ to load in a few seconds.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
 
 import dagster as dg
 
+from assets.policy import policy_digest
 from assets.product import Product, Workbench
-from orchestration.resources import Places
-from runtime.contract.errors import PipelineError
+from orchestration.resources import Places, failures
 
 if TYPE_CHECKING:
     from assets.parity import ParityEvidence
@@ -31,21 +30,12 @@ PRODUCTS = "products"
 Result = dg.MaterializeResult[Product]
 
 
-@contextlib.contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except PipelineError as error:
-        metadata = {"code": error.code, "where": error.where or "-", "what to do": error.hint or "-"}
-        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
-
-
 def _explained(function: Callable[P, R]) -> Callable[P, R]:
-    """Turn our errors into Dagster failures that show place and advice, and are never retried."""
+    """A link whose errors of ours become Dagster failures with place and advice."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        with _failures():
+        with failures():
             return function(*args, **kwargs)
 
     # Dagster reads MaterializeResult in a return annotation as "hands on no value" where an asset
@@ -61,14 +51,18 @@ def _explained(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _result(
-    bench: Workbench, product: Product, extra: Mapping[str, Any] | None = None, **rest: Any
+    bench: Workbench,
+    product: Product,
+    extra: Mapping[str, Any] | None = None,
+    code_version: str = CODE_VERSION,
+    **rest: Any,
 ) -> Result:
     """What every materialization records; the data version is the content's digest."""
     metadata: dict[str, Any] = {
         **(extra or {}),
         "digest": product.digest,
         "size": dg.MetadataValue.int(product.size),
-        "code_version": CODE_VERSION,
+        "code_version": code_version,
     }
     metadata.setdefault("path", dg.MetadataValue.path(str(bench.directory(product))))
     return dg.MaterializeResult(
@@ -168,13 +162,19 @@ def target_assets(target: str) -> Sequence[dg.AssetsDefinition]:
 
 
 def _link(
-    target: str, name: str, kind: str, description: str, own: Sequence[str] = (), **options: Any
+    target: str,
+    name: str,
+    kind: str,
+    description: str,
+    own: Sequence[str] = (),
+    code_version: str = CODE_VERSION,
+    **options: Any,
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     """An asset of one target; ``own`` names those of its inputs that are of the same target."""
     decorator: Callable[[Callable[..., Result]], dg.AssetsDefinition] = dg.asset(
         name=name,
         key_prefix=[target],
-        code_version=CODE_VERSION,
+        code_version=code_version,
         io_manager_key=PRODUCTS,
         group_name=target,
         kinds={kind},
@@ -216,6 +216,8 @@ def _hef(target: str) -> dg.AssetsDefinition:
 
 
 def _parity_report(target: str) -> dg.AssetsDefinition:
+    # Another policy is another judgement: the report is then out of date.
+    judged_by = f"{CODE_VERSION}-{policy_digest()[:12]}"
     check_spec = dg.AssetCheckSpec(
         "parity",
         asset=dg.AssetKey([target, "parity_report"]),
@@ -229,6 +231,7 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         "json",
         "Agreement of the artifact with full_precision on windows it never saw; blocks the release.",
         own=["hef"],
+        code_version=judged_by,
         check_specs=[check_spec],
     )
     @_explained
@@ -239,7 +242,7 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         bench = places.bench()
         product, evidence = make_parity_report(bench, open_toolchain(target), hef=hef)
         metadata, check = _parity_shown(evidence)
-        return _result(bench, product, metadata, check_results=[check])
+        return _result(bench, product, metadata, judged_by, check_results=[check])
 
     return parity_report
 

@@ -1,4 +1,4 @@
-"""Composition root: assembles the chain, and is the build side's only reader of the environment."""
+"""Composition root: assembles the chain, and is the only reader of the environment in Dagster's code."""
 
 from __future__ import annotations
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from assets.product import Product, Workbench
+from runtime.contract.errors import PipelineError
 from runtime.contract.store import ReleaseStore
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Turn our errors into Dagster failures that show place and advice, and are never retried."""
+    try:
+        yield
+    except PipelineError as error:
+        metadata = {"code": error.code, "where": error.where or "-", "what to do": error.hint or "-"}
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
 
 
 class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -48,5 +61,6 @@ class ProductIOManager(dg.ConfigurableIOManager):
         Workbench(Path(self.build_dir)).remember(obj)
 
     def load_input(self, context: dg.InputContext) -> Product:
-        """What an upstream asset made last; ProductMissingError where it made nothing."""
-        return Workbench(Path(self.build_dir)).latest("/".join(context.asset_key.path))
+        """What an upstream asset made last; a failure with advice where it made nothing."""
+        with failures():
+            return Workbench(Path(self.build_dir)).latest("/".join(context.asset_key.path))

@@ -208,6 +208,8 @@ def _release_at(path: Path) -> Release:
 
 
 def _only_target(store: ReleaseStore) -> str:
+    if not store.root.is_dir():
+        raise ReleaseNotFoundError("is no directory", where=str(store.root), hint=_WHERE_TO_LOOK)
     targets = store.targets()
     if not targets:
         raise ReleaseNotFoundError("no channel names a release", where=str(store.root), hint=_WHERE_TO_LOOK)

@@ -39,7 +39,6 @@ def build_chain(
     *,
     weights: Path = SAMPLE_WEIGHTS,
     toolchain: Toolchain | None = None,
-    thresholds: dict[str, float] | None = None,
 ) -> Chain:
     """Build every link below ``root``."""
     bench, toolchain = Workbench(root), toolchain or EmulatorToolchain()
@@ -50,7 +49,7 @@ def build_chain(
         bench, toolchain, onnx_model=onnx_model, calibration_set=calibration_set
     )
     hef = make_hef(bench, toolchain, quantized_har=quantized_har)
-    report, evidence = make_parity_report(bench, toolchain, hef=hef, thresholds=thresholds)
+    report, evidence = make_parity_report(bench, toolchain, hef=hef)
     products = {
         "model_weights": model_weights,
         "onnx_model": onnx_model,

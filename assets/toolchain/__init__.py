@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -25,14 +25,14 @@ class Built:
         kind: What the bytes are, honestly named: ``onnx``, ``emulated-int8``, ``har``, ``hef``.
         suffix: File name suffix that goes with the kind.
         data: The bytes.
-        options: What was chosen on the way, for the manifest.
+        record: Who quantized it, with which versions; None before ``optimize``.
     """
 
     stage: str
     kind: str
     suffix: str
     data: bytes
-    options: dict[str, str] = field(default_factory=dict)
+    record: ToolchainRecord | None = None
 
 
 class Toolchain(abc.ABC):
@@ -73,16 +73,36 @@ class Toolchain(abc.ABC):
         """
         _check_stage(parsed, "parsed")
         _check_windows(windows)
-        return self._checked("optimize", "quantized", lambda: self._optimize(parsed, windows))
+        quantized = self._checked("optimize", "quantized", lambda: self._optimize(parsed, windows))
+        return replace(quantized, record=self.record())
 
     def compile(self, quantized: Built) -> Built:
         """Make the artifact that an engine loads.
 
         Raises:
-            ToolchainError: Wrong stage, or the toolchain failed.
+            ToolchainError: Wrong stage, quantized by another version or with other options than
+                this toolchain's, or the toolchain failed.
         """
         _check_stage(quantized, "quantized")
-        return self._checked("compile", "compiled", lambda: self._compile(quantized))
+        self.check_made(quantized)
+        compiled = self._checked("compile", "compiled", lambda: self._compile(quantized))
+        return replace(compiled, record=quantized.record)
+
+    def check_made(self, built: Built) -> None:
+        """Refuse what another toolchain, version or choice of options made.
+
+        Otherwise a release could name tools that had no part in its bytes.
+
+        Raises:
+            ToolchainError: The records differ; names both sides of the first difference.
+        """
+        mine = self.record()
+        if built.record != mine:
+            raise ToolchainError(
+                f"was made by {_difference(built.record, mine)}",
+                where=f"{self.target} {built.stage}",
+                hint=f"materialize {self.target}/quantized_har again, then what follows it",
+            )
 
     def infer(self, built: Built, windows: FloatArray) -> FloatArray:
         """Run what any stage made.
@@ -136,6 +156,16 @@ class Toolchain(abc.ABC):
 
     @abc.abstractmethod
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray: ...
+
+
+def _difference(found: ToolchainRecord | None, mine: ToolchainRecord) -> str:
+    if found is None:
+        return "nobody knows whom"
+    if found.id != mine.id:
+        return f"{found.id}, this is {mine.id}"
+    theirs, ours = {**found.tools, **found.options}, {**mine.tools, **mine.options}
+    name = next((key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)), "hardware")
+    return f"{name} {theirs.get(name)}, here it is {ours.get(name)}"
 
 
 def _check_stage(built: Built, stage: str) -> None:

@@ -2,8 +2,9 @@
 
 Facts that shape it (measured, see ARCHITECTURE.md): uint8 activations with int8 weights are the only pair
 that ONNX Runtime's x86 kernels run in integers throughout; ranges summed by float kernels
-differ in the last bits between thread counts, and snapping them outward removes that; integer
-inference is bit-identical whatever the threads.
+differ in the last bits between thread counts, so calibration runs on one thread, and ranges are
+snapped outward besides, against other sources of such bits; integer inference is bit-identical
+whatever the threads.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class EmulatorToolchain(Toolchain):
         for key in sorted(marks):
             model.metadata_props.add(key=key, value=marks[key])
         data = serialize(model)
-        return Built(stage="compiled", kind=KIND, suffix=".emulated-int8.onnx", data=data, options=marks)
+        return Built(stage="compiled", kind=KIND, suffix=".emulated-int8.onnx", data=data)
 
     def output_step(self, built: Built) -> float:
         """Scale of the output's DequantizeLinear."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from runtime.contract.errors import (
     StoreError,
     TargetMismatchError,
 )
+from runtime.contract.files import move_aside, sync_directory, write_directory, write_synced
 from runtime.contract.release import (
     MANIFEST_NAME,
     TARGETS,
@@ -153,6 +153,14 @@ def open_release(directory: Path) -> Release:
     return Release(identifier, directory, parse_manifest(data, str(path)))
 
 
+def _is_whole(directory: Path) -> bool:
+    try:
+        open_release(directory).verify()
+    except PipelineError:
+        return False
+    return True
+
+
 class ReleaseStore:
     """Releases and channels in one directory. Readers need no lock and no write access."""
 
@@ -167,7 +175,8 @@ class ReleaseStore:
             files: Artifact name to bytes, exactly those of the manifest.
 
         Returns:
-            The release, verified from disk. Publishing the same again changes nothing.
+            The release, verified from disk. Publishing the same again changes nothing, but for
+            putting back a copy that was damaged meanwhile.
 
         Raises:
             PublicationRefusedError: Parity is missing, failed or about other bytes.
@@ -185,30 +194,14 @@ class ReleaseStore:
         data = manifest_bytes(manifest)
         identifier = release_id(data)
         directory = self._directory(identifier)
-        if not directory.exists():
-            with _store_errors(self.root):
-                self._write_release(directory, {**files, MANIFEST_NAME: data})
+        with _store_errors(self.root):
+            if directory.exists() and not _is_whole(directory):
+                move_aside(directory)
+            if not directory.exists():
+                write_directory(directory, {**files, MANIFEST_NAME: data})
         release = open_release(directory)
         release.verify()
         return release
-
-    def _write_release(self, directory: Path, files: Mapping[str, bytes]) -> None:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=directory.parent))
-        try:
-            for name, data in files.items():
-                _write_synced(staging / name, data)
-            staging.chmod(0o755)
-            _sync_directory(staging)
-            try:
-                staging.rename(directory)
-            except OSError:
-                # Another publisher made the same release first: the same name is the same bytes.
-                if not (directory / MANIFEST_NAME).exists():
-                    raise
-            _sync_directory(directory.parent)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
 
     def point(
         self, channel: str, release: Release, *, actor: str, reason: str, action: str = "publish"
@@ -238,22 +231,23 @@ class ReleaseStore:
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         with _store_errors(self.root):
-            self._append(entry)
-        return entry
+            return self._append(entry)
 
-    def _append(self, entry: ChannelEntry) -> None:
+    def _append(self, entry: ChannelEntry) -> ChannelEntry:
         folder = self._channel(entry.target, entry.channel)
         folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".entry-", dir=folder)
         os.close(descriptor)
         temporary = Path(name)
         try:
-            _write_synced(temporary, to_json(entry))
+            write_synced(temporary, to_json(entry))
             # A link onto an existing number fails: of two writers exactly one wins.
             (folder / f"{entry.sequence:08}.json").hardlink_to(temporary)
-            _sync_directory(folder)
+            sync_directory(folder)
         except FileExistsError as error:
             winner = self.current(entry.target, entry.channel)
+            if winner and winner.release == entry.release:
+                return winner
             raise ChannelMovedError(
                 f"{winner.actor if winner else 'somebody'} moved it first",
                 where=f"{entry.target}/{entry.channel}",
@@ -261,6 +255,7 @@ class ReleaseStore:
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
+        return entry
 
     def history(self, target: str, channel: str) -> list[ChannelEntry]:
         """Every move of a channel, oldest first; empty where it never pointed anywhere."""
@@ -375,19 +370,3 @@ def _store_errors(place: Path) -> Iterator[None]:
             where=str(error.filename or place),
             hint="check the store's path, rights and free space",
         ) from error
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(0o444)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from assets.canary import GOLDEN_NAME, assemble, publish_canary
-from assets.parity import REPORT_NAME
+from assets.parity import REPORT_NAME, make_parity_report
 from assets.product import Product, ProductMissingError, ProductMixedError, Workbench, check_lineage
+from assets.quantized_har import take_built
 from assets.toolchain.emulator import EmulatorToolchain
 from runtime.contract.document import to_json
-from runtime.contract.errors import DigestMismatchError, PublicationRefusedError
+from runtime.contract.errors import (
+    DigestMismatchError,
+    OnnxModelError,
+    PublicationRefusedError,
+    ToolchainError,
+)
 from runtime.contract.release import manifest_bytes
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
-from tests.chain import Chain, build_chain
+from tests.chain import SAMPLE_VERSION, Chain, build_chain
 
 pytestmark = pytest.mark.build
 
@@ -105,8 +113,9 @@ def nothing_published(store: Path) -> bool:
     return not list(store.rglob("*.json"))
 
 
-def test_failed_parity_publishes_nothing(chain: Chain, tmp_path: Path) -> None:
-    failed = build_chain(tmp_path / "bench", thresholds={"sqnr_db": 60.0})
+def test_failed_parity_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assets.policy.load_policy", lambda: {"sqnr_db": 60.0})
+    failed = build_chain(tmp_path / "bench")
     assert not failed.evidence.result.passed
     with pytest.raises(PublicationRefusedError, match=r"sqnr_db is .* at least 60"):
         publish(failed, tmp_path / "store")
@@ -119,8 +128,8 @@ def test_failed_parity_publishes_nothing(chain: Chain, tmp_path: Path) -> None:
         ({"artifact_sha256": "ab" * 32}, "parity was computed on abababababab"),
         ({"passed": False}, "parity failed"),
         ({"metrics": {}}, "was not computed"),
-        ({"thresholds": {}}, "no thresholds"),
-        ({"thresholds": {"sqnr_db": 60.0}}, "sqnr_db is"),
+        ({"thresholds": {}}, "the policy is"),
+        ({"thresholds": {"mean_cosine": -1.0}}, "the policy is"),
         ({"failures": ("something",)}, "something"),
         ({"windows": 0}, "no window"),
     ],
@@ -145,6 +154,79 @@ def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_pa
     with pytest.raises(ProductMixedError, match="materialize emulator/"):
         check_lineage(other.products["hef"], chain.products["parity_report"])
     assert nothing_published(tmp_path / "s")
+
+
+def test_a_stricter_policy_wants_a_new_judgement(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assets.policy.load_policy", lambda: {"mean_cosine": 0.951})
+    with pytest.raises(PublicationRefusedError, match="materialize emulator/parity_report again"):
+        publish(chain, tmp_path)
+    assert nothing_published(tmp_path)
+
+
+def test_a_release_names_the_tools_that_made_it(chain: Chain, tmp_path: Path) -> None:
+    """Another version or path than the artifact's own may neither compile, judge nor publish."""
+    other = EmulatorToolchain(
+        "u8s8-7bit" if chain.toolchain.record().options["integer_path"] == "u8s8" else "u8s8"
+    )
+    hef, report = (chain.products[name] for name in ("hef", "parity_report"))
+    with pytest.raises(ToolchainError, match=r"integer_path .* here it is"):
+        other.compile(take_built(chain.bench, chain.products["quantized_har"]))
+    with pytest.raises(ToolchainError, match="materialize emulator/quantized_har again"):
+        make_parity_report(chain.bench, other, hef=hef)
+    with pytest.raises(ToolchainError, match="integer_path"):
+        assemble(chain.bench, other, hef=hef, parity_report=report)
+    release = ReleaseStore(tmp_path).open(publish(chain, tmp_path))
+    assert {"torch", "onnx", "onnxruntime", "onnxsim", "numpy"} == set(release.manifest.toolchain.tools)
+
+
+def test_the_same_weights_under_two_names_share_a_workbench(tmp_path: Path) -> None:
+    """Equal content, another model name: neither build may trip over the other's files."""
+    import shutil
+
+    shutil.copytree(SAMPLE_VERSION, tmp_path / "w" / "renamed" / "v0.1.0")
+    first = build_chain(tmp_path / "bench")
+    second = build_chain(tmp_path / "bench", weights=tmp_path / "w")
+    names = [ReleaseStore(tmp_path / "s").open(publish(c, tmp_path / "s")) for c in (first, second)]
+    assert [r.manifest.model.name for r in names] == ["tcn_encoder", "renamed"]
+
+
+def test_golden_windows_are_held_against_the_source_at_publishing(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be newer than the export, which then never saw them."""
+    monkeypatch.setattr(
+        "assets.canary.source_latents", lambda trained, windows: np.ones((len(windows), 64), np.float32)
+    )
+    with pytest.raises(OnnxModelError, match="differs from its source"):
+        publish(chain, tmp_path)
+    assert nothing_published(tmp_path)
+
+
+def test_a_damaged_release_is_put_back_by_publishing(chain: Chain, tmp_path: Path) -> None:
+    identifier = publish(chain, tmp_path)
+    store = ReleaseStore(tmp_path)
+    path = store.open(identifier).directory / GOLDEN_NAME
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    assert store.problems()
+    assert publish(chain, tmp_path) == identifier
+    assert store.problems() == []
+    assert len(store.history("emulator", "canary")) == 1
+
+
+def _put_often(root: Path) -> None:
+    bench = Workbench(root)
+    for number in range(60):
+        bench.put("onnx_model", {"encoder.onnx": str(number).encode()})
+
+
+def test_two_builds_may_share_a_workbench(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        for done in [pool.submit(_put_often, tmp_path) for _ in range(2)]:
+            done.result()
+    assert len(list((tmp_path / "onnx_model").iterdir())) == 120
 
 
 def test_products_are_verified_when_they_are_read(tmp_path: Path) -> None:

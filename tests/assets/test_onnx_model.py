@@ -211,8 +211,22 @@ def test_old_opsets_and_dynamic_shapes_are_refused() -> None:
     old.opset_import[0].version = 9
     with pytest.raises(WeightsError, match="opset 9"):
         load_source(old.SerializeToString(), "old.onnx")
+    dynamic = onnx.load_from_string(canonical_graph(small_encoder()))
+    dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    dynamic.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    with pytest.raises(WeightsError, match="static sizes"):
+        load_source(dynamic.SerializeToString(), "dynamic.onnx")
     with pytest.raises(WeightsError, match="not a valid ONNX"):
         load_source(b"\x08\x08garbage", "bad.onnx")
+
+
+def test_a_second_output_is_refused_by_name() -> None:
+    """A VAE's mean and variance look alike: taking the first would release the wrong one."""
+    model = onnx.load_from_string(canonical_graph(small_encoder()))
+    model.graph.node.append(helper.make_node("Relu", ["flatten.out"], ["logvar"]))
+    model.graph.output.append(helper.make_tensor_value_info("logvar", TensorProto.FLOAT, [1, 6]))
+    with pytest.raises(WeightsError, match=r"2 outputs \(latent, logvar\)"):
+        load_source(model.SerializeToString(), "vae.onnx")
 
 
 @pytest.mark.parametrize("change", ["weight", "order"])

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.motif_head import fit_head
-from assets.parity import compare, judge, load_policy
+from assets.parity import compare, judge
+from assets.policy import load_policy
 from runtime.contract.errors import CalibrationError
 from runtime.contract.motifs import MotifHead, MotifScorer
 from runtime.contract.window import FloatArray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -11,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from assets.weights import find_version, identify, parse_model, read_files
+from assets.product import Workbench
+from assets.weights import find_version, identify, make_model_weights, parse_model, read_files
 from runtime.contract.errors import WeightsError
-from tests.chain import SAMPLE_VERSION
+from tests.chain import SAMPLE_VERSION, SAMPLE_WEIGHTS
 
 pytestmark = pytest.mark.build
 
@@ -101,6 +105,11 @@ def _reshape(key: str, *shape: int) -> Callable[[State], None]:
         (_reshape("activity_classifier.weight", 12, 32), ["activity_classifier", "(12, 32)"]),
         (lambda state: state.update({"activity_classifier.0.weight": state["fc_mu.bias"]}), ["one linear"]),
         (lambda state: state.clear(), ["tcn_encoder.network"]),
+        (lambda state: state.update({3: state["fc_mu.bias"]}), ["named 3"]),
+        (lambda state: state.update({"epoch": 7}), ["holds a int named 'epoch'"]),
+        (lambda state: state.update({"fc_mu.bias": state["fc_mu.bias"].long()}), ["fc_mu.bias", "int64"]),
+        (lambda state: state.update({"fc_mu.bias": state["fc_mu.bias"].to_sparse()}), ["without plain"]),
+        (lambda state: state.update({"activity_classifier.bias": state["fc_mu.bias"][0]}), ["one linear"]),
     ],
 )
 def test_broken_checkpoint_is_refused_by_name(change: Callable[[State], None], words: list[str]) -> None:
@@ -177,6 +186,12 @@ def _std(value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda d: d["channel_order"].reverse(), ["channel order"]),
         (lambda d: d["units"].update(gyroscope="deg/s"), ["gyroscope", "deg/s", "rad/s"]),
         (lambda d: d["normalization"]["zscore_mean"].__setitem__(0, 0.5), ["different statistics"]),
+        (lambda d: d["normalization"]["zscore_mean"].__setitem__(0, 10**400), ["OverflowError"]),
+        (lambda d: d["normalization"].update(method="minmax"), ["minmax", "z-score"]),
+        (lambda d: d["normalization"].update(per_channel=False), ["for each channel"]),
+        (lambda d: d.update(sampling_rate_hz=50), ["sampling_rate_hz is 50"]),
+        (lambda d: d.update(window_size=200), ["window_size is 200"]),
+        (lambda d: d.update(units=["m/s²"]), ["units is not an object"]),
     ],
 )
 def test_broken_normalization_is_refused_by_name(
@@ -206,7 +221,49 @@ def test_newest_version_is_the_highest_number_then_the_name(tmp_path: Path) -> N
 
 def test_a_version_folder_may_be_named_itself() -> None:
     assert find_version(SAMPLE_VERSION) == SAMPLE_VERSION
-    assert (identify(SAMPLE_VERSION).name, identify(SAMPLE_VERSION).version) == ("tcn_encoder", "v0.1.0")
+    for weights_dir in (SAMPLE_VERSION, SAMPLE_WEIGHTS):
+        identity = identify(SAMPLE_VERSION, weights_dir, None)
+        assert (identity.name, identity.version) == ("tcn_encoder", "v0.1.0")
+
+
+def test_a_folder_of_any_name_does_not_lend_it_to_the_release(tmp_path: Path) -> None:
+    """Where somebody keeps a folder is no input: the same files give the same name."""
+    for place in ("alice", "bob"):
+        shutil.copytree(SAMPLE_VERSION, tmp_path / place)
+        product, _ = make_model_weights(Workbench(tmp_path / "bench"), tmp_path / place)
+        assert (product.facts["model"], product.facts["version"]) == ("tcn_encoder", "v0.1.0")
+    with pytest.raises(WeightsError, match="which version"):
+        identify(tmp_path / "alice", tmp_path / "alice", None)
+
+
+def test_names_that_cannot_be_files_are_refused_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "my model" / "v1.0.0"
+    with pytest.raises(WeightsError, match="'my model' cannot name a model"):
+        identify(folder, tmp_path, None)
+
+
+def test_checksums_are_verified_where_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "tcn_encoder" / "v0.1.0"
+    shutil.copytree(SAMPLE_VERSION, folder)
+    make_model_weights(Workbench(tmp_path / "bench"), tmp_path)
+    data = bytearray((folder / "tcn_vae.pth").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "tcn_vae.pth").write_bytes(bytes(data))
+    with pytest.raises(WeightsError, match=r"tcn_vae\.pth: is not the file whose sha256"):
+        make_model_weights(Workbench(tmp_path / "bench"), tmp_path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**9), st.integers(1, 255))
+def test_a_damaged_checkpoint_never_leaks_another_error(position: int, flip: int) -> None:
+    """torch checks no checksums: some damage is read as other numbers, the rest is refused by us."""
+    files = read_files(SAMPLE_VERSION)
+    data = bytearray(files["tcn_vae.pth"])
+    # The directory at the end and the pickle at the start are what a reader trips over.
+    place = position % 4000
+    data[place if position % 2 else len(data) - 1 - place] ^= flip
+    with contextlib.suppress(WeightsError):
+        parse_model({**files, "tcn_vae.pth": bytes(data)})
 
 
 def test_no_weights_and_two_weights_are_refused(tmp_path: Path) -> None:

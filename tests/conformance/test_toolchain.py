@@ -167,9 +167,16 @@ class TestEmulator(ToolchainSuite):
 
     def test_float_kernels_are_refused(self, graph: bytes) -> None:
         """A model that is int8 in name only must not become an artifact."""
-        posing = Built(stage="quantized", kind="emulated-int8", suffix=".onnx", data=graph)
+        toolchain = EmulatorToolchain()
+        record = toolchain.record()
+        posing = Built(stage="quantized", kind="emulated-int8", suffix=".onnx", data=graph, record=record)
         with pytest.raises(ToolchainError, match="not integer kernels only"):
-            EmulatorToolchain().compile(posing)
+            toolchain.compile(posing)
+
+    def test_what_nobody_recorded_is_not_compiled(self, graph: bytes) -> None:
+        unknown = Built(stage="quantized", kind="emulated-int8", suffix=".onnx", data=graph)
+        with pytest.raises(ToolchainError, match="nobody knows whom"):
+            EmulatorToolchain().compile(unknown)
 
     def test_unknown_path_is_refused(self) -> None:
         with pytest.raises(ToolchainError, match="fp8"):

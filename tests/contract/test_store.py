@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.contract import store as store_module
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
@@ -66,7 +65,7 @@ def test_a_failed_write_leaves_no_release(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device", str(path))
         path.write_bytes(data)
 
-    monkeypatch.setattr(store_module, "_write_synced", full)
+    monkeypatch.setattr("runtime.contract.files.write_synced", full)
     with pytest.raises(StoreError, match="No space left"):
         ReleaseSimulator().publish(tmp_path)
     assert list((tmp_path / "releases").iterdir()) == []

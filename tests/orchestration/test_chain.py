@@ -72,7 +72,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
 @pytest.fixture
 def strict_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy that no int8 build meets."""
-    monkeypatch.setattr("assets.parity.load_policy", lambda: {"sqnr_db": 60.0})
+    monkeypatch.setattr("assets.policy.load_policy", lambda: {"sqnr_db": 60.0})
 
 
 def failure_of(result: dg.ExecuteInProcessResult, step: str) -> str:
