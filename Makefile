@@ -61,7 +61,7 @@ lock: ## renew the lock files
 	@PYTHON="$(PYTHON)" scripts/lock.sh
 
 clean: ## remove what was made here; sources and sample weights stay
-	rm -rf .venv .venv-lock .venv-runtime-* artifacts/build artifacts/releases artifacts/dagster_home artifacts/window.json \
+	rm -rf .venv .venv-lock .venv-runtime-* artifacts/build artifacts/releases artifacts/dagster_home \
 		.tmp_dagster_home_* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 		.grimp_cache test-output build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 Layout, under one root::
 
     <asset>/<digest>/...files      never changed once there
-    <asset>/<digest>.json          the ``Product`` that first had this content
+    <asset>/<digest>.json          the ``Product`` that had this content last
     <asset>/latest.json            a ``Product``: what was made last, from what
 
 A link names only its neighbours; what came before them it finds by digest, as ancestors of what it
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import DigestMismatchError, PipelineError, StoreError
-from runtime.contract.files import write_directory, write_document
+from runtime.contract.files import move_aside, write_directory, write_document
 
 LATEST = "latest.json"
 
@@ -75,7 +75,7 @@ class Workbench:
         made_from: Iterable[Product] = (),
         facts: Mapping[str, str] | None = None,
     ) -> Product:
-        """Keep files under their digest. Putting the same again changes nothing.
+        """Keep files under their digest. Putting the same again changes nothing but what was damaged.
 
         The name of a product's only file is no part of its digest, so it must not vary.
 
@@ -93,15 +93,23 @@ class Workbench:
         )
         directory = self.directory(product)
         try:
+            if directory.exists() and not self._is_whole(product):
+                move_aside(directory)
             if not directory.exists():
                 write_directory(directory, files)
-            if not (described := directory.with_name(f"{product.digest}.json")).exists():
-                write_document(described, to_json(product))
+            write_document(directory.with_name(f"{product.digest}.json"), to_json(product))
         except OSError as error:
             raise StoreError(
                 f"{error.strerror}", where=str(directory), hint="check the folder's rights and free space"
             ) from error
         return product
+
+    def _is_whole(self, product: Product) -> bool:
+        try:
+            self.read_all(product)
+        except PipelineError:
+            return False
+        return True
 
     def directory(self, product: Product) -> Path:
         """Folder of a product's files."""
@@ -127,7 +135,7 @@ class Workbench:
             raise DigestMismatchError(
                 "is not the file that was made",
                 where=str(path),
-                hint=f"delete its folder and materialize {product.asset}",
+                hint=f"materialize {product.asset}",
             )
         return data
 

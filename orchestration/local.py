@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import shlex
 import socket
 import sys
 import urllib.error
@@ -22,7 +23,7 @@ import numpy as np
 
 from assets.toolchain import parse_targets
 from orchestration.build import READY, ROOT, dagster_home
-from orchestration.processes import Child, Children, Stopped
+from orchestration.processes import Child, Children, Stopped, log_folder
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
 
@@ -50,24 +51,36 @@ def free_port() -> int:
         return port
 
 
-def wanted_port(variable: str, default: int) -> int:
-    """A port from the environment that is free.
+def wanted_ports() -> tuple[int, int]:
+    """The ports of the runtime and of the UI, as the environment asks: two, and free.
 
     Raises:
-        LocalError: Not a port, or in use.
+        LocalError: Not a port, the same port twice, or in use.
     """
+    port, ui_port = _port("PORT", 9000), _port("UI_PORT", 3000)
+    if port == ui_port:
+        raise LocalError(f"PORT and UI_PORT are both {port}", hint="set one of them to another port")
+    _check_free("PORT", port)
+    _check_free("UI_PORT", ui_port)
+    return port, ui_port
+
+
+def _port(variable: str, default: int) -> int:
     text = os.environ.get(variable) or str(default)
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise LocalError(f"{variable}={text} is not a port", hint="1 to 65535")
+    return int(text)
+
+
+def _check_free(variable: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, int(text)))
+            probe.bind((HOST, port))
         except OSError as error:
             raise LocalError(
-                f"port {text} cannot be used: {error.strerror}", hint=f"end what uses it, or set {variable}"
+                f"port {port} cannot be used: {error.strerror}", hint=f"end what uses it, or set {variable}"
             ) from error
-    return int(text)
 
 
 def get(url: str, data: bytes | None = None) -> tuple[int, bytes, dict[str, str]]:
@@ -87,26 +100,25 @@ class Platform:
 
     Args:
         children: Ends the processes, whatever happens.
-        port: Of the runtime.
-        ui_port: Of Dagster's UI.
+        logs: Folder for what the servers write, nobody else's.
     """
 
-    def __init__(self, children: Children, port: int, ui_port: int) -> None:
+    def __init__(self, children: Children, logs: Path) -> None:
         targets = parse_targets(os.environ.get("BUILD_TARGETS") or "emulator")
         self.target = "emulator" if "emulator" in targets else targets[0]
-        self.children = children
-        self.url, self.ui_url = f"http://{HOST}:{port}", f"http://{HOST}:{ui_port}"
-        self.port, self.ui_port = port, ui_port
+        self.children, self.logs = children, logs
+        self.url = self.ui_url = ""  # known when they are started
         self.store = ReleaseStore(ROOT / (os.environ.get("RELEASE_STORE") or "artifacts/releases"))
         self.home = dagster_home()
 
-    def start_ui(self) -> Child:
+    def start_ui(self, port: int) -> Child:
         """Start Dagster's webserver and daemon on the instance that the build writes to."""
+        self.ui_url = f"http://{HOST}:{port}"
         command: list[str | Path] = [_SCRIPTS / "dagster", "dev", "-w", ROOT / "workspace.yaml"]
         return self.children.start(
             "dagster",
-            [*command, "-h", HOST, "-p", str(self.ui_port)],
-            log=self.home / "ui.log",
+            [*command, "-h", HOST, "-p", str(port)],
+            log=self.logs / "ui.log",
             environment={"DAGSTER_HOME": str(self.home), "PYTHONWARNINGS": "ignore"},
         )
 
@@ -133,15 +145,16 @@ class Platform:
             raise LocalError("the chain was not built", hint="the line above says why; then repeat")
         return self.store.resolve(self.target, "canary")
 
-    def start_runtime(self) -> Child:
+    def start_runtime(self, port: int) -> Child:
         """Start the runtime on the canary channel, as a Pi would."""
+        self.url = f"http://{HOST}:{port}"
         return self.children.start(
             "runtime",
             [_SCRIPTS / "gunicorn", "-c", ROOT / "runtime" / "gunicorn.conf.py", "runtime.asgi:app"],
-            log=self.home / "runtime.log",
+            log=self.logs / "runtime.log",
             environment={
                 "HOST": HOST,
-                "PORT": str(self.port),
+                "PORT": str(port),
                 "RELEASE_STORE": str(self.store.root),
                 "RELEASE_CHANNEL": "canary",
                 "TARGET": self.target,
@@ -150,10 +163,10 @@ class Platform:
         )
 
     def wait_until_answers(self, child: Child, url: str) -> None:
-        """Wait for status 200.
+        """Wait for an answer, which must be 200: what is refused at start stays refused.
 
         Raises:
-            LocalError: The process ended, or never answered 200; with its last lines or answer.
+            LocalError: Another answer, an early end, or no answer at all; with its last lines.
         """
         last = "no answer"
 
@@ -164,11 +177,21 @@ class Platform:
             except OSError as error:
                 last = str(error)
                 return False
-            last = f"{status} {body[:300].decode(errors='replace')}"
-            return status == 200
+            if status != 200:
+                raise LocalError(f"{child.name} refuses: {reason_given(status, body)}\n{child.last_lines()}")
+            return True
 
         if not child.wait_for(answers, START_SECONDS):
             raise LocalError(f"{child.name} does not serve {url}: {last}\n{child.last_lines()}")
+
+
+def reason_given(status: int, body: bytes) -> str:
+    """Why a server does not answer 200, in its own words."""
+    try:
+        document = json.loads(body)
+        return f"{status} {document['reason']}: {document['message']}"
+    except (ValueError, KeyError, TypeError):
+        return f"{status} {body[:300].decode(errors='replace')}"
 
 
 def summary(release: Release) -> str:
@@ -213,40 +236,54 @@ def check_answer(platform: Platform, release: Release) -> None:
     say(f"release: {release.id}")
 
 
-def bring_up(children: Children, port: int, ui_port: int) -> tuple[Platform, Release, list[Child]]:
-    """Build and start everything; returns when both servers answer."""
-    platform = Platform(children, port, ui_port)
+def bring_up(
+    platform: Platform, port: int | None = None, ui_port: int | None = None
+) -> tuple[Release, list[Child]]:
+    """Build and start everything; returns the release and the servers when both answer.
+
+    A port that is not given is chosen when its server starts: nobody can take it during the build.
+    """
     say(f"building for {platform.target} (Dagster's home: {platform.home}):")
     build = platform.start_build()
-    ui = platform.start_ui()
+    ui = platform.start_ui(ui_port or free_port())
     release = platform.built(build)
     say(summary(release))
-    server = platform.start_runtime()
-    platform.wait_until_answers(server, f"{platform.url}/healthz")
+    # The UI first: once it listens, its port cannot be chosen for the runtime.
     platform.wait_until_answers(ui, f"{platform.ui_url}/server_info")
-    return platform, release, [server, ui]
+    server = platform.start_runtime(port or free_port())
+    platform.wait_until_answers(server, f"{platform.url}/healthz")
+    return release, [server, ui]
+
+
+def curl_line(url: str, body: Path) -> str:
+    """A command for a shell that asks ``/infer`` with the file."""
+    words = ["curl", "-s", f"{url}/infer", "-H", "Content-Type: application/json", "-d", f"@{body}"]
+    return shlex.join(words)
 
 
 def smoke() -> None:
     """Bring everything up on free ports, ask once, end."""
-    with Children() as children:
-        platform, release, _ = bring_up(children, free_port(), free_port())
+    with log_folder(dagster_home() / "logs", "smoke") as logs, Children() as children:
+        platform = Platform(children, logs)
+        release, _ = bring_up(platform)
         check_answer(platform, release)
     say("smoke: passed, nothing left running")
 
 
 def run() -> None:
     """Bring everything up on the known ports and serve until Ctrl-C."""
-    port, ui_port = wanted_port("PORT", 9000), wanted_port("UI_PORT", 3000)
-    with Children() as children:
-        platform, release, servers = bring_up(children, port, ui_port)
+    port, ui_port = wanted_ports()
+    with log_folder(dagster_home() / "logs", "run") as logs, Children() as children:
+        platform = Platform(children, logs)
+        release, servers = bring_up(platform, port, ui_port)
         check_answer(platform, release)
-        body = platform.store.root.parent / "window.json"
+        body = platform.home / "window.json"
         body.write_bytes(golden_question(release)[0])
         say()
-        say(f"runtime     {platform.url}   (healthz, metrics, infer; log: {platform.home / 'runtime.log'})")
+        say(f"runtime     {platform.url}   (healthz, metrics, infer)")
         say(f"Dagster UI  {platform.ui_url}")
-        say(f"try         curl -s {platform.url}/infer -H 'Content-Type: application/json' -d @{body}")
+        say(f"logs        {logs}")
+        say(f"try         {curl_line(platform.url, body)}")
         say("serving until Ctrl-C")
         ended = children.wait_for_first(servers)
         raise LocalError(f"{ended.name} ended by itself\n{ended.last_lines()}")

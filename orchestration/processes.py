@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final
@@ -16,6 +20,7 @@ from typing import Final
 from orchestration.build import ROOT
 
 GRACE_SECONDS: Final = 20.0
+KEPT_LOG_FOLDERS: Final = 10
 _POLL_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -34,6 +39,41 @@ def _prepare_child() -> None:
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def log_folder(logs: Path, verb: str) -> Iterator[Path]:
+    """A new folder below ``logs`` for this process alone; of the older ones the newest are kept.
+
+    It is locked meanwhile, so that another process does not clear it away.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    # The random end: process ids repeat, also between containers that share the folder.
+    folder = Path(tempfile.mkdtemp(prefix=f"{verb}-{os.getpid()}-", dir=logs))
+    with _opened(folder) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        ours = [path for path in logs.iterdir() if re.fullmatch(r"[a-z]+-\d+-\w+", path.name)]
+        for old in sorted(ours, key=_changed)[:-KEPT_LOG_FOLDERS]:
+            with contextlib.suppress(OSError), _opened(old) as other:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old, ignore_errors=True)
+        yield folder
+
+
+def _changed(folder: Path) -> int:
+    # Another process may be clearing away too.
+    with contextlib.suppress(FileNotFoundError):
+        return folder.stat().st_mtime_ns
+    return 0
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class Child:
@@ -116,9 +156,9 @@ class Children:
         environment: Mapping[str, str],
         log: Path | None = None,
     ) -> Child:
-        """Start a child in the project's root; its output goes to ``log``, or here."""
+        """Start a child in the project's root; its output goes to ``log``, a new file, or here."""
         with contextlib.ExitStack() as files:
-            out = files.enter_context(log.open("wb")) if log else None
+            out = files.enter_context(log.open("xb")) if log else None
             process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=ROOT,

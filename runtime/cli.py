@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -13,8 +14,8 @@ from typing import Any, Final
 from runtime.config import DEFAULT_STORE
 from runtime.contract.document import to_json
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError
-from runtime.contract.release import manifest_bytes
-from runtime.contract.store import ChannelEntry, Release, ReleaseStore
+from runtime.contract.release import TARGETS, manifest_bytes
+from runtime.contract.store import CHANNELS, ChannelEntry, Release, ReleaseStore
 
 OK: Final = 0
 PROBLEMS: Final = 1
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 where all is well, 1 where something in the store is wrong, 2 for a wrong command line or
         something that is not there.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal without µ or ² shows them escaped, as stderr does by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(argv)
     store = ReleaseStore(options.store or Path(os.environ.get("RELEASE_STORE") or DEFAULT_STORE))
     try:
@@ -68,21 +72,44 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
-    rows = [_row(store, identifier) for identifier in store.identifiers()]
+    entries, bad = _channel_entries(store)
+    rows = [_row(store, identifier, entries) for identifier in store.identifiers()]
     if options.json:
         _print_json(rows)
     else:
         _print_table(rows)
-    return PROBLEMS if any("problem" in row for row in rows) else OK
+    _print_bad_channels(bad)
+    return PROBLEMS if bad or any("problem" in row for row in rows) else OK
 
 
-def _row(store: ReleaseStore, identifier: str) -> Row:
-    row: Row = {"release": identifier, "target": None, "channels": []}
+def _channel_entries(store: ReleaseStore) -> tuple[list[ChannelEntry], list[str]]:
+    """What each channel names now, and a sentence for each that cannot be read."""
+    entries: list[ChannelEntry] = []
+    bad: list[str] = []
+    for target in TARGETS:
+        for channel in CHANNELS:
+            try:
+                entry = store.current(target, channel)
+            except PipelineError as error:
+                bad.append(f"channel {channel} of {target} cannot be read: {error}")
+            else:
+                entries += [entry] if entry else []
+    return entries, bad
+
+
+def _print_bad_channels(bad: Sequence[str]) -> None:
+    sys.stdout.flush()
+    for problem in bad:
+        print(f"releasectl: {problem}", file=sys.stderr)
+
+
+def _row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEntry]) -> Row:
+    channels = [entry.channel for entry in entries if entry.release == identifier]
+    row: Row = {"release": identifier, "target": None, "channels": channels}
     try:
         manifest = store.open(identifier).manifest
         row |= {
             "target": manifest.target,
-            "channels": [channel for _, channel in store.channels_of(identifier)],
             "model": manifest.model.name,
             "version": manifest.model.version,
             "artifact": manifest.artifact,
@@ -113,7 +140,8 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
     release = store.open(_expand(store, options.release))
-    entries = _entries(store, release)
+    everywhere, bad = _channel_entries(store)
+    entries = [entry for entry in everywhere if entry.release == release.id]
     if options.json:
         channels = [json.loads(to_json(entry)) for entry in entries]
         _print_json(
@@ -121,7 +149,8 @@ def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
         )
     else:
         print("\n".join(_screen(release, entries)))
-    return OK
+    _print_bad_channels(bad)
+    return PROBLEMS if bad else OK
 
 
 def _expand(store: ReleaseStore, prefix: str) -> str:
@@ -136,11 +165,6 @@ def _expand(store: ReleaseStore, prefix: str) -> str:
         return found[0]
     what = f"names {len(found)} releases" if found else "names no release"
     raise ReleaseNotFoundError(what, where=prefix, hint="`releasectl list` shows all")
-
-
-def _entries(store: ReleaseStore, release: Release) -> list[ChannelEntry]:
-    current = (store.current(*place) for place in store.channels_of(release.id))
-    return [entry for entry in current if entry is not None]
 
 
 def _screen(release: Release, entries: Sequence[ChannelEntry]) -> list[str]:
@@ -188,7 +212,13 @@ def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # JSON has escapes of its own; Python's would break it.
+        text = json.dumps(value, indent=1)
+    print(text)
 
 
 if __name__ == "__main__":

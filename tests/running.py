@@ -58,7 +58,6 @@ def start(root: Path, *, ignore_sigint: bool = False) -> Running:
         "RELEASE_STORE": str(root / "releases"),
         "DAGSTER_HOME": str(root / "dagster_home"),
     }
-    environment.pop("WEIGHTS_DIR", None)
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestration.local", "run"],
         cwd=ROOT,

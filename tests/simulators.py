@@ -244,13 +244,16 @@ def clean_environment() -> dict[str, str]:
 
 
 class RuntimeServer:
-    """The real server in a process of its own, on a free port; ended by its process id."""
+    """The real server in a process of its own, on a free port; ended by its process id.
 
-    def __init__(self, logs: Path, **environment: str) -> None:
+    ``python`` is the interpreter of another environment.
+    """
+
+    def __init__(self, logs: Path, *, python: str | Path = sys.executable, **environment: str) -> None:
         settings = {"PORT": str(free_port())} | environment
         self.url = f"http://127.0.0.1:{settings['PORT']}"
         self._paths = (logs / f"{settings['PORT']}.out", logs / f"{settings['PORT']}.err")
-        command = [sys.executable, "-m", "gunicorn", "-c", "runtime/gunicorn.conf.py", "runtime.asgi:app"]
+        command = [str(python), "-m", "gunicorn", "-c", "runtime/gunicorn.conf.py", "runtime.asgi:app"]
         with self._open(0) as out, self._open(1) as err:
             self.process = subprocess.Popen(
                 command,
@@ -313,9 +316,11 @@ class RuntimeServer:
 
 
 @contextlib.contextmanager
-def running_server(logs: Path, **environment: str) -> Iterator[RuntimeServer]:
+def running_server(
+    logs: Path, *, python: str | Path = sys.executable, **environment: str
+) -> Iterator[RuntimeServer]:
     """A server that answers, stopped at the end whatever happens."""
-    server = RuntimeServer(logs, **environment)
+    server = RuntimeServer(logs, python=python, **environment)
     try:
         yield server.wait_until_answering()
     finally:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import httpx
 import pytest
+
+from runtime.config import RuntimeConfig
+from tests.simulators import ReleaseSimulator, imu_windows, infer_body, running_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("orchestration", "assets", "runtime", "sample", "bench")
@@ -116,6 +122,50 @@ def test_modules_are_of_a_readable_size(path: Path) -> None:
         assert not public or ast.get_docstring(node), node.name  # type: ignore[arg-type, attr-defined]
 
 
+def test_no_committed_page_holds_a_placeholder() -> None:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    pages = [ROOT / name for name in listing.stdout.split("\0") if name]
+    assert ROOT / "README.md" in pages
+    assert [str(page) for page in pages if page.exists() and "@@" in page.read_text()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_command_of_a_page_exists(page: str) -> None:
+    """Commands stand in backticks, or begin a line."""
+    named = set(re.findall(r"(?:`|^)make ([a-z][a-z-]*)", (ROOT / page).read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"test", "run" if page == "README.md" else "check"} <= named
+    assert named - targets == set()
+
+
+class Asked(Mapping[str, str]):
+    """An empty environment that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_readme_names_the_runtimes_settings_and_no_others() -> None:
+    _, _, rest = (ROOT / "README.md").read_text().partition("| variable | default | meaning |\n")
+    rows = rest.partition("\n\n")[0].splitlines()[1:]
+    named = {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
+    asked = Asked()
+    RuntimeConfig.from_environment(asked)
+    assert named == asked.names
+
+
 @pytest.mark.slow
 def test_runtime_imports_and_serves_with_its_own_extra_alone(tmp_path: Path) -> None:
     """A fresh environment from the runtime's lock: nothing of the build side is there to lean on."""
@@ -134,3 +184,12 @@ def test_runtime_imports_and_serves_with_its_own_extra_alone(tmp_path: Path) -> 
         [venv / "bin" / "python", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+    release = ReleaseSimulator().publish(tmp_path, "stable")
+    python = venv / "bin" / "python"
+    with running_server(tmp_path, python=python, RELEASE_STORE=str(tmp_path)) as server:
+        health = httpx.get(f"{server.url}/healthz")
+        assert (health.status_code, health.json()["release"]) == (200, release.id), health.text
+        body = infer_body(imu_windows(1)[0])
+        answer = httpx.post(f"{server.url}/infer", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 200, answer.text
+        assert [len(answer.json()[name]) for name in ("latent", "motif_scores")] == [64, 12]

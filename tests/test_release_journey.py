@@ -32,7 +32,8 @@ pytestmark = [pytest.mark.build, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    platform = start(tmp_path_factory.mktemp("platform"))
+    # With a space, which must not break what is printed.
+    platform = start(tmp_path_factory.mktemp("plat form"))
     yield platform
     end(platform)
 
@@ -54,6 +55,12 @@ def test_the_printed_curl_line_works(running: Running) -> None:
     )
     document = json.loads(answer.stdout)
     assert (len(document["latent"]), len(document["motif_scores"])) == (64, 12)
+
+
+def test_nothing_is_written_beside_the_store(running: Running) -> None:
+    places = sorted(path.name for path in running.store.root.parent.iterdir())
+    assert places == ["build", "dagster_home", "releases"]
+    assert (running.store.root.parent / "dagster_home" / "window.json").is_file()
 
 
 def test_health_and_headers_name_the_release(running: Running) -> None:

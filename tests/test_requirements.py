@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import requirements
+from tests import conftest, requirements
 
 pytest_plugins = ["pytester"]
 
@@ -148,6 +148,23 @@ def test_upstream_is_given_to_the_test_and_selects_it(
     inner.makepyfile(READS_UPSTREAM)
 
     inner.runpytest_inprocess("-m", "upstream").assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_developers_settings_do_not_reach_the_tests(
+    inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in conftest.SETTINGS:
+        monkeypatch.setenv(name, "5")
+    monkeypatch.setenv("UPSTREAM", str(inner.mkdir("inputs")))
+    monkeypatch.setenv("PYTHONPATH", str(Path(conftest.__file__).parent.parent))
+    inner.makeini("[pytest]\nmarkers =\n    needs\n    upstream\naddopts = -p tests.conftest")
+    inner.makepyfile(
+        "import os\n"
+        f"NAMES = {[*conftest.SETTINGS, 'UPSTREAM']!r}\n"
+        f"def test_left():\n    assert [name for name in NAMES if name in os.environ] == ['UPSTREAM']\n"
+    )
+
+    inner.runpytest_subprocess().assert_outcomes(passed=1)
 
 
 def test_testbed_follows_the_same_rules(inner: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

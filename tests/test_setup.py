@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def said(result: subprocess.CompletedProcess[str]) -> str:
     assert result.returncode == 2, result
     assert len(result.stderr.splitlines()) == 1, result.stderr
     return result.stderr.strip()
+
+
+def test_the_extra_names_the_torch_that_is_installed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["torch"] == [f"torch=={setup_venv.TORCH}"]
 
 
 def older_pythons() -> list[str]:

@@ -239,6 +239,7 @@ def test_products_are_verified_when_they_are_read(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ProductMissingError, match="materialize onnx_model"):
         bench.read(product)
+    assert bench.read(bench.put("onnx_model", {"m.onnx": b"0123"})) == b"0123"
     with pytest.raises(ProductMissingError, match="never materialized"):
         bench.latest("onnx_model")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,15 @@ import pytest
 
 from runtime.cli import main
 from runtime.contract.store import Release
-from tests.simulators import ARTIFACT, GOLDEN, ROOT, ReleaseSimulator, clean_environment, flip_bit
+from tests.simulators import (
+    ARTIFACT,
+    GOLDEN,
+    ROOT,
+    ReleaseSimulator,
+    clean_environment,
+    flip_bit,
+    motif_head,
+)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -66,6 +75,49 @@ def test_list_shows_what_cannot_be_read(tmp_path: Path, releases: list[Release],
     assert code == 1
     (broken,) = [row for row in json.loads(out) if "problem" in row]
     assert broken["release"] == releases[0].id
+
+
+@pytest.fixture(name="bad_channel")
+def a_bad_channel(tmp_path: Path, releases: list[Release]) -> Path:
+    """The first release's channel, stable, cannot be read."""
+    entry = tmp_path / "channels" / "emulator" / "stable" / "00000001.json"
+    flip_bit(entry)
+    return entry
+
+
+def test_a_bad_channel_hides_no_release(
+    tmp_path: Path, releases: list[Release], bad_channel: Path, capsys: Capture
+) -> None:
+    code, out, err = run(capsys, tmp_path, "list", "--json")
+    assert code == 1
+    rows = {row["release"]: row for row in json.loads(out)}
+    assert {row["target"] for row in rows.values()} == {"emulator"}
+    assert [rows[release.id]["channels"] for release in releases] == [[], ["canary"]]
+    assert not any("problem" in row for row in rows.values())
+    assert err.count("\n") == 1
+    code, out, err = run(capsys, tmp_path, "list")
+    assert code == 1
+    assert len(out.splitlines()) == 3
+    assert err.startswith("releasectl: channel stable of emulator cannot be read: ")
+    assert (err.count("\n"), err.count(str(bad_channel))) == (1, 1)
+
+
+def test_show_survives_a_bad_channel(
+    tmp_path: Path, releases: list[Release], bad_channel: Path, capsys: Capture
+) -> None:
+    code, out, err = run(capsys, tmp_path, "show", releases[1].id, "--json")
+    assert code == 1
+    assert [entry["channel"] for entry in json.loads(out)["channels"]] == ["canary"]
+    assert str(bad_channel) in err
+
+
+def test_an_unreadable_release_keeps_its_channels(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    flip_bit(releases[0].directory / "manifest.json", 30)
+    rows = json.loads(run(capsys, tmp_path, "list", "--json")[1])
+    (broken,) = [row for row in rows if "problem" in row]
+    assert broken["channels"] == ["stable"]
 
 
 def test_an_empty_store_is_an_empty_list(tmp_path: Path, capsys: Capture) -> None:
@@ -160,6 +212,27 @@ def test_the_store_comes_from_the_environment(
     monkeypatch.setenv("RELEASE_STORE", str(tmp_path))
     assert main(["verify"]) == 0
     assert "2 releases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_narrow_locale_is_no_error(tmp_path: Path, encoding: str) -> None:
+    """A manifest has m/s² and µT; here a name has what latin-1 lacks, too."""
+    head = motif_head(2)
+    changes = {"motif_head": dataclasses.replace(head, names=("drücken", "歩く"))}
+    release = ReleaseSimulator(changes=changes).publish(tmp_path, "canary")
+    environment = clean_environment() | {"LC_ALL": "C", "PYTHONIOENCODING": encoding}
+
+    def printed(*arguments: str) -> str:
+        command = [sys.executable, "-m", "runtime.cli", *arguments, "--store", str(tmp_path)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode(encoding)
+
+    shown = json.loads(printed("show", release.id, "--json"))
+    manifest = json.loads((release.directory / "manifest.json").read_bytes())
+    assert {key: shown[key] for key in manifest} == manifest
+    assert "\\u6b69\\u304f" in printed("show", release.id)
+    assert len(json.loads(printed("list", "--json"))) == 1
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path, releases: list[Release]) -> None:

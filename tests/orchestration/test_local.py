@@ -1,0 +1,205 @@
+"""``make run`` and ``make smoke``: ports, waiting and what is printed, without a build."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from orchestration import local
+from orchestration.local import LocalError, Platform, bring_up, curl_line
+from orchestration.processes import Child, Children
+from tests.simulators import ReleaseSimulator
+
+pytestmark = pytest.mark.build
+REFUSAL = {"ok": False, "reason": "num_motifs", "message": "12 motifs, NUM_MOTIFS is 5"}
+
+
+class Refusing(HTTPServer):
+    """Answers 503 as a runtime without a model does, and counts."""
+
+    asked = 0
+
+
+class Refusal(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert isinstance(self.server, Refusing)
+        self.server.asked += 1
+        body = json.dumps(REFUSAL).encode()
+        self.send_response(503)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[Refusing]:
+    with Refusing(("127.0.0.1", 0), Refusal) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RELEASE_STORE", str(tmp_path / "store"))
+    return tmp_path / "home"
+
+
+def waiting_child(children: Children, folder: Path) -> Child:
+    """A child that said something and stays."""
+    log = folder / "runtime.log"
+    command = ["sh", "-c", "echo said at its start; exec sleep 60"]
+    child = children.start("runtime", command, environment={}, log=log)
+    assert child.wait_for(lambda: log.read_text().endswith("\n"), 10)
+    return child
+
+
+def test_a_refusal_is_final_and_says_why_once(
+    home: Path, tmp_path: Path, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "START_SECONDS", 2.0)
+    with Children() as children:
+        child = waiting_child(children, tmp_path)
+        url = f"http://127.0.0.1:{refusing.server_port}/healthz"
+        with pytest.raises(LocalError) as caught:
+            Platform(children, tmp_path).wait_until_answers(child, url)
+    assert refusing.asked == 1
+    said = str(caught.value)
+    assert "503 num_motifs: 12 motifs, NUM_MOTIFS is 5" in said
+    assert said.count("said at its start") == 1
+
+
+def test_no_connection_is_waited_for(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [ConnectionRefusedError("not yet"), TimeoutError("loading")]
+
+    def get(url: str) -> tuple[int, bytes, dict[str, str]]:
+        if failures:
+            raise failures.pop(0)
+        return 200, b"{}", {}
+
+    monkeypatch.setattr(local, "get", get)
+    with Children() as children:
+        child = waiting_child(children, tmp_path)
+        Platform(children, tmp_path).wait_until_answers(child, "http://127.0.0.1/healthz")
+    assert failures == []
+
+
+@pytest.mark.parametrize("settings", [{"PORT": "9123", "UI_PORT": "9123"}, {"PORT": "3000"}])
+def test_one_port_for_both_is_refused_in_one_line(
+    home: Path,
+    settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(local, "bring_up", lambda *_: pytest.fail("something was started"))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert local.main(["run"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (f"run: PORT and UI_PORT are both {settings['PORT']} (set one of them to another port)\n")
+    assert not home.exists()
+
+
+class NotedChild(Child):
+    """Does at once whatever is waited for."""
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name, self.events = name, events
+
+    def wait(self) -> int:
+        self.events.append(f"{self.name} done")
+        return 0
+
+    def wait_for(self, condition: object, seconds: float) -> bool:
+        return True
+
+
+class NotedChildren(Children):
+    """Starts nothing; notes what it is asked to start, and with what."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+        self.environments: dict[str, Mapping[str, str]] = {}
+        self.commands: dict[str, list[str]] = {}
+        self.logs: list[Path] = []
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        log: Path | None = None,
+    ) -> Child:
+        self.events.append(f"start {name}")
+        self.environments[name] = environment
+        self.commands[name] = [str(part) for part in command]
+        self.logs += [log] if log else []
+        return NotedChild(name, self.events)
+
+
+def test_a_free_port_is_chosen_when_its_server_starts(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ReleaseSimulator().publish(tmp_path / "store", "canary")
+    events: list[str] = []
+
+    def free_port() -> int:
+        events.append("choose a port")
+        return 5000 + len(events)
+
+    monkeypatch.setattr(local, "free_port", free_port)
+    children = NotedChildren(events)
+    platform = Platform(children, tmp_path)
+    bring_up(platform)
+    assert events == [
+        "start build",
+        "choose a port",
+        "start dagster",
+        "build done",
+        "choose a port",
+        "start runtime",
+    ]
+    assert (platform.ui_url, platform.url) == ("http://127.0.0.1:5002", "http://127.0.0.1:5005")
+    assert children.environments["runtime"]["PORT"] == "5005"
+    assert "5002" in children.commands["dagster"]
+
+
+def test_run_and_smoke_in_one_home_write_to_logs_of_their_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ReleaseSimulator().publish(tmp_path / "store", "canary")
+    started: list[NotedChildren] = []
+
+    def children() -> NotedChildren:
+        started.append(NotedChildren([]))
+        return started[-1]
+
+    monkeypatch.setattr(local, "Children", children)
+    monkeypatch.setattr(local, "check_answer", lambda *_: None)
+    for _ in range(2):
+        assert local.main(["smoke"]) == 0
+    logs = [log for each in started for log in each.logs]
+    assert len(set(logs)) == 4
+    assert all(log.is_relative_to(home / "logs") for log in logs)
+
+
+def test_the_curl_line_takes_any_path(tmp_path: Path) -> None:
+    body = tmp_path / "it's a $(home)" / "window.json"
+    words = shlex.split(curl_line("http://127.0.0.1:9000", body))
+    assert words[0] == "curl"
+    assert words[-2:] == ["-d", f"@{body}"]
