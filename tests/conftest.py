@@ -1,6 +1,8 @@
-"""Shared by all tests. Imports nothing but pytest: it also runs beside the runtime alone."""
+"""Shared by all tests. Imports only test tools: it also runs beside the runtime alone."""
 
 import os
+
+from hypothesis import settings
 
 from tests.requirements import (
     pytest_collection_modifyitems,
@@ -28,6 +30,11 @@ SETTINGS = (
     "WEB_CONCURRENCY",
     "WEIGHTS_DIR",
 )
+
+
+# No test depends on speed, and the machine may be busy.
+settings.register_profile("hailo-pipeline", deadline=None)
+settings.load_profile("hailo-pipeline")
 
 
 def pytest_configure() -> None:

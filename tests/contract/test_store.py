@@ -94,7 +94,7 @@ def test_other_files_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
         ReleaseStore(tmp_path).publish(manifest, contents | {REPORT: b"x" * len(contents[REPORT])})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from([ARTIFACT, GOLDEN, REPORT]), where=st.floats(0, 0.999999), bit=st.integers(0, 7))
 def test_every_flipped_bit_is_named(tmp_path: Path, name: str, where: float, bit: int) -> None:
     release = ReleaseSimulator().publish(tmp_path, "canary")

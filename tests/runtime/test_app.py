@@ -98,7 +98,7 @@ def test_a_value_too_large_to_normalize_is_400(tmp_path: Path, service: Service)
     assert "x[3][4]" in result.json["message"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     body=st.binary(max_size=300) | st.just(GOOD),
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"]),
