@@ -18,7 +18,7 @@ from runtime.contract.window import CHANNELS, SAMPLING_RATE_HZ, UNITS, WINDOW_SH
 INDEX: Final = "index.json"
 SETS: Final = ("calibration", "evaluation", "golden")
 ORIGINS: Final = ("captured", "synthetic")
-MIN_CALIBRATION_WINDOWS: Final = 64
+MIN_WINDOWS: Final = {"calibration": 64, "evaluation": 64, "golden": 16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,9 @@ def _index(data: bytes, where: str) -> WindowIndex:
     for name, found, wanted in expected:
         if found != wanted:
             raise CalibrationError(f"{name} is {found}, expected {wanted}", where=where)
+    files = [record.file for record in index.sets.values()]
+    if any(Path(name).name != name or name == INDEX for name in files) or len(set(files)) != len(files):
+        raise CalibrationError(f"files are {files}, expected one plain name for each set", where=where)
     if index.origin not in ORIGINS:
         raise CalibrationError(f"origin {index.origin!r} is none of {', '.join(ORIGINS)}", where=where)
     return index
@@ -117,16 +120,16 @@ def parse_sets(files: dict[str, bytes], where: str = "calib_data") -> WindowSets
     """Read the sets out of their files and check that they are what the index says.
 
     Raises:
-        CalibrationError: A digest, count, shape or label differs, a value is not finite, there are
-            fewer than 64 calibration windows, or two sets share a window.
+        CalibrationError: A digest, count, shape or label differs, a value is not finite, a set has
+            fewer windows than ``MIN_WINDOWS``, or two sets share a window.
     """
     index = _index(files[INDEX], f"{where}/{INDEX}")
     sets = {name: _read_set(files, index.sets[name], f"{where}: {name}") for name in SETS}
-    if len(sets["calibration"].windows) < MIN_CALIBRATION_WINDOWS:
-        raise CalibrationError(
-            f"{len(sets['calibration'].windows)} windows, at least {MIN_CALIBRATION_WINDOWS} are needed",
-            where=f"{where}: calibration",
-        )
+    for name, fewest in MIN_WINDOWS.items():
+        if len(sets[name].windows) < fewest:
+            raise CalibrationError(
+                f"{len(sets[name].windows)} windows, at least {fewest} are needed", where=f"{where}: {name}"
+            )
     _check_disjoint(sets, where)
     return WindowSets(index=index, **sets)
 

@@ -13,10 +13,10 @@ from assets import policy
 from assets.calibration import parse_sets
 from assets.onnx_model import check_agreement, source_latents
 from assets.parity import REPORT_NAME, ParityEvidence
-from assets.product import Product, Workbench, ancestry, check_lineage
+from assets.product import Product, ProductMixedError, Workbench, check_lineage
 from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
-from assets.weights import TrainedModel, parse_model
+from assets.weights import TrainedModel, read_model
 from runtime.contract.document import from_json, sha256_bytes
 from runtime.contract.errors import PublicationRefusedError
 from runtime.contract.release import (
@@ -25,7 +25,6 @@ from runtime.contract.release import (
     GoldenRecord,
     InputSpec,
     Manifest,
-    ModelIdentity,
     OutputSpec,
     ToolchainRecord,
 )
@@ -59,10 +58,17 @@ def assemble(
     check_lineage(hef, parity_report)
     artifact = take_built(bench, hef)
     toolchain.check_made(artifact)
-    trained = parse_model(bench.read_all(bench.ancestor(hef, "model_weights")))
+    identity, trained = read_model(bench, bench.ancestor(hef, "model_weights"))
     evidence = from_json(ParityEvidence, bench.read(parity_report), REPORT_NAME)
+    upstream = bench.ancestry(hef)
+    if evidence.upstream != upstream:
+        raise ProductMixedError(
+            "judged the artifact with other sources than it has now",
+            where=parity_report.asset,
+            hint=f"materialize {parity_report.asset} again",
+        )
+    exporter = bench.ancestor(hef, "onnx_model").facts["exporter"]
     golden, record = _golden(bench, toolchain, hef, trained)
-    identity = ModelIdentity(name=hef.facts["model"], version=hef.facts["version"])
     artifact_name = f"{identity.name}-{identity.version}{hef.facts['suffix']}"
     files = {
         artifact_name: artifact.data,
@@ -82,8 +88,8 @@ def assemble(
         input=InputSpec.for_encoder(trained.statistics),
         output=OutputSpec.for_encoder(evidence.result.provenance),
         motif_head=evidence.motif_head,
-        upstream={**hef.made_from, hef.asset: hef.digest, parity_report.asset: parity_report.digest},
-        toolchain=_with_tools(toolchain.record(), hef.facts["exporter"], evidence.tools),
+        upstream={**upstream, hef.asset: hef.digest, parity_report.asset: parity_report.digest},
+        toolchain=_with_tools(toolchain.record(), exporter, evidence.tools),
         parity=evidence.result,
         golden=record,
     )
@@ -164,5 +170,5 @@ def release_product(release: Release, made_from: Sequence[Product]) -> Product:
         digest=release.id,
         files={artifact.name: artifact.sha256 for artifact in artifacts},
         size=sum(artifact.size for artifact in artifacts),
-        made_from=ancestry(made_from),
+        made_from={product.asset: product.digest for product in made_from},
     )

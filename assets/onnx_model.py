@@ -13,7 +13,7 @@ from assets.checkpoint import torch_latents
 from assets.encoder import Convolution, EncoderWeights
 from assets.onnx_run import run_graph
 from assets.product import Product, Workbench
-from assets.weights import TrainedModel, parse_model
+from assets.weights import TrainedModel, read_model
 from runtime.contract.errors import OnnxModelError
 from runtime.contract.window import (
     GRAPH_INPUT_NAME,
@@ -221,12 +221,11 @@ def make_onnx_model(
     Raises:
         OnnxModelError: The graph does not agree with its source.
     """
-    trained = parse_model(bench.read_all(model_weights))
+    _, trained = read_model(bench, model_weights)
     data = canonical_graph(trained.encoder)
     windows = normalize(golden, trained.statistics)
     agreement = check_agreement(source_latents(trained, windows), run_graph(data, windows))
     # Weight norm is folded by torch, whose build (CPU, CUDA) has no part in the bytes.
     torch = f"torch {metadata.version('torch').split('+')[0]}"
-    facts = {key: model_weights.facts[key] for key in ("model", "version")}
-    facts["exporter"] = torch if trained.source == "checkpoint" else "onnx"
+    facts = {"exporter": torch if trained.source == "checkpoint" else "onnx"}
     return bench.put("onnx_model", {"encoder.onnx": data}, made_from=[model_weights], facts=facts), agreement

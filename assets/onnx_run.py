@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 
 from assets.onnx_source import input_layout
+from runtime.contract.errors import OnnxModelError, PipelineError
 from runtime.contract.window import FloatArray
 
 
@@ -37,7 +38,20 @@ def run_graph(data: bytes, windows: FloatArray) -> FloatArray:
 
     Returns:
         float32 (N, 64).
+
+    Raises:
+        OnnxModelError: onnxruntime cannot run it.
     """
+    try:
+        return _run(data, windows)
+    except PipelineError:
+        raise
+    except Exception as error:
+        # onnxruntime's exceptions share no base class but Exception.
+        raise OnnxModelError(f"onnxruntime cannot run it: {error}", where="graph") from error
+
+
+def _run(data: bytes, windows: FloatArray) -> FloatArray:
     name, shape, channels_first = input_layout(onnx.load_from_string(data), "graph")
     session = exact_session(data)
     rows = []

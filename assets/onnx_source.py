@@ -63,6 +63,10 @@ def input_layout(model: onnx.ModelProto, where: str) -> tuple[str, tuple[int, ..
     inputs = [value for value in model.graph.input if value.name not in initializers]
     if len(inputs) != 1:
         raise WeightsError(f"{len(inputs)} inputs, expected one", where=where)
+    kinds = {value.type.tensor_type.elem_type for value in (*inputs, *model.graph.output)}
+    if kinds != {onnx.TensorProto.FLOAT}:
+        names = ", ".join(sorted(onnx.TensorProto.DataType.Name(kind) for kind in kinds))
+        raise WeightsError(f"input and output are {names}, expected float32", where=where)
     shape = tuple(int(d.dim_value) for d in inputs[0].type.tensor_type.shape.dim)
     long = [d for d in shape if d != 1]
     if long not in ([WINDOW_LENGTH, len(CHANNELS)], [len(CHANNELS), WINDOW_LENGTH]):
@@ -87,6 +91,9 @@ class _Graph:
         self.constants: dict[str, FloatArray] = {
             tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer
         }
+        for node in model.graph.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
         self.output = model.graph.output[0].name
 
     def error(self, what: str) -> WeightsError:

@@ -15,7 +15,7 @@ from assets.motif_head import fit_head
 from assets.product import Product, Workbench
 from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
-from assets.weights import parse_model
+from assets.weights import read_model
 from runtime.contract.document import to_json
 from runtime.contract.motifs import MotifHead, MotifScorer
 from runtime.contract.release import ParityResult, missed_thresholds
@@ -35,6 +35,8 @@ class ParityEvidence:
         evaluation_sha256: Digest of the windows that it was judged on.
         by_label: The same metrics for each activity.
         tools: Versions of what fitted the head, where it was fitted.
+        upstream: Asset key to digest of everything that the artifact was made from, so that other
+            sources make another report even where the artifact came out the same.
     """
 
     result: ParityResult
@@ -43,6 +45,7 @@ class ParityEvidence:
     evaluation_sha256: str
     by_label: dict[str, dict[str, float]]
     tools: dict[str, str]
+    upstream: dict[str, str]
 
 
 def compare(reference: FloatArray, found: FloatArray, scorer: MotifScorer) -> dict[str, float]:
@@ -112,7 +115,7 @@ def make_parity_report(
         ProductMissingError: Something that the artifact was made from is gone.
         ToolchainError: A context could not be run.
     """
-    trained = parse_model(bench.read_all(bench.ancestor(hef, "model_weights")))
+    _, trained = read_model(bench, bench.ancestor(hef, "model_weights"))
     sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
     onnx_model = bench.ancestor(hef, "onnx_model")
     full_precision = toolchain.parse(bench.read(onnx_model))
@@ -139,6 +142,7 @@ def make_parity_report(
         evaluation_sha256=sets.evaluation.sha256,
         by_label=_by_label(reference, found, sets, MotifScorer(head)),
         tools={} if trained.head else {"scipy": metadata.version("scipy")},
+        upstream=bench.ancestry(hef),
     )
     asset = f"{toolchain.target}/parity_report"
     return bench.put(asset, {REPORT_NAME: to_json(evidence)}, made_from=[hef]), evidence

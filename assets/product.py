@@ -6,8 +6,9 @@ Layout, under one root::
     <asset>/<digest>.json          the ``Product`` that had this content last
     <asset>/latest.json            a ``Product``: what was made last, from what
 
-A link names only its neighbours; what came before them it finds by digest, as ancestors of what it
-was given. So one artifact can never be judged or released with another one's sources.
+A product names only what it was made from directly; what came before is found by walking from
+digest to digest. So one artifact can never be judged or released with another one's sources, and a
+link that was made again from new sources with the same content brings them along.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Product:
             the asset's data version.
         files: File name to SHA-256.
         size: Bytes of all files together.
-        made_from: Asset key to digest of each product that this one was made from, theirs included.
+        made_from: Asset key to digest of each product that this one was made from directly.
         facts: What a later link needs to know that is not in the files.
     """
 
@@ -88,7 +89,7 @@ class Workbench:
             digest=_digest(digests),
             files=digests,
             size=sum(len(data) for data in files.values()),
-            made_from=ancestry(made_from),
+            made_from={parent.asset: parent.digest for parent in made_from},
             facts=dict(facts or {}),
         )
         directory = self.directory(product)
@@ -124,6 +125,10 @@ class Workbench:
         """
         if name is None:
             (name,) = product.files
+        if name not in product.files:
+            raise ProductMissingError(
+                f"has no {name}", where=product.asset, hint=f"materialize {product.asset} again"
+            )
         path = self.directory(product) / name
         try:
             data = path.read_bytes()
@@ -157,7 +162,7 @@ class Workbench:
         Raises:
             ProductMissingError: It was not made from that asset, or its files are gone.
         """
-        digest = product.made_from.get(asset)
+        digest = self.ancestry(product).get(asset)
         if digest is None:
             raise ProductMissingError(
                 f"does not say from which {asset} it was made",
@@ -165,6 +170,27 @@ class Workbench:
                 hint=f"materialize {product.asset} again",
             )
         return self._described(asset, f"{digest}.json", f"no longer holds {digest[:12]}")
+
+    def ancestry(self, product: Product) -> dict[str, str]:
+        """Asset key to digest of everything that a product was made from.
+
+        Raises:
+            ProductMissingError: The description of one of them is gone.
+            ProductMixedError: It was made from two versions of one asset.
+        """
+        found: dict[str, str] = {}
+        waiting = [product]
+        while waiting:
+            current = waiting.pop()
+            for asset, digest in current.made_from.items():
+                if found.setdefault(asset, digest) != digest:
+                    raise ProductMixedError(
+                        f"was made from {asset} {digest[:12]} and {found[asset][:12]}",
+                        where=product.asset,
+                        hint=f"materialize what follows {asset} again",
+                    )
+                waiting.append(self._described(asset, f"{digest}.json", f"no longer holds {digest[:12]}"))
+        return dict(sorted(found.items()))
 
     def read_all(self, product: Product) -> dict[str, bytes]:
         """Bytes of all of a product's files, verified."""
@@ -185,15 +211,6 @@ def _digest(digests: Mapping[str, str]) -> str:
     return sha256_bytes(to_json(dict(digests)))
 
 
-def ancestry(products: Iterable[Product]) -> dict[str, str]:
-    """Asset key to digest of some products and of everything that they were made from."""
-    given = list(products)
-    check_lineage(*given)
-    digests = {asset: digest for product in given for asset, digest in product.made_from.items()}
-    digests.update((product.asset, product.digest) for product in given)
-    return dict(sorted(digests.items()))
-
-
 def check_lineage(*products: Product) -> None:
     """Refuse products that were not made from one another.
 
@@ -205,7 +222,7 @@ def check_lineage(*products: Product) -> None:
     known = {product.asset: product.digest for product in products}
     for product in products:
         for asset, digest in product.made_from.items():
-            if known.setdefault(asset, digest) != digest:
+            if known.get(asset, digest) != digest:
                 raise ProductMixedError(
                     f"was made from {asset} {digest[:12]}, where {known[asset][:12]} is used now",
                     where=product.asset,

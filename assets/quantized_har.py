@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from assets.calibration import parse_sets
 from assets.product import Product, Workbench
 from assets.toolchain import Built, Toolchain
-from assets.weights import parse_model
+from assets.weights import read_model
 from runtime.contract.document import from_json, to_json
 from runtime.contract.release import ToolchainRecord
 from runtime.contract.window import normalize
 
-IDENTITY: Final = ("model", "version", "exporter")
-"""Facts that every link hands on: which model, and what read its weights."""
-
 
 def keep_built(bench: Workbench, asset: str, built: Built, made_from: Sequence[Product]) -> Product:
-    """Keep what a stage made; its facts name the model and let a later link take it up again."""
-    facts = {key: made_from[0].facts[key] for key in IDENTITY}
-    facts.update(stage=built.stage, kind=built.kind, suffix=built.suffix)
+    """Keep what a stage made, with the facts by which a later link takes it up again."""
+    facts = {"stage": built.stage, "kind": built.kind, "suffix": built.suffix}
     facts["record"] = to_json(built.record).decode()
     return bench.put(asset, {f"encoder{built.suffix}": built.data}, made_from=made_from, facts=facts)
 
@@ -40,7 +35,7 @@ def make_quantized_har(
     Raises:
         ToolchainError: The toolchain refused the graph or failed.
     """
-    trained = parse_model(bench.read_all(bench.ancestor(onnx_model, "model_weights")))
+    _, trained = read_model(bench, bench.ancestor(onnx_model, "model_weights"))
     sets = parse_sets(bench.read_all(calibration_set))
     windows = normalize(sets.calibration.windows, trained.statistics)
     quantized = toolchain.optimize(toolchain.parse(bench.read(onnx_model)), windows)

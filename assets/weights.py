@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from assets.checkpoint import encoder_of, load_checkpoint, motif_head_of
 from assets.encoder import EncoderWeights
 from assets.onnx_source import load_source, read_encoder
 from assets.product import Product, Workbench
-from runtime.contract.document import sha256_bytes
+from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import ManifestError, PipelineError, WeightsError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import ModelIdentity
@@ -25,6 +25,7 @@ from runtime.contract.window import CHANNELS, SAMPLING_RATE_HZ, UNITS, WINDOW_LE
 NORMALIZATION: Final = "normalization.json"
 MODEL_CONFIG: Final = "model_config.json"
 MODEL_CARD: Final = "model_card.md"
+IDENTITY: Final = "identity.json"
 CHECKSUMS: Final = "sha256sum.txt"
 DEFAULT_MODEL: Final = "tcn_encoder"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -76,17 +77,22 @@ def find_version(weights_dir: Path) -> Path:
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
+    except OSError as error:
+        raise WeightsError(f"cannot be read: {error.strerror}", where=str(folder)) from error
 
 
-def _semver(name: str) -> tuple[int, int, int, bool, str]:
+def _semver(name: str) -> tuple[Any, ...]:
+    """Sorts as semantic versions do; what is none of them comes before them all."""
     match = _SEMVER.fullmatch(name)
     if not match:
-        return (-1, -1, -1, False, name)
-    major, minor, patch = (int(part) for part in match.groups()[:3])
-    return (major, minor, patch, match[4] is None, match[4] or "")
+        return (-1, -1, -1, False, ())
+    parts = (match[4] or "-").removeprefix("-").split(".")
+    stage = tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+    return (*(int(part) for part in match.groups()[:3]), match[4] is None, stage)
 
 
 def identify(folder: Path, weights_dir: Path, stated: str | None) -> ModelIdentity:
@@ -99,8 +105,8 @@ def identify(folder: Path, weights_dir: Path, stated: str | None) -> ModelIdenti
     Raises:
         WeightsError: No version is known, or a name cannot be part of a file name.
     """
-    resolved = folder.resolve()
-    name, version = resolved.parent.name, resolved.name
+    place = folder.absolute()  # not resolved: a link's own name is what it was given
+    name, version = place.parent.name, place.name
     if folder == weights_dir and not _SEMVER.fullmatch(version):
         if not stated:
             raise WeightsError(
@@ -148,9 +154,14 @@ def check_sums(folder: Path, files: Mapping[str, bytes]) -> None:
         WeightsError: A file that is listed there holds other bytes.
     """
     path = folder / CHECKSUMS
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        digest, _, name = line.partition(" ")
-        name = name.strip().removeprefix("*")
+    if not path.is_file():
+        return
+    lines = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines()]
+    sums = {PurePosixPath(rest[0].removeprefix("*")).name: digest for digest, *rest in lines if rest}
+    weights = _choose_weights(files)
+    if weights not in sums:
+        raise WeightsError(f"does not list {weights}", where=str(path), hint="list it, or remove the list")
+    for name, digest in sums.items():
         if name in files and sha256_bytes(files[name]) != digest.lower():
             raise WeightsError(
                 f"is not the file whose sha256 {CHECKSUMS} lists",
@@ -327,4 +338,13 @@ def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, Tr
     stated = _json_object(files, NORMALIZATION).get("version")
     identity = identify(folder, weights_dir, stated if isinstance(stated, str) else None)
     facts = {"model": identity.name, "version": identity.version, "folder": str(folder)}
-    return bench.put("model_weights", files, facts=facts), trained
+    # A file of its own: the name is part of what is released, so another name is another content.
+    product = bench.put("model_weights", {**files, IDENTITY: to_json(identity)}, facts=facts)
+    return product, trained
+
+
+def read_model(bench: Workbench, product: Product) -> tuple[ModelIdentity, TrainedModel]:
+    """Take up what ``make_model_weights`` kept, verified."""
+    identity = from_json(ModelIdentity, bench.read(product, IDENTITY), IDENTITY)
+    files = bench.read_all(product)
+    return identity, parse_model({name: data for name, data in files.items() if name != IDENTITY})

@@ -151,7 +151,7 @@ def onnx_model(places: Places, model_weights: Product) -> Result:
     from assets.onnx_model import make_onnx_model
 
     bench = places.bench()
-    golden = parse_sets(read_files(Path(places.calib_dir))).golden.windows
+    golden = parse_sets(read_files(Path(places.calib_dir)), places.calib_dir).golden.windows
     product, agreement = make_onnx_model(bench, model_weights=model_weights, golden=golden)
     return _result(bench, product, {**agreement, "golden windows": len(golden)})
 
@@ -186,7 +186,14 @@ def _link(
 
 
 def _quantized_har(target: str) -> dg.AssetsDefinition:
-    @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.")
+    # The normalization is no part of the graph: without the edge its change would go unseen.
+    @_link(
+        target,
+        "quantized_har",
+        "onnx",
+        "Parse and optimize: 8-bit, calibrated.",
+        deps=[dg.AssetKey("model_weights")],
+    )
     @_explained
     def quantized_har(places: Places, onnx_model: Product, calibration_set: Product) -> Result:
         from assets.quantized_har import make_quantized_har
@@ -231,6 +238,8 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         "json",
         "Agreement of the artifact with full_precision on windows it never saw; blocks the release.",
         own=["hef"],
+        # It reads the motif head and the evaluation windows, which need not change the artifact.
+        deps=[dg.AssetKey("model_weights"), dg.AssetKey("calibration_set")],
         code_version=judged_by,
         check_specs=[check_spec],
     )

@@ -286,7 +286,9 @@ class ReleaseStore:
         """Open a release by its id; ReleaseNotFoundError where the store does not hold it."""
         check_digest(identifier, "release")
         directory = self._directory(identifier)
-        if not directory.is_dir():
+        with _store_errors(directory):
+            there = directory.is_dir()
+        if not there:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
             )

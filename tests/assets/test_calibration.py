@@ -63,6 +63,9 @@ def test_sample_sets_are_read(files: dict[str, bytes]) -> None:
         (lambda i: i["sets"]["golden"]["labels"].update(rest=9), "not what the index says"),
         (lambda i: i["sets"]["golden"].update(windows_sha256="0" * 64), "not what the index says"),
         (lambda i: i.update(extra=1), "unknown key 'extra'"),
+        (lambda i: i["sets"]["golden"].update(file="phone/golden.npz"), "plain name"),
+        (lambda i: i["sets"]["golden"].update(file="index.json"), "plain name"),
+        (lambda i: i["sets"]["golden"].update(file="evaluation.npz"), "plain name"),
     ],
 )
 def test_index_that_is_not_true_is_refused(
@@ -85,6 +88,10 @@ def test_values_that_are_not_finite_and_too_few_are_refused(files: dict[str, byt
     windows, labels = load(files, "calibration")
     with pytest.raises(CalibrationError, match="63 windows, at least 64"):
         parse_sets(with_set(files, "calibration", windows[:63], labels[:63]))
+    for name, fewest in (("evaluation", 64), ("golden", 16)):
+        few, names = (values[: fewest - 1] for values in load(files, name))
+        with pytest.raises(CalibrationError, match=f"{fewest - 1} windows, at least {fewest}"):
+            parse_sets(with_set(files, name, few, names))
     windows[3, 4, 5] = np.inf
     with pytest.raises(CalibrationError, match="not finite"):
         parse_sets(with_set(files, "calibration", windows, labels))

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assets.calibration import read_files
 from assets.canary import GOLDEN_NAME, assemble, publish_canary
 from assets.parity import REPORT_NAME, make_parity_report
 from assets.product import Product, ProductMissingError, ProductMixedError, Workbench, check_lineage
-from assets.quantized_har import take_built
+from assets.quantized_har import make_quantized_har, take_built
 from assets.toolchain.emulator import EmulatorToolchain
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
@@ -26,7 +27,8 @@ from runtime.contract.errors import (
 from runtime.contract.release import manifest_bytes
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
-from tests.chain import SAMPLE_VERSION, Chain, build_chain
+from tests.assets.test_calibration import load, with_set
+from tests.chain import CALIB_DATA, SAMPLE_VERSION, Chain, build_chain
 
 pytestmark = pytest.mark.build
 
@@ -148,7 +150,8 @@ def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_pa
     """The 7-bit artifact with the 8-bit artifact's report."""
     other = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
     assert other.products["hef"].digest != chain.products["hef"].digest
-    report = other.bench.put("emulator/parity_report", {REPORT_NAME: to_json(chain.evidence)})
+    foreign = replace(chain.evidence, upstream=other.evidence.upstream)
+    report = other.bench.put("emulator/parity_report", {REPORT_NAME: to_json(foreign)})
     with pytest.raises(PublicationRefusedError, match="parity was computed on"):
         publish(other, tmp_path / "s", parity_report=report)
     with pytest.raises(ProductMixedError, match="materialize emulator/"):
@@ -186,10 +189,44 @@ def test_the_same_weights_under_two_names_share_a_workbench(tmp_path: Path) -> N
     import shutil
 
     shutil.copytree(SAMPLE_VERSION, tmp_path / "w" / "renamed" / "v0.1.0")
+    store = tmp_path / "s"
     first = build_chain(tmp_path / "bench")
+    assert ReleaseStore(store).open(publish(first, store)).manifest.model.name == "tcn_encoder"
     second = build_chain(tmp_path / "bench", weights=tmp_path / "w")
-    names = [ReleaseStore(tmp_path / "s").open(publish(c, tmp_path / "s")) for c in (first, second)]
-    assert [r.manifest.model.name for r in names] == ["tcn_encoder", "renamed"]
+    assert ReleaseStore(store).open(publish(second, store)).manifest.model.name == "renamed"
+    with pytest.raises(ProductMixedError, match="materialize emulator/parity_report again"):
+        publish(first, store)
+
+
+def test_new_windows_with_the_same_artifact_are_a_new_judgement(tmp_path: Path) -> None:
+    """Other evaluation windows leave the artifact as it is; report and release must not stay."""
+    bench, toolchain = Workbench(tmp_path / "bench"), EmulatorToolchain()
+    first = build_chain(tmp_path / "bench")
+    files = read_files(CALIB_DATA)
+    windows, labels = load(files, "evaluation")
+    made = with_set(files, "evaluation", windows[:240], labels[:240])
+    calibration_set = bench.put("calibration_set", made)
+    quantized = make_quantized_har(
+        bench, toolchain, onnx_model=first.products["onnx_model"], calibration_set=calibration_set
+    )
+    assert quantized.digest == first.products["quantized_har"].digest
+    # hef is not made again: nothing that it reads has changed.
+    report, evidence = make_parity_report(bench, toolchain, hef=first.products["hef"])
+    assert evidence.result.windows == 240
+    assert evidence.upstream["calibration_set"] == calibration_set.digest
+    with pytest.raises(ProductMixedError):
+        publish(first, tmp_path / "store")
+    store = ReleaseStore(tmp_path / "store")
+    release = publish_canary(
+        bench,
+        toolchain,
+        store,
+        hef=first.products["hef"],
+        parity_report=report,
+        actor="test",
+        reason="test",
+    )
+    assert release.manifest.upstream["calibration_set"] == calibration_set.digest
 
 
 def test_golden_windows_are_held_against_the_source_at_publishing(

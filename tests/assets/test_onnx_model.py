@@ -20,7 +20,7 @@ from assets.onnx_model import canonical_graph, check_agreement, make_onnx_model,
 from assets.onnx_run import run_graph
 from assets.onnx_source import load_source, read_encoder
 from assets.product import Workbench
-from assets.weights import find_version, parse_model, read_files
+from assets.weights import find_version, make_model_weights, parse_model, read_files
 from runtime.contract.errors import OnnxModelError, PipelineError, WeightsError
 from runtime.contract.window import FloatArray, normalize
 from tests.chain import ROOT, SAMPLE_VERSION, Chain
@@ -220,6 +220,27 @@ def test_old_opsets_and_dynamic_shapes_are_refused() -> None:
         load_source(b"\x08\x08garbage", "bad.onnx")
 
 
+def test_weights_in_constant_nodes_are_read() -> None:
+    model = onnx.load_from_string(canonical_graph(small_encoder()))
+    tensors = list(model.graph.initializer)
+    del model.graph.initializer[:]
+    for number, tensor in enumerate(tensors):
+        model.graph.node.insert(number, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    read = read_encoder(load_source(model.SerializeToString(), "constants"), "constants")
+    assert canonical_graph(read) == canonical_graph(small_encoder())
+
+
+def test_other_precisions_are_refused_by_name() -> None:
+    model = onnx.load_from_string(canonical_graph(small_encoder()))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in model.graph.initializer:
+        wide = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name)
+        tensor.CopyFrom(wide)
+    with pytest.raises(WeightsError, match="DOUBLE, expected float32"):
+        load_source(model.SerializeToString(), "wide.onnx")
+
+
 def test_a_second_output_is_refused_by_name() -> None:
     """A VAE's mean and variance look alike: taking the first would release the wrong one."""
     model = onnx.load_from_string(canonical_graph(small_encoder()))
@@ -260,7 +281,7 @@ def test_export_is_gated_where_it_is_made(
 
     monkeypatch.setattr(module, "canonical_graph", wrong)
     bench = Workbench(tmp_path)
-    weights = bench.put("model_weights", read_files(SAMPLE_VERSION), facts={"model": "tcn_encoder"})
+    weights, _ = make_model_weights(bench, SAMPLE_VERSION)
     with pytest.raises(PipelineError, match="differs from its source"):
         make_onnx_model(bench, model_weights=weights, golden=chain.sets.golden.windows)
     assert not (tmp_path / "onnx_model").exists()

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.product import Workbench
-from assets.weights import find_version, identify, make_model_weights, parse_model, read_files
+from assets.weights import (
+    _semver,
+    check_sums,
+    find_version,
+    identify,
+    make_model_weights,
+    parse_model,
+    read_files,
+)
 from runtime.contract.errors import WeightsError
 from tests.chain import SAMPLE_VERSION, SAMPLE_WEIGHTS
 
@@ -216,6 +224,9 @@ def test_newest_version_is_the_highest_number_then_the_name(tmp_path: Path) -> N
     (tmp_path / "tcn_encoder" / "v9.0.0").mkdir()
     assert find_version(tmp_path).name == "v0.10.0"
     shutil.rmtree(tmp_path / "tcn_encoder" / "v0.10.0")
+    for name in ("v0.10.0-rc2", "v0.10.0-rc.2", "v0.10.0-rc.10"):
+        assert _semver("v0.10.0-rc.1") < _semver(name) < _semver("v0.10.0")
+    assert _semver("v0.10.0-rc.2") < _semver("v0.10.0-rc.10")
     assert find_version(tmp_path).name == "v0.10.0-rc1"
 
 
@@ -234,6 +245,33 @@ def test_a_folder_of_any_name_does_not_lend_it_to_the_release(tmp_path: Path) ->
         assert (product.facts["model"], product.facts["version"]) == ("tcn_encoder", "v0.1.0")
     with pytest.raises(WeightsError, match="which version"):
         identify(tmp_path / "alice", tmp_path / "alice", None)
+
+
+def test_a_links_own_name_counts_and_not_where_it_leads(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE_VERSION, tmp_path / "home" / "exp42")
+    (tmp_path / "w" / "tcn_encoder").mkdir(parents=True)
+    link = tmp_path / "w" / "tcn_encoder" / "v0.2.0"
+    link.symlink_to(tmp_path / "home" / "exp42")
+    assert identify(find_version(tmp_path / "w"), tmp_path / "w", None).version == "v0.2.0"
+
+
+def test_another_name_is_another_content(tmp_path: Path) -> None:
+    for version in ("v0.1.0", "v0.2.0"):
+        shutil.copytree(SAMPLE_VERSION, tmp_path / version / "tcn_encoder" / version)
+    bench = Workbench(tmp_path / "bench")
+    digests = {make_model_weights(bench, tmp_path / v)[0].digest for v in ("v0.1.0", "v0.2.0")}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("spelling", ["./tcn_vae.pth", "v0.1.0/tcn_vae.pth", "*tcn_vae.pth"])
+def test_a_wrong_checksum_is_seen_in_every_spelling(tmp_path: Path, spelling: str) -> None:
+    (tmp_path / "sha256sum.txt").write_text(f"{'0' * 64}  {spelling}\n")
+    files = read_files(SAMPLE_VERSION)
+    with pytest.raises(WeightsError, match="is not the file whose sha256"):
+        check_sums(tmp_path, files)
+    (tmp_path / "sha256sum.txt").write_text(f"{'0' * 64}  other\n")
+    with pytest.raises(WeightsError, match=r"does not list tcn_vae\.pth"):
+        check_sums(tmp_path, files)
 
 
 def test_names_that_cannot_be_files_are_refused_at_once(tmp_path: Path) -> None:

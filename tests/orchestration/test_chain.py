@@ -206,6 +206,20 @@ def test_each_target_is_a_branch_of_its_own() -> None:
     assert len(keys) == 3 + 2 * len(LINKS)
 
 
+def test_a_changed_head_or_normalization_is_not_fresh() -> None:
+    """What the graph does not hold still makes those out of date that read it."""
+    from orchestration.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    for name, reads in (
+        ("quantized_har", {"model_weights", "onnx_model", "calibration_set"}),
+        ("parity_report", {"model_weights", "calibration_set", "emulator/hef"}),
+        ("canary_release", {"emulator/hef", "emulator/parity_report"}),
+    ):
+        parents = graph.get(dg.AssetKey(["emulator", name])).parent_keys
+        assert {"/".join(key.path) for key in parents} == reads
+
+
 def test_an_unknown_target_is_refused_by_name() -> None:
     run = load_definitions(BUILD_TARGETS="emulator,hailo9")
     assert run.returncode != 0
