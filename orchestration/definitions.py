@@ -21,7 +21,7 @@ def _place(variable: str, default: str) -> str:
 
 
 TARGETS = parse_targets(os.environ.get("BUILD_TARGETS") or "emulator")
-_BUILD_DIR = _place("BUILD_DIR", "artifacts/build")
+BUILD_DIR = _place("BUILD_DIR", "artifacts/build")
 
 build_canary = dg.define_asset_job(
     "build_canary",
@@ -41,10 +41,10 @@ defs = dg.Definitions(
         "places": Places(
             weights_dir=_place("WEIGHTS_DIR", "artifacts/weights"),
             calib_dir=_place("CALIB_DIR", "calib_data"),
-            build_dir=_BUILD_DIR,
+            build_dir=BUILD_DIR,
             release_store=_place("RELEASE_STORE", "artifacts/releases"),
         ),
-        PRODUCTS: ProductIOManager(build_dir=_BUILD_DIR),
+        PRODUCTS: ProductIOManager(build_dir=BUILD_DIR),
     },
     loggers={"progress": progress_logger},
     executor=dg.in_process_executor,

@@ -21,14 +21,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from assets.toolchain import parse_targets
-from orchestration.build import READY, ROOT, dagster_home
+from assets.toolchain import open_toolchain, parse_targets
+from orchestration.build import READY, RELEASES, ROOT, dagster_home
 from orchestration.processes import Child, Children, Stopped, log_folder
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120.0
+BUILD_SECONDS: Final = 1800.0  # another build may be at work first
 _SCRIPTS: Final = Path(sys.executable).parent
 
 
@@ -104,8 +105,11 @@ class Platform:
     """
 
     def __init__(self, children: Children, logs: Path) -> None:
-        targets = parse_targets(os.environ.get("BUILD_TARGETS") or "emulator")
-        self.target = "emulator" if "emulator" in targets else targets[0]
+        self.targets = parse_targets(os.environ.get("BUILD_TARGETS") or "emulator")
+        for target in self.targets:
+            if target != "emulator":
+                open_toolchain(target)  # refuses now what would fail after minutes
+        self.target = "emulator" if "emulator" in self.targets else self.targets[0]
         self.children, self.logs = children, logs
         self.url = self.ui_url = ""  # known when they are started
         self.store = ReleaseStore(ROOT / (os.environ.get("RELEASE_STORE") or "artifacts/releases"))
@@ -124,26 +128,31 @@ class Platform:
 
     def start_build(self) -> Child:
         """Start materializing the chain; returns once Dagster's instance is there for others."""
-        mark = self.home / READY
-        mark.unlink(missing_ok=True)
         child = self.children.start(
             "build",
-            [sys.executable, "-m", "orchestration.build"],
+            [sys.executable, "-m", "orchestration.build", "--report", self.logs],
             environment={"DAGSTER_HOME": str(self.home)},
         )
-        if not child.wait_for(mark.exists, START_SECONDS):
+        if not child.wait_for((self.logs / READY).exists, BUILD_SECONDS):
             raise LocalError("Dagster's instance was not made", hint="the lines above say why")
         return child
 
     def built(self, child: Child) -> Release:
-        """The release that ``canary`` names when the build is done.
+        """The release that the build published, which ``canary`` must name.
 
         Raises:
-            LocalError: An asset failed or a check blocked.
+            LocalError: An asset failed, a check blocked, or somebody moved the channel meanwhile.
         """
         if child.wait() != 0:
-            raise LocalError("the chain was not built", hint="the line above says why; then repeat")
-        return self.store.resolve(self.target, "canary")
+            raise LocalError("the chain was not built", hint="the FAILED line says why; then repeat")
+        mine = json.loads((self.logs / RELEASES).read_text())[self.target]
+        entry = self.store.current(self.target, "canary")
+        if entry is None or entry.release != mine:
+            raise LocalError(
+                f"canary names {entry.release[:12] if entry else 'nothing'}, this build made {mine[:12]}",
+                hint="another build moved it meanwhile: repeat",
+            )
+        return self.store.open(mine)
 
     def start_runtime(self, port: int) -> Child:
         """Start the runtime on the canary channel, as a Pi would."""
@@ -196,8 +205,9 @@ def reason_given(status: int, body: bytes) -> str:
 
 def summary(release: Release) -> str:
     """The parity of a release, as a table for a terminal."""
-    parity = release.manifest.parity
-    lines = [f"parity: passed ({parity.provenance}, {parity.windows} windows)"]
+    parity, model = release.manifest.parity, release.manifest.model
+    lines = [f"model:  {model.name} {model.version}"]
+    lines += [f"parity: passed ({parity.provenance}, {parity.windows} windows)"]
     for name, value in sorted(parity.metrics.items()):
         lines.append(f"  {name:24} {value:8.4f}   at least {parity.thresholds.get(name, math.nan):g}")
     return "\n".join(lines)
@@ -243,7 +253,7 @@ def bring_up(
 
     A port that is not given is chosen when its server starts: nobody can take it during the build.
     """
-    say(f"building for {platform.target} (Dagster's home: {platform.home}):")
+    say(f"building for {', '.join(platform.targets)} (Dagster's home: {platform.home}):")
     build = platform.start_build()
     ui = platform.start_ui(ui_port or free_port())
     release = platform.built(build)

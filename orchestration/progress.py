@@ -37,7 +37,8 @@ class _Progress(logging.Handler):
         name = "/".join(materialization.asset_key.path)
         seconds = time.monotonic() - self.started.get(str(event.step_key), time.monotonic())
         digest, size = str(metadata["digest"].value)[:12], float(str(metadata["size"].value)) / 1e6
-        self._say(f"  {name:26} {seconds:5.1f} s  {size:6.2f} MB  {digest}")
+        which = f"  {metadata['model'].value} {metadata['version'].value}" if "version" in metadata else ""
+        self._say(f"  {name:26} {seconds:5.1f} s  {size:6.2f} MB  {digest}{which}")
 
     @staticmethod
     def _say(line: str) -> None:

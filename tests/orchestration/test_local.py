@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestration import local
+from orchestration.build import RELEASES
 from orchestration.local import LocalError, Platform, bring_up, curl_line
 from orchestration.processes import Child, Children
 from tests.simulators import ReleaseSimulator
@@ -128,11 +129,12 @@ class NotedChild(Child):
 
 
 class NotedChildren(Children):
-    """Starts nothing; notes what it is asked to start, and with what."""
+    """Starts nothing; notes what it is asked to start, and with what. The build reports ``release``."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[str], release: str) -> None:
         super().__init__()
         self.events = events
+        self.release = release
         self.environments: dict[str, Mapping[str, str]] = {}
         self.commands: dict[str, list[str]] = {}
         self.logs: list[Path] = []
@@ -149,13 +151,16 @@ class NotedChildren(Children):
         self.environments[name] = environment
         self.commands[name] = [str(part) for part in command]
         self.logs += [log] if log else []
+        if name == "build":
+            report = Path(command[command.index("--report") + 1])
+            (report / RELEASES).write_text(json.dumps({"emulator": self.release}))
         return NotedChild(name, self.events)
 
 
 def test_a_free_port_is_chosen_when_its_server_starts(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ReleaseSimulator().publish(tmp_path / "store", "canary")
+    release = ReleaseSimulator().publish(tmp_path / "store", "canary")
     events: list[str] = []
 
     def free_port() -> int:
@@ -163,9 +168,9 @@ def test_a_free_port_is_chosen_when_its_server_starts(
         return 5000 + len(events)
 
     monkeypatch.setattr(local, "free_port", free_port)
-    children = NotedChildren(events)
+    children = NotedChildren(events, release.id)
     platform = Platform(children, tmp_path)
-    bring_up(platform)
+    assert bring_up(platform)[0].id == release.id
     assert events == [
         "start build",
         "choose a port",
@@ -182,11 +187,11 @@ def test_a_free_port_is_chosen_when_its_server_starts(
 def test_run_and_smoke_in_one_home_write_to_logs_of_their_own(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ReleaseSimulator().publish(tmp_path / "store", "canary")
+    release = ReleaseSimulator().publish(tmp_path / "store", "canary")
     started: list[NotedChildren] = []
 
     def children() -> NotedChildren:
-        started.append(NotedChildren([]))
+        started.append(NotedChildren([], release.id))
         return started[-1]
 
     monkeypatch.setattr(local, "Children", children)
@@ -196,6 +201,27 @@ def test_run_and_smoke_in_one_home_write_to_logs_of_their_own(
     logs = [log for each in started for log in each.logs]
     assert len(set(logs)) == 4
     assert all(log.is_relative_to(home / "logs") for log in logs)
+
+
+def test_a_canary_of_another_build_is_not_taken_for_its_own(home: Path, tmp_path: Path) -> None:
+    """Two builds with one store: each would otherwise ask for the golden windows of whoever was last."""
+    other = ReleaseSimulator().publish(tmp_path / "store", "canary")
+    events: list[str] = []
+    with pytest.raises(LocalError, match=f"canary names {other.id[:12]}, this build made {'a' * 12}"):
+        bring_up(Platform(NotedChildren(events, "a" * 64), tmp_path))
+    assert "start runtime" not in events
+
+
+def test_a_target_without_a_toolchain_is_refused_before_anything_starts(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local, "bring_up", lambda *_: pytest.fail("something was started"))
+    monkeypatch.setenv("BUILD_TARGETS", "emulator,hailo8")
+    assert local.main(["smoke"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "no toolchain for hailo8" in err
 
 
 def test_the_curl_line_takes_any_path(tmp_path: Path) -> None:
