@@ -121,30 +121,33 @@ def parse_sets(files: dict[str, bytes], where: str = "calib_data") -> WindowSets
 
     Raises:
         CalibrationError: A digest, count, shape or label differs, a value is not finite, a set has
-            fewer windows than ``MIN_WINDOWS``, or two sets share a window.
+            fewer different windows than ``MIN_WINDOWS``, or two sets share a window.
     """
     index = _index(files[INDEX], f"{where}/{INDEX}")
     sets = {name: _read_set(files, index.sets[name], f"{where}: {name}") for name in SETS}
     for name, fewest in MIN_WINDOWS.items():
-        if len(sets[name].windows) < fewest:
+        count = len({window.tobytes() for window in sets[name].windows})
+        if count < fewest:
             raise CalibrationError(
-                f"{len(sets[name].windows)} windows, at least {fewest} are needed", where=f"{where}: {name}"
+                f"{count} different windows, at least {fewest} are needed", where=f"{where}: {name}"
             )
     _check_disjoint(sets, where)
     return WindowSets(index=index, **sets)
 
 
 def _read_set(files: dict[str, bytes], record: SetRecord, where: str) -> WindowSet:
-    data = files[record.file]
+    data = files.get(record.file, b"")
     if sha256_bytes(data) != record.sha256:
         raise CalibrationError(f"{record.file} is not the file that the index names", where=where)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             windows: npt.NDArray[np.generic] = archive["windows"]
             labels = tuple(str(label) for label in archive["labels"])
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # numpy, zipfile and zlib share no base class for "no such file"
         raise CalibrationError(
-            f"{record.file} does not hold windows and labels: {error}", where=where
+            f"{record.file} does not hold windows and labels: {type(error).__name__}: {error}",
+            where=where,
+            hint="save both with numpy.savez: see calib_data/README.md",
         ) from error
     if windows.dtype != np.dtype("<f4") or windows.shape != (record.count, *WINDOW_SHAPE):
         raise CalibrationError(
@@ -156,7 +159,10 @@ def _read_set(files: dict[str, bytes], record: SetRecord, where: str) -> WindowS
     if digest != record.windows_sha256 or counts != record.labels or len(labels) != record.count:
         raise CalibrationError("windows or labels are not what the index says", where=where)
     if not np.isfinite(values).all():
-        raise CalibrationError("a value is not finite", where=where)
+        window, time, channel = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        raise CalibrationError(
+            f"a value is not finite: window {window}, time {time}, {CHANNELS[channel]}", where=where
+        )
     return WindowSet(windows=values, labels=labels, sha256=digest)
 
 

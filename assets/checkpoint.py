@@ -51,6 +51,7 @@ def load_checkpoint(data: bytes, where: str) -> State:
         raise WeightsError(
             f"is damaged or no checkpoint: {first}", where=where, hint="copy it again"
         ) from error
+    state = _with_plain_names(state)
     stranger = _stranger(state)
     if stranger:
         raise WeightsError(
@@ -61,6 +62,22 @@ def load_checkpoint(data: bytes, where: str) -> State:
     _check_tensors(state, where)
     result: State = state
     return result
+
+
+def _with_plain_names(state: Any) -> Any:
+    """The names of ``torch.nn.utils.weight_norm`` where its successor, a parametrization, was used."""
+    if not isinstance(state, dict):
+        return state
+    return {
+        re.sub(r"\.parametrizations\.weight\.original([01])$", _weight_norm_name, key)
+        if isinstance(key, str)
+        else key: value
+        for key, value in state.items()
+    }
+
+
+def _weight_norm_name(match: re.Match[str]) -> str:
+    return ".weight_g" if match[1] == "0" else ".weight_v"
 
 
 def _stranger(state: object) -> str:

@@ -43,8 +43,7 @@ def canonical_graph(weights: EncoderWeights) -> bytes:
         The serialized model: equal weights give equal bytes, in any process or directory.
 
     Raises:
-        OnnxModelError: The simplifier changed what the graph means, or an operator appeared that
-            is not in ``OPERATORS``.
+        OnnxModelError: The simplifier added nodes, or an operator appeared that is not in ``OPERATORS``.
     """
     return serialize(canonicalize(_simplify(_build(weights))))
 
@@ -112,12 +111,13 @@ def _model(nodes: list[onnx.NodeProto], weights: EncoderWeights) -> onnx.ModelPr
 
 
 def _simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Run onnxsim, which must find nothing left to do but renaming and ordering."""
+    """Run onnxsim, which must find nothing left to do but renaming and ordering.
+
+    That it left the meaning alone is for the gate to say: ``check_agreement`` on the golden windows.
+    """
     import onnxsim
 
-    simplified, same = onnxsim.simplify(model)
-    if not same:
-        raise OnnxModelError("onnxsim's own check says that simplifying changed the outputs")
+    simplified, _ = onnxsim.simplify(model)
     if len(simplified.graph.node) > len(model.graph.node):
         raise OnnxModelError(
             f"onnxsim made {len(simplified.graph.node)} nodes of {len(model.graph.node)}",
@@ -175,17 +175,22 @@ def check_agreement(reference: FloatArray, found: FloatArray) -> dict[str, float
     Raises:
         OnnxModelError: Larger than 1e-4 or 1e-6.
     """
-    difference = float(np.abs(reference.astype(np.float64) - found).max())
-    norms = np.linalg.norm(reference.astype(np.float64), axis=1) * np.linalg.norm(
-        found.astype(np.float64), axis=1
-    )
-    products = np.einsum("nd,nd->n", reference.astype(np.float64), found.astype(np.float64))
+    wide, other = reference.astype(np.float64), found.astype(np.float64)
+    difference = float(np.abs(wide - other).max())
+    norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(other, axis=1)
+    if not norms.all():
+        raise OnnxModelError(
+            f"the latent of golden window {int(np.argmin(norms))} is zero: nothing can be compared",
+            hint="the encoder says nothing of that window: look at its training",
+        )
+    products = np.einsum("nd,nd->n", wide, other)
     distance = float((1.0 - products / norms).max())
     if not (difference <= MAX_ABSOLUTE_DIFFERENCE and distance <= MAX_COSINE_DISTANCE):
         raise OnnxModelError(
             f"differs from its source: max abs {difference:.3g} (at most {MAX_ABSOLUTE_DIFFERENCE}), "
             f"1 - cosine {distance:.3g} (at most {MAX_COSINE_DISTANCE})",
-            hint="the weights were read wrongly: report the folder's files and their layout",
+            hint="the weights were read wrongly, or are so large that float32 does not hold the latent to "
+            "1e-4: report the folder's files and their layout",
         )
     return {"max_abs_difference": difference, "max_cosine_distance": max(distance, 0.0)}
 

@@ -17,11 +17,18 @@ from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
 from assets.weights import read_model
 from runtime.contract.document import to_json
+from runtime.contract.errors import PipelineError
 from runtime.contract.motifs import MotifHead, MotifScorer
 from runtime.contract.release import ParityResult, missed_thresholds
 from runtime.contract.window import FloatArray, normalize
 
 REPORT_NAME: Final = "parity.json"
+
+
+class ParityError(PipelineError):
+    """Latents that cannot be compared."""
+
+    code = "parity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +66,15 @@ def compare(reference: FloatArray, found: FloatArray, scorer: MotifScorer) -> di
     Returns:
         ``mean_cosine`` (1 is best), ``sqnr_db`` (signal power over error power, all dimensions
         together, dB), ``motif_top1_agreement`` (share of windows whose best motif is the same).
+
+    Raises:
+        ParityError: A latent is not finite, or full_precision is zero throughout.
     """
     wide = reference.astype(np.float64)
+    if not (np.isfinite(wide).all() and np.isfinite(found).all()):
+        raise ParityError("a latent is not finite", hint="look at the weights and at the windows")
+    if not wide.any():
+        raise ParityError("full_precision is zero for every window", hint="look at the encoder's training")
     error = found.astype(np.float64) - wide
     return {
         "mean_cosine": float(np.mean(_cosines(wide, wide + error))),
@@ -114,6 +128,7 @@ def make_parity_report(
     Raises:
         ProductMissingError: Something that the artifact was made from is gone.
         ToolchainError: A context could not be run.
+        ParityError: There is nothing to compare.
     """
     _, trained = read_model(bench, bench.ancestor(hef, "model_weights"))
     sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))

@@ -209,22 +209,3 @@ def _digest(digests: Mapping[str, str]) -> str:
     if len(digests) == 1:
         return next(iter(digests.values()))
     return sha256_bytes(to_json(dict(digests)))
-
-
-def check_lineage(*products: Product) -> None:
-    """Refuse products that were not made from one another.
-
-    Every product that says what it was made from must agree with the ones that it is used with.
-
-    Raises:
-        ProductMixedError: One was made from an earlier version of another; names both.
-    """
-    known = {product.asset: product.digest for product in products}
-    for product in products:
-        for asset, digest in product.made_from.items():
-            if known.get(asset, digest) != digest:
-                raise ProductMixedError(
-                    f"was made from {asset} {digest[:12]}, where {known[asset][:12]} is used now",
-                    where=product.asset,
-                    hint=f"materialize {product.asset} again",
-                )

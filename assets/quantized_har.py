@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from assets.calibration import parse_sets
-from assets.product import Product, Workbench
+from assets.product import Product, ProductMissingError, Workbench
 from assets.toolchain import Built, Toolchain
 from assets.weights import read_model
 from runtime.contract.document import from_json, to_json
@@ -22,7 +22,14 @@ def keep_built(bench: Workbench, asset: str, built: Built, made_from: Sequence[P
 
 def take_built(bench: Workbench, product: Product) -> Built:
     """Take up what an earlier stage made, verified."""
-    stage, kind, suffix, record = (product.facts[key] for key in ("stage", "kind", "suffix", "record"))
+    names = ("stage", "kind", "suffix", "record")
+    if missing := [name for name in names if name not in product.facts]:
+        raise ProductMissingError(
+            f"does not say its {', '.join(missing)}: an earlier version of this project made it",
+            where=product.asset,
+            hint=f"materialize {product.asset} again",
+        )
+    stage, kind, suffix, record = (product.facts[name] for name in names)
     made_by = from_json(ToolchainRecord, record.encode(), f"{product.asset}: record")
     return Built(stage=stage, kind=kind, suffix=suffix, data=bench.read(product), record=made_by)
 
@@ -35,9 +42,11 @@ def make_quantized_har(
     Raises:
         ToolchainError: The toolchain refused the graph or failed.
     """
-    _, trained = read_model(bench, bench.ancestor(onnx_model, "model_weights"))
+    # Their normalization shapes the bytes and is no part of the graph: two sets of weights may share one.
+    model_weights = bench.ancestor(onnx_model, "model_weights")
+    _, trained = read_model(bench, model_weights)
     sets = parse_sets(bench.read_all(calibration_set))
     windows = normalize(sets.calibration.windows, trained.statistics)
     quantized = toolchain.optimize(toolchain.parse(bench.read(onnx_model)), windows)
     asset = f"{toolchain.target}/quantized_har"
-    return keep_built(bench, asset, quantized, [onnx_model, calibration_set])
+    return keep_built(bench, asset, quantized, [model_weights, onnx_model, calibration_set])

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import numpy as np
-
 from assets.checkpoint import encoder_of, load_checkpoint, motif_head_of
 from assets.encoder import EncoderWeights
+from assets.normalization import read_statistics
 from assets.onnx_source import load_source, read_encoder
 from assets.product import Product, Workbench
 from runtime.contract.document import from_json, sha256_bytes, to_json
-from runtime.contract.errors import ManifestError, PipelineError, WeightsError
+from runtime.contract.errors import PipelineError, WeightsError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import ModelIdentity
-from runtime.contract.window import CHANNELS, SAMPLING_RATE_HZ, UNITS, WINDOW_LENGTH, ChannelStatistics
+from runtime.contract.window import ChannelStatistics
 
 NORMALIZATION: Final = "normalization.json"
 MODEL_CONFIG: Final = "model_config.json"
@@ -32,7 +30,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _CARD_CHARACTERS: Final = 20_000
 _CHECKPOINTS: Final = (".pth", ".pt")
 _WEIGHTS: Final = (*_CHECKPOINTS, ".onnx")
-_SEMVER: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
+_SEMVER: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +207,7 @@ def _parse(files: Mapping[str, bytes]) -> TrainedModel:
         weights_data=data,
         encoder=encoder,
         head=head,
-        statistics=_statistics(_json_object(files, NORMALIZATION), config),
+        statistics=read_statistics({NORMALIZATION: _json_object(files, NORMALIZATION), MODEL_CONFIG: config}),
     )
 
 
@@ -255,74 +253,6 @@ def _motif_names(config: dict[str, Any]) -> tuple[str, ...] | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise WeightsError("motifs.names is not a list of names", where=MODEL_CONFIG)
     return tuple(names)
-
-
-def _statistics(normalization: dict[str, Any], config: dict[str, Any]) -> ChannelStatistics:
-    """Both files' statistics, which must agree where both are there."""
-    found = {}
-    for name, document in ((NORMALIZATION, normalization), (MODEL_CONFIG, config)):
-        section = document.get("normalization")
-        if isinstance(section, dict):
-            found[name] = _statistics_of(section, document, name)
-    if not found:
-        raise WeightsError(
-            f"neither {NORMALIZATION} nor {MODEL_CONFIG} gives a normalization",
-            hint="give the mean and standard deviation of each channel that training used",
-        )
-    arrays = [np.concatenate(statistics.arrays()) for statistics in found.values()]
-    if any(not np.array_equal(arrays[0], other) for other in arrays[1:]):
-        raise WeightsError(
-            f"{NORMALIZATION} and {MODEL_CONFIG} give different statistics",
-            hint="keep the one that training used",
-        )
-    return next(iter(found.values()))
-
-
-def _statistics_of(section: dict[str, Any], document: dict[str, Any], name: str) -> ChannelStatistics:
-    order = document.get("channel_order", section.get("channel_order", list(CHANNELS)))
-    if order != list(CHANNELS):
-        raise WeightsError(f"channel order is {order}, expected {list(CHANNELS)}", where=name)
-    units = document.get("units") or {}
-    if not isinstance(units, dict):
-        raise WeightsError("units is not an object of sensor to unit", where=name)
-    for sensor, unit in units.items():
-        expected = UNITS.get(sensor)
-        if expected and unicodedata.normalize("NFKC", str(unit)) != unicodedata.normalize("NFKC", expected):
-            raise WeightsError(f"{sensor} is in {unit}, expected {expected}", where=name)
-    _check_claims(document, section, name)
-    mean = section.get("zscore_mean", section.get("mean"))
-    std = section.get("zscore_std", section.get("std"))
-    for key, values in (("mean", mean), ("std", std)):
-        numeric = isinstance(values, list) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) for v in values
-        )
-        if not numeric:
-            raise WeightsError(f"normalization has no list of numbers for {key}", where=name)
-    try:
-        # As float32, which is how they are used: two files that print them differently agree.
-        return ChannelStatistics(mean=_float32(mean), std=_float32(std))
-    except ManifestError as error:
-        raise WeightsError(f"{error.where}: {error.what}", where=name, hint=error.hint) from error
-
-
-def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) -> None:
-    """Refuse what contradicts the window: numbers for another scaling pass every later gate."""
-    method = section.get("method", "z_score")
-    if "score" not in str(method).lower() or section.get("per_channel", True) is not True:
-        raise WeightsError(f"normalization is {method!r}, expected a z-score for each channel", where=name)
-    specs = document.get("model_specs") or {}
-    claims = {
-        "sampling_rate_hz": (document.get("sampling_rate_hz"), SAMPLING_RATE_HZ),
-        "window_size": (document.get("window_size"), WINDOW_LENGTH),
-        "sequence_length": (specs.get("sequence_length") if isinstance(specs, dict) else None, WINDOW_LENGTH),
-    }
-    for key, (found, expected) in claims.items():
-        if found is not None and found != expected:
-            raise WeightsError(f"{key} is {found}, expected {expected}", where=name)
-
-
-def _float32(values: Any) -> tuple[float, ...]:
-    return tuple(float(np.float32(value)) for value in values)
 
 
 def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, TrainedModel]:

@@ -13,21 +13,26 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from orchestration.settings import ROOT, BuildSettings
+from runtime.contract.errors import PipelineError
 
 if TYPE_CHECKING:
-    import dagster as dg
+    from dagster import DagsterInstance, ExecuteInProcessResult
 
-READY = "instance.ready"
+READY: Final = "instance.ready"
 """In ``--report``: Dagster's databases are there, others may open them."""
-RELEASES = "releases.json"
+RELEASES: Final = "releases.json"
 """In ``--report``: target to the id of the release that this build published."""
-ROOT = Path(__file__).resolve().parent.parent
+INTERRUPTED: Final = 130
+OURS: Final = {"hailo-pipeline/by": "orchestration.build"}
+"""Tag of the runs of this module."""
 
 
-def dagster_home() -> Path:
-    """DAGSTER_HOME, or the project's own; made, with settings, where it is not there yet."""
-    home = Path(os.environ.get("DAGSTER_HOME") or ROOT / "artifacts" / "dagster_home").resolve()
+def make_home(home: Path) -> Path:
+    """Make Dagster's home, with the project's settings, where it is not there yet."""
+    home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
         shutil.copy(ROOT / "orchestration" / "dagster.yaml", home / "dagster.yaml")
@@ -35,19 +40,22 @@ def dagster_home() -> Path:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for one build; a second one waits and says so.
+def alone_in(*folders: Path) -> Iterator[None]:
+    """Hold folders for one build; a second build waits and says so.
 
     Two builds would take each other's latest products, and two that make Dagster's SQLite
     databases at once leave them with two migration heads.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"  another build is at work in {folder}: waiting", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        # Each once and always in the same order, so that no two builds wait for one another.
+        for folder in sorted({folder.resolve() for folder in folders}):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((folder / ".lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"  another build is at work in {folder}: waiting", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -55,17 +63,18 @@ def build(report: Path | None) -> bool:
     """Materialize the chain in a locked home; whether every asset was made and no check blocked."""
     from dagster import DagsterInstance
 
-    from orchestration.definitions import BUILD_DIR, build_canary, defs
+    from orchestration.definitions import build_canary, defs
 
     started = time.monotonic()
-    with alone_in(Path(BUILD_DIR)), DagsterInstance.get() as instance:
+    with DagsterInstance.get() as instance:
         # Asking for a storage makes its database.
         for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
             assert storage is not None
+        end_interrupted(instance)
         if report:
             (report / READY).touch()
         result = defs.resolve_job_def(build_canary.name).execute_in_process(
-            instance=instance, raise_on_error=False, run_config={"loggers": {"progress": {}}}
+            instance=instance, raise_on_error=False, run_config={"loggers": {"progress": {}}}, tags=OURS
         )
     if report:
         (report / RELEASES).write_text(json.dumps(published(result)))
@@ -74,7 +83,16 @@ def build(report: Path | None) -> bool:
     return result.success
 
 
-def published(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+def end_interrupted(instance: DagsterInstance) -> None:
+    """Mark builds as failed that were killed: nobody else would, and we hold their home alone."""
+    from dagster import DagsterRunStatus, RunsFilter
+
+    unfinished = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
+    for run in instance.get_runs(RunsFilter(tags=OURS, statuses=unfinished)):
+        instance.report_run_failed(run, "the build was killed before it ended")
+
+
+def published(result: ExecuteInProcessResult) -> dict[str, str]:
     """Target to release id, from the materializations of a run."""
     releases = {}
     for event in result.all_events:
@@ -91,12 +109,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestration.build", description=__doc__)
     parser.add_argument("--report", type=Path, help="a folder for what the caller wants to know")
     report = parser.parse_args(argv).report
-    home = dagster_home()
-    os.environ["DAGSTER_HOME"] = str(home)
     # Dagster announces its own renamings on every start; nobody here can act on them.
     warnings.filterwarnings("ignore", module="dagster")
-    with alone_in(home):
-        return 0 if build(report) else 1
+    try:
+        settings = BuildSettings.from_environment(os.environ)
+        home = make_home(settings.dagster_home)
+        os.environ["DAGSTER_HOME"] = str(home)
+        with alone_in(home, settings.build_dir):
+            return 0 if build(report) else 1
+    except (PipelineError, OSError) as error:
+        print(f"build: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

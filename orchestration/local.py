@@ -21,15 +21,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from assets.toolchain import open_toolchain, parse_targets
-from orchestration.build import READY, RELEASES, ROOT, dagster_home
+from assets.toolchain import open_toolchain
+from orchestration.build import READY, RELEASES, make_home
 from orchestration.processes import Child, Children, Stopped, log_folder
+from orchestration.settings import ROOT, BuildSettings
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120.0
 BUILD_SECONDS: Final = 1800.0  # another build may be at work first
+BUILD_GRACE: Final = 1.0
+"""Python drops a KeyboardInterrupt that comes in a weak reference's callback, as it often does while
+torch is imported; the build would then go on to publish."""
 _SCRIPTS: Final = Path(sys.executable).parent
 
 
@@ -104,16 +108,16 @@ class Platform:
         logs: Folder for what the servers write, nobody else's.
     """
 
-    def __init__(self, children: Children, logs: Path) -> None:
-        self.targets = parse_targets(os.environ.get("BUILD_TARGETS") or "emulator")
+    def __init__(self, settings: BuildSettings, children: Children, logs: Path) -> None:
+        self.targets = settings.targets
         for target in self.targets:
             if target != "emulator":
                 open_toolchain(target)  # refuses now what would fail after minutes
         self.target = "emulator" if "emulator" in self.targets else self.targets[0]
         self.children, self.logs = children, logs
         self.url = self.ui_url = ""  # known when they are started
-        self.store = ReleaseStore(ROOT / (os.environ.get("RELEASE_STORE") or "artifacts/releases"))
-        self.home = dagster_home()
+        self.store = ReleaseStore(settings.release_store)
+        self.home = make_home(settings.dagster_home)
 
     def start_ui(self, port: int) -> Child:
         """Start Dagster's webserver and daemon on the instance that the build writes to."""
@@ -132,6 +136,7 @@ class Platform:
             "build",
             [sys.executable, "-m", "orchestration.build", "--report", self.logs],
             environment={"DAGSTER_HOME": str(self.home)},
+            grace=BUILD_GRACE,
         )
         if not child.wait_for((self.logs / READY).exists, BUILD_SECONDS):
             raise LocalError("Dagster's instance was not made", hint="the lines above say why")
@@ -168,6 +173,7 @@ class Platform:
                 "RELEASE_CHANNEL": "canary",
                 "TARGET": self.target,
                 "HEF_PATH": "",
+                "GUNICORN_CMD_ARGS": "",
             },
         )
 
@@ -229,8 +235,11 @@ def check_answer(platform: Platform, release: Release) -> None:
     status, answer, headers = get(f"{platform.url}/infer", body)
     if status != 200:
         raise LocalError(f"/infer answered {status}: {answer[:300].decode(errors='replace')}")
-    document = json.loads(answer)
-    latent, scores = document["latent"], document["motif_scores"]
+    try:
+        document = json.loads(answer)
+        latent, scores = list(document["latent"]), list(document["motif_scores"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise LocalError(f"/infer answered {answer[:300].decode(errors='replace')}") from error
     motifs = release.manifest.motif_head.size
     if len(latent) != len(expected) or len(scores) != motifs:
         raise LocalError(f"/infer answered latent[{len(latent)}], motif_scores[{len(scores)}]")
@@ -273,8 +282,9 @@ def curl_line(url: str, body: Path) -> str:
 
 def smoke() -> None:
     """Bring everything up on free ports, ask once, end."""
-    with log_folder(dagster_home() / "logs", "smoke") as logs, Children() as children:
-        platform = Platform(children, logs)
+    settings = BuildSettings.from_environment(os.environ)
+    with log_folder(settings.dagster_home / "logs", "smoke") as logs, Children() as children:
+        platform = Platform(settings, children, logs)
         release, _ = bring_up(platform)
         check_answer(platform, release)
     say("smoke: passed, nothing left running")
@@ -283,8 +293,9 @@ def smoke() -> None:
 def run() -> None:
     """Bring everything up on the known ports and serve until Ctrl-C."""
     port, ui_port = wanted_ports()
-    with log_folder(dagster_home() / "logs", "run") as logs, Children() as children:
-        platform = Platform(children, logs)
+    settings = BuildSettings.from_environment(os.environ)
+    with log_folder(settings.dagster_home / "logs", "run") as logs, Children() as children:
+        platform = Platform(settings, children, logs)
         release, servers = bring_up(platform, port, ui_port)
         check_answer(platform, release)
         body = platform.home / "window.json"
@@ -306,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
     verb = parser.parse_args(argv).verb
     try:
         run() if verb == "run" else smoke()
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
         say("stopped")
         return 0 if verb == "run" else 1
     except (PipelineError, OSError) as error:

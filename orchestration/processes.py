@@ -17,9 +17,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final
 
-from orchestration.build import ROOT
+from orchestration.settings import ROOT
 
-GRACE_SECONDS: Final = 20.0
+GRACE_SECONDS: Final = 10.0
+TOLD_SECONDS: Final = 5.0
 KEPT_LOG_FOLDERS: Final = 10
 _POLL_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
@@ -77,21 +78,42 @@ def _opened(folder: Path) -> Iterator[int]:
 
 
 class Child:
-    """A running child, in a process group of its own."""
+    """A running child, in a process group of its own.
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path | None) -> None:
+    Args:
+        name: How messages call it.
+        process: What was started.
+        log: Where its output goes; None where it goes to ours.
+        check: Called while it is waited for; raises to break the wait off.
+        grace: Seconds from being asked to end until it is told.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        process: subprocess.Popen[bytes],
+        log: Path | None,
+        check: Callable[[], None],
+        grace: float,
+    ) -> None:
         self.name = name
         self.process = process
         self.log = log
+        self._check = check
+        self._grace = grace
 
     def wait(self) -> int:
         """Its exit status, when it ends."""
-        return self.process.wait()
+        while (status := self.process.poll()) is None:
+            self._check()
+            time.sleep(_POLL_SECONDS)
+        return status
 
     def wait_for(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Whether the condition came true before the child ended or the time was up."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
+            self._check()
             if condition():
                 return True
             if self.process.poll() is not None:
@@ -106,34 +128,39 @@ class Child:
         lines = self.log.read_text(errors="replace").splitlines()[-count:]
         return "\n".join(f"  {self.name}: {line}" for line in lines)
 
+    def ask(self) -> None:
+        """Ask it to end; returns at once."""
+        self._signal(signal.SIGINT)
+
     def end(self) -> None:
-        """End it and its whole group: asked first, then told."""
-        for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 5.0)):
-            if self.process.poll() is None:
-                self._signal(number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self.process.wait(seconds)
+        """Wait for what ``ask`` asked; then tell it, then kill it and its whole group."""
+        self._wait_at_most(self._grace)
+        self._signal(signal.SIGTERM)
+        self._wait_at_most(TOLD_SECONDS)
         # Also where it ended by itself: a child of its own may have stayed.
-        self._signal_group(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        if self.process.poll() is None:
             self.process.send_signal(number)
 
-    def _signal_group(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
+    def _wait_at_most(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
 
 class Children:
     """Starts children and ends them all on leaving, on a signal too.
 
     Inside the context SIGINT, SIGTERM and SIGHUP raise ``Stopped`` once; while the children are
-    being ended they are ignored.
+    being ended they are ignored. Python drops what is raised in a destructor or in a weak reference's
+    callback, so whoever waits for a child also asks ``check``.
     """
 
     def __init__(self) -> None:
+        self._asked = False
         self._children: list[Child] = []
         self._before: dict[signal.Signals, object] = {}
 
@@ -142,11 +169,16 @@ class Children:
             self._before[number] = signal.signal(number, self._stop)
         return self
 
-    @staticmethod
-    def _stop(number: int, frame: FrameType | None) -> None:
-        for each in _STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        # Only once: a second one would break off the ending that the first one began.
+        if not self._asked:
+            self._asked = True
+            raise Stopped
+
+    def check(self) -> None:
+        """Raise ``Stopped`` where somebody asked to end."""
+        if self._asked:
+            raise Stopped
 
     def start(
         self,
@@ -155,8 +187,12 @@ class Children:
         *,
         environment: Mapping[str, str],
         log: Path | None = None,
+        grace: float = GRACE_SECONDS,
     ) -> Child:
-        """Start a child in the project's root; its output goes to ``log``, a new file, or here."""
+        """Start a child in the project's root; its output goes to ``log``, a new file, or here.
+
+        ``grace`` is what it gets between being asked to end and being told.
+        """
         with contextlib.ExitStack() as files:
             out = files.enter_context(log.open("xb")) if log else None
             process = subprocess.Popen(
@@ -169,13 +205,14 @@ class Children:
                 start_new_session=True,
                 preexec_fn=_prepare_child,
             )
-        child = Child(name, process, log)
+        child = Child(name, process, log, self.check, grace)
         self._children.append(child)
         return child
 
     def wait_for_first(self, children: Sequence[Child]) -> Child:
         """The first of the children to end."""
         while True:
+            self.check()
             for child in children:
                 if child.process.poll() is not None:
                     return child
@@ -189,7 +226,11 @@ class Children:
     ) -> None:
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        for child in reversed(self._children):
+        # All at once: while one takes its time, another one would go on with what it does. A build has
+        # the shortest grace and is waited for first.
+        for child in self._children:
+            child.ask()
+        for child in self._children:
             child.end()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]

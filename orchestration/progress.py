@@ -5,8 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from dagster._core.execution.plan.objects import StepFailureData
+
+
+_INTERRUPTS: Final = ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 
 
 class _Progress(logging.Handler):
@@ -26,10 +33,7 @@ class _Progress(logging.Handler):
         elif event.is_step_materialization:
             self._made(event)
         elif event.is_step_failure:
-            failure = event.step_failure_data
-            own = failure.user_failure_data
-            reason = own.description if own and own.description else str(failure.error)
-            self._say(f"  {step.replace('__', '/'):26} FAILED  {reason}")
+            self._say(f"  {step.replace('__', '/'):26} FAILED  {_reason(event.step_failure_data)}")
 
     def _made(self, event: dg.DagsterEvent) -> None:
         materialization = event.step_materialization_data.materialization
@@ -43,6 +47,20 @@ class _Progress(logging.Handler):
     @staticmethod
     def _say(line: str) -> None:
         print(line, file=sys.stdout, flush=True)
+
+
+def _reason(failure: StepFailureData) -> str:
+    """Why a step failed: our own words where there are some, else what was raised first."""
+    own, error = failure.user_failure_data, failure.error
+    if own and own.description:
+        return own.description
+    if error is None:
+        return "Dagster does not say why"
+    if error.cls_name in _INTERRUPTS:
+        return "interrupted"
+    while error.cause:
+        error = error.cause
+    return f"{error.message.strip()}  (Dagster's event log has the stack)"
 
 
 @dg.logger

@@ -113,7 +113,7 @@ class ReleaseSimulator:
     """Builds one valid release; change a field, a file or the manifest to break one thing."""
 
     target: str = "emulator"
-    kind: str = "emulated-int8"
+    kind: str = ""  # as the target's toolchain makes
     model: bytes = field(default_factory=TINY_ENCODER.read_bytes)
     motifs: int = 12
     version: str = "v1.0.0"
@@ -138,8 +138,9 @@ class ReleaseSimulator:
 
     def manifest(self, contents: Mapping[str, bytes]) -> Manifest:
         """The manifest of these files, ``changes`` laid over."""
-        kinds = {ARTIFACT: self.kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
         hardware = self.target != "emulator"
+        kind = self.kind or ("hef" if hardware else "emulated-int8")
+        kinds = {ARTIFACT: kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
         provenance = "measured" if hardware else "emulated"
         manifest = Manifest(
             schema=1,

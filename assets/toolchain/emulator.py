@@ -25,10 +25,9 @@ from assets.onnx_model import OPERATORS, canonicalize, serialize
 from assets.onnx_run import exact_session, open_session
 from assets.toolchain import Built, Toolchain
 from runtime.contract.errors import ToolchainError
-from runtime.contract.release import ToolchainRecord
+from runtime.contract.release import EMULATED_KIND, ToolchainRecord
 from runtime.contract.window import GRAPH_INPUT_NAME, GRAPH_OUTPUT_NAME, FloatArray, to_graph_layout
 
-KIND: Final = "emulated-int8"
 INTEGER_PATHS: Final = ("u8s8", "u8s8-7bit")
 """``u8s8``: 8-bit weights. ``u8s8-7bit``: weights in 7 bits (ONNX Runtime's reduce_range), for x86
 without VNNI, whose u8 x s8 instruction adds two products in 16 bits and saturates: two products of
@@ -118,7 +117,7 @@ class EmulatorToolchain(Toolchain):
             quantized = onnx.load(out)
         operators = (*OPERATORS, *_BOUNDARY)
         data = serialize(canonicalize(quantized, operators=operators))
-        return Built(stage="quantized", kind=KIND, suffix=".emulated-int8.qdq.onnx", data=data)
+        return Built(stage="quantized", kind=EMULATED_KIND, suffix=".emulated-int8.qdq.onnx", data=data)
 
     def _ranges(self, model: onnx.ModelProto, windows: FloatArray) -> TensorsData:
         """Smallest and largest value of every activation, snapped outward."""
@@ -142,11 +141,11 @@ class EmulatorToolchain(Toolchain):
         model = onnx.load_from_string(quantized.data)
         _check_integer_kernels(quantized.data)
         del model.metadata_props[:]
-        marks = {"kind": KIND, "not-hardware": "true", **self.record().options}
+        marks = {"kind": EMULATED_KIND, "not-hardware": "true", **self.record().options}
         for key in sorted(marks):
             model.metadata_props.add(key=key, value=marks[key])
         data = serialize(model)
-        return Built(stage="compiled", kind=KIND, suffix=".emulated-int8.onnx", data=data)
+        return Built(stage="compiled", kind=EMULATED_KIND, suffix=".emulated-int8.onnx", data=data)
 
     def output_step(self, built: Built) -> float:
         """Scale of the output's DequantizeLinear."""

@@ -30,6 +30,8 @@ SCHEMA: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
 TARGETS: Final = ("emulator", "hailo8", "hailo8l")
 NUMBER_PROVENANCES: Final = ("measured", "emulated", "estimated")
+EMULATED_KIND: Final = "emulated-int8"
+"""Kind of the emulator's artifacts, and of nothing else."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
@@ -233,10 +235,29 @@ class Manifest:
                 raise ManifestError(f"{provenance!r} is none of {', '.join(NUMBER_PROVENANCES)}", where=field)
         if self.output != OutputSpec.for_encoder(self.output.provenance):
             raise ManifestError("not the latent that this contract knows", where="output")
-        if self.toolchain.hardware == (self.output.provenance == "emulated"):
+        self._check_honest()
+
+    def _check_honest(self) -> None:
+        """What was emulated is for the target ``emulator``, says so, and is nothing else."""
+        emulator = self.target == "emulator"
+        if self.toolchain.hardware == emulator:
             raise ManifestError(
-                f"hardware is {self.toolchain.hardware} but the numbers are {self.output.provenance}",
+                f"hardware is {self.toolchain.hardware}, the target is {self.target}",
                 where="toolchain.hardware",
+            )
+        if (self.primary.kind == EMULATED_KIND) != emulator:
+            raise ManifestError(
+                f"kind is {self.primary.kind}, the target is {self.target}",
+                where=f"artifacts[{self.artifact}]",
+            )
+        # An artifact for hardware may have been judged in its compiler's own emulation, and then says that.
+        if (self.output.provenance == "emulated") != emulator or (
+            emulator and self.parity.provenance != "emulated"
+        ):
+            raise ManifestError(
+                f"numbers are {self.output.provenance}, parity is {self.parity.provenance}, "
+                f"the target is {self.target}",
+                where="output.provenance",
             )
 
     def artifact_named(self, name: str) -> Artifact:

@@ -86,15 +86,35 @@ def test_a_shared_window_is_refused_by_place(files: dict[str, bytes]) -> None:
 
 def test_values_that_are_not_finite_and_too_few_are_refused(files: dict[str, bytes]) -> None:
     windows, labels = load(files, "calibration")
-    with pytest.raises(CalibrationError, match="63 windows, at least 64"):
+    with pytest.raises(CalibrationError, match="63 different windows, at least 64"):
         parse_sets(with_set(files, "calibration", windows[:63], labels[:63]))
     for name, fewest in (("evaluation", 64), ("golden", 16)):
         few, names = (values[: fewest - 1] for values in load(files, name))
-        with pytest.raises(CalibrationError, match=f"{fewest - 1} windows, at least {fewest}"):
+        with pytest.raises(CalibrationError, match=f"{fewest - 1} different windows, at least {fewest}"):
             parse_sets(with_set(files, name, few, names))
     windows[3, 4, 5] = np.inf
     with pytest.raises(CalibrationError, match="not finite"):
         parse_sets(with_set(files, "calibration", windows, labels))
+
+
+def test_copies_of_one_window_are_one_window(files: dict[str, bytes]) -> None:
+    windows, labels = load(files, "evaluation")
+    with pytest.raises(CalibrationError, match="1 different windows, at least 64"):
+        parse_sets(with_set(files, "evaluation", np.repeat(windows[:1], 480, axis=0), labels))
+
+
+def _npy() -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.zeros((24, 100, 9), np.float32))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"PK\x03\x04 and then nothing", b"text", b"", _npy()])
+def test_a_file_that_is_no_archive_is_refused_by_name(files: dict[str, bytes], data: bytes) -> None:
+    index = json.loads(files[INDEX])
+    index["sets"]["golden"]["sha256"] = sha256_bytes(data)
+    with pytest.raises(CalibrationError, match=r"golden\.npz does not hold windows and labels"):
+        parse_sets({**files, "golden.npz": data, INDEX: json.dumps(index).encode()})
 
 
 def test_missing_file_is_named(tmp_path: Any) -> None:

@@ -264,6 +264,35 @@ def test_gate_sees_a_graph_that_differs_from_its_source(chain: Chain, change: st
         check_agreement(reference, run_graph(canonical_graph(other), windows))
 
 
+def test_each_half_of_the_gate_stops_alone() -> None:
+    reference = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    tiny = np.float32(1e-3) * reference
+    turned = tiny.copy()
+    turned[3, 0] += np.float32(5e-5)
+    with pytest.raises(OnnxModelError, match="1 - cosine"):
+        check_agreement(tiny, turned)
+    assert float(np.abs(tiny - turned).max()) < 1e-4
+    louder = np.float32(1 + 1e-3) * reference
+    with pytest.raises(OnnxModelError, match="max abs"):
+        check_agreement(reference, louder)
+    assert check_agreement(reference, reference)["max_abs_difference"] == 0
+    reference[5] = 0
+    with pytest.raises(OnnxModelError, match="golden window 5 is zero"):
+        check_agreement(reference, reference)
+
+
+def test_a_dilation_without_meaning_does_not_change_the_bytes() -> None:
+    """A kernel of one tap: exporters write any dilation there."""
+    weights = small_encoder()
+    model = onnx.load_from_string(foreign_graph(weights, opset=17, style="causal"))
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and shapes[node.input[1]][2] == 1:
+            next(a for a in node.attribute if a.name == "dilations").ints[:] = [4]
+    read = read_encoder(load_source(model.SerializeToString(), "test"), "test")
+    assert canonical_graph(read) == canonical_graph(weights)
+
+
 def test_export_is_gated_where_it_is_made(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib import metadata
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from assets.motif_head import fit_head
-from assets.parity import compare, judge
+from assets.parity import ParityError, compare, judge
 from assets.policy import load_policy
+from assets.quantized_har import take_built
+from assets.weights import parse_model, read_files
 from runtime.contract.errors import CalibrationError
 from runtime.contract.motifs import MotifHead, MotifScorer
-from runtime.contract.window import FloatArray
-from tests.chain import Chain
+from runtime.contract.window import FloatArray, normalize
+from tests.assets.test_onnx_model import foreign_graph
+from tests.chain import SAMPLE_VERSION, Chain, build_chain
 
 pytestmark = pytest.mark.build
 
@@ -77,13 +84,16 @@ def test_verdict_is_no_where_policy_is_empty_unknown_or_missed(
     assert reason in result.failures[0]
 
 
-def test_nan_never_passes() -> None:
+def test_what_cannot_be_compared_has_no_verdict() -> None:
     bad = latents()
     bad[0, 0] = np.nan
-    result = judge(
-        latents(), bad, SCORER, artifact_sha256="0" * 64, thresholds={"sqnr_db": 0.0}, provenance="emulated"
-    )
-    assert not result.passed
+    for reference, found, words in (
+        (latents(), bad, "not finite"),
+        (bad, latents(), "not finite"),
+        (np.zeros_like(bad), latents(), "zero for every window"),
+    ):
+        with pytest.raises(ParityError, match=words):
+            compare(reference, found, SCORER)
 
 
 def test_sample_passes_the_committed_policy(chain: Chain) -> None:
@@ -93,13 +103,40 @@ def test_sample_passes_the_committed_policy(chain: Chain) -> None:
     assert set(result.metrics) == {"mean_cosine", "sqnr_db", "motif_top1_agreement"}
     assert result.artifact_sha256 == chain.products["hef"].digest
     assert (result.provenance, result.windows) == ("emulated", 480)
-    assert set(chain.evidence.by_label) == set(chain.sets.evaluation.labels)
+
+
+def test_it_is_judged_on_the_evaluation_windows(chain: Chain) -> None:
+    """Worked out again from the graph, the artifact and the windows that calibration never saw."""
+    evaluation = chain.sets.evaluation
+    assert chain.evidence.evaluation_sha256 == evaluation.sha256
+    windows = normalize(evaluation.windows, chain.trained.statistics)
+    parsed = chain.toolchain.parse(chain.bench.read(chain.products["onnx_model"]))
+    artifact = take_built(chain.bench, chain.products["hef"])
+    reference, found = (chain.toolchain.infer(built, windows) for built in (parsed, artifact))
+    assert chain.trained.head is not None
+    scorer = MotifScorer(chain.trained.head)
+    assert chain.evidence.result.metrics == pytest.approx(compare(reference, found, scorer))
+    labels = np.asarray(evaluation.labels)
+    assert set(chain.evidence.by_label) == set(evaluation.labels)
+    for label, metrics in chain.evidence.by_label.items():
+        mine = labels == label
+        assert metrics == pytest.approx(compare(reference[mine], found[mine], scorer)), label
+
+
+def test_a_source_without_a_head_gets_a_fitted_one_and_its_tool_is_named(tmp_path: Path) -> None:
+    """The whole chain on the sample's own weights as ONNX, as somebody else would export them."""
+    folder = tmp_path / "w" / "tcn_encoder" / "v0.1.0"
+    folder.mkdir(parents=True)
+    sample = parse_model(read_files(SAMPLE_VERSION))
+    (folder / "encoder.onnx").write_bytes(foreign_graph(sample.encoder, opset=11, style="chomp"))
+    shutil.copy(SAMPLE_VERSION / "normalization.json", folder)
+    fitted = build_chain(tmp_path / "bench", weights=tmp_path / "w").evidence
+    assert (fitted.motif_head.provenance, fitted.motif_head.size) == ("fitted", 12)
+    assert fitted.tools == {"scipy": metadata.version("scipy")}
 
 
 def test_sample_head_is_right_on_held_out_windows(chain: Chain) -> None:
     """12 motifs that mean something: top-1 of full_precision against the activity's own name."""
-    from runtime.contract.window import normalize
-
     toolchain = chain.toolchain
     parsed = toolchain.parse(chain.bench.read(chain.products["onnx_model"]))
     windows = normalize(chain.sets.evaluation.windows, chain.trained.statistics)

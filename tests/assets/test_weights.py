@@ -127,6 +127,21 @@ def test_broken_checkpoint_is_refused_by_name(change: Callable[[State], None], w
         assert word in str(refusal.value)
 
 
+def test_both_spellings_of_weight_norm_are_read() -> None:
+    """``torch.nn.utils.parametrizations.weight_norm`` writes other names for the same tensors."""
+
+    def renamed(state: State) -> None:
+        for key in [key for key in state if key.endswith((".weight_g", ".weight_v"))]:
+            number = "0" if key.endswith("_g") else "1"
+            state[f"{key[:-9]}.parametrizations.weight.original{number}"] = state.pop(key)
+
+    sample = parse_model(read_files(SAMPLE_VERSION)).encoder
+    for (name, tensor), (_, other) in zip(
+        sample.tensors(), parse_model(files_with(renamed)).encoder.tensors(), strict=True
+    ):
+        assert np.array_equal(tensor, other), name
+
+
 def test_checkpoint_without_a_classifier_has_no_head() -> None:
     def change(state: State) -> None:
         for key in [key for key in state if key.startswith("activity_classifier")]:
@@ -189,7 +204,14 @@ def _std(value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (_std(0.0), ["std[gy]", "0.0"]),
         (_std(-1.0), ["std[gy]", "-1.0"]),
-        (_std(None), ["numbers for std"]),
+        (_std(None), ["numbers for zscore_std"]),
+        (lambda d: d["normalization"].pop("zscore_std"), ["no list of numbers for std", "zscore_std or std"]),
+        (lambda d: d["normalization"].update(mean=[0.0] * 9), ["zscore_mean and mean differ"]),
+        (lambda d: d["normalization"].update(units={"gyroscope": "deg/s"}), ["gyroscope", "deg/s", "rad/s"]),
+        (lambda d: d["units"].update(gyro="deg/s"), ["units of 'gyro'", "gyroscope"]),
+        (lambda d: d["normalization"].update(method="min-max score"), ["min-max score", "z-score"]),
+        (lambda d: d.update(model_specs={"input_shape": [1, 100, 6]}), ["input_shape is [1, 100, 6]"]),
+        (lambda d: d.update(model_specs={"latent_dimension": 32}), ["latent_dimension is 32"]),
         (lambda d: d["normalization"]["zscore_mean"].pop(), ["8 values, expected 9"]),
         (lambda d: d["channel_order"].reverse(), ["channel order"]),
         (lambda d: d["units"].update(gyroscope="deg/s"), ["gyroscope", "deg/s", "rad/s"]),
@@ -228,6 +250,9 @@ def test_newest_version_is_the_highest_number_then_the_name(tmp_path: Path) -> N
         assert _semver("v0.10.0-rc.1") < _semver(name) < _semver("v0.10.0")
     assert _semver("v0.10.0-rc.2") < _semver("v0.10.0-rc.10")
     assert find_version(tmp_path).name == "v0.10.0-rc1"
+    (tmp_path / "tcn_encoder" / "v0.11.0+cu121").mkdir()
+    (tmp_path / "tcn_encoder" / "v0.11.0+cu121" / "w.pth").write_bytes(b"x")
+    assert find_version(tmp_path).name == "v0.11.0+cu121"
 
 
 def test_a_version_folder_may_be_named_itself() -> None:
@@ -319,7 +344,20 @@ def test_the_users_encoder_is_read(upstream: Path) -> None:
     assert trained.encoder.parameter_count == 441_984
 
 
-@pytest.mark.parametrize("folder", ["lfs_pointer", "placeholder", "mismatched"])
-def test_the_users_bad_folders_are_refused(upstream: Path, folder: str) -> None:
-    with pytest.raises(WeightsError):
-        parse_model(read_files(upstream / "bad_weights" / folder))
+@pytest.mark.parametrize(
+    ("folder", "keep", "words"),
+    [
+        ("lfs_pointer", ".pth", "git lfs pull"),
+        ("placeholder", ".pth", "is a text file that begins 'PLACEHOLDER"),
+        ("placeholder", ".onnx", "is a text file that begins"),
+        ("placeholder", "", "2 weights files"),
+        ("mismatched", ".pth", "no tcn_encoder.network.<block>"),
+        ("mismatched", "", "2 weights files"),
+    ],
+)
+def test_the_users_bad_files_are_refused(upstream: Path, folder: str, keep: str, words: str) -> None:
+    """The whole folder, and each of its weights files alone: none may hide behind the other."""
+    files = read_files(upstream / "bad_weights" / folder)
+    dropped = {name for name in files if keep and Path(name).suffix in {".pth", ".onnx"} - {keep}}
+    with pytest.raises(WeightsError, match=words):
+        parse_model({name: data for name, data in files.items() if name not in dropped})

@@ -33,6 +33,22 @@ def test_what_was_written_is_read(manifest: Manifest) -> None:
     assert len(release_id(data)) == 64
 
 
+def test_what_was_emulated_is_for_no_hardware() -> None:
+    """An emulator's release whose target was changed, and a device's that holds an emulator's artifact."""
+    emulated = ReleaseSimulator()
+    with pytest.raises(ManifestError, match="hardware is False, the target is hailo8"):
+        dataclasses.replace(emulated.manifest(emulated.contents()), target="hailo8")
+    posing = ReleaseSimulator(target="hailo8", kind="emulated-int8")
+    with pytest.raises(ManifestError, match="kind is emulated-int8, the target is hailo8"):
+        posing.manifest(posing.contents())
+    device = ReleaseSimulator(target="hailo8")
+    manifest = device.manifest(device.contents())
+    with pytest.raises(ManifestError, match="numbers are emulated"):
+        dataclasses.replace(manifest, output=dataclasses.replace(manifest.output, provenance="emulated"))
+    judged_by_its_compiler = dataclasses.replace(manifest.parity, provenance="emulated")
+    dataclasses.replace(manifest, parity=judged_by_its_compiler)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -49,7 +65,9 @@ def test_what_was_written_is_read(manifest: Manifest) -> None:
         (("input", "channels", 0), "gx", "input"),
         (("output", "shape", 1), 32, "output"),
         (("output", "provenance"), "invented", "output.provenance"),
-        (("output", "provenance"), "measured", "toolchain.hardware"),
+        (("output", "provenance"), "measured", "output.provenance"),
+        (("parity", "provenance"), "measured", "output.provenance"),
+        (("artifacts", 0, "kind"), "hef", "kind is hef"),
         (("toolchain", "hardware"), True, "toolchain.hardware"),
         (("input", "normalization", "std", 4), 0, "std[gy]"),
         (("surprise",), 1, "unknown key 'surprise'"),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +38,61 @@ def test_a_second_build_says_that_it_waits_and_then_takes_its_turn(tmp_path: Pat
         assert second.poll() is None
     rest, _ = second.communicate(timeout=60)
     assert (rest, second.returncode) == ("inside\n", 0)
+
+
+@contextlib.contextmanager
+def started_build(root: Path, **places: Path) -> Iterator[subprocess.Popen[str]]:
+    """``python -m orchestration.build`` in folders of its own."""
+    settings = {"DAGSTER_HOME": root / "home", "BUILD_DIR": root / "bench", "RELEASE_STORE": root / "store"}
+    environment = {name: str(path) for name, path in {**settings, **places}.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestration.build"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("place", ["home", "bench"])
+def test_a_build_waits_for_another_one_in_its_home_and_in_its_bench(tmp_path: Path, place: str) -> None:
+    with alone_in(tmp_path / place), started_build(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"  another build is at work in {tmp_path / place}: waiting\n"
+
+
+def test_home_and_bench_may_be_one_folder(tmp_path: Path) -> None:
+    """It would otherwise wait for itself."""
+    both = tmp_path / "both"
+    with started_build(tmp_path, DAGSTER_HOME=both, BUILD_DIR=both) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split()[0] in ("calibration_set", "model_weights")
+
+
+def test_ctrl_c_ends_a_build_without_a_traceback(tmp_path: Path) -> None:
+    with started_build(tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("place", ["DAGSTER_HOME", "BUILD_DIR"])
+def test_a_file_in_a_folders_place_is_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with started_build(tmp_path, **{place: tmp_path / "file"}) as process:
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(said.splitlines()) == 1
+    assert str(tmp_path / "file") in said
 
 
 def test_one_after_the_other_nobody_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

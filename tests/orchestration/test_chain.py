@@ -220,6 +220,21 @@ def test_a_changed_head_or_normalization_is_not_fresh() -> None:
         assert {"/".join(key.path) for key in parents} == reads
 
 
+def test_another_policy_makes_the_report_out_of_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing before it: the artifact does not depend on how it is judged."""
+    before = {asset.key: asset.code_versions_by_key[asset.key] for asset in target_assets("emulator")}
+    monkeypatch.setattr("orchestration.chain.policy_digest", lambda: "f" * 64)
+    after = {asset.key: asset.code_versions_by_key[asset.key] for asset in target_assets("emulator")}
+    assert {key for key in after if after[key] != before[key]} == {dg.AssetKey(["emulator", "parity_report"])}
+
+
+def test_links_run_in_one_process() -> None:
+    """A process for each step takes five seconds to start: the chain would take a minute."""
+    from orchestration.definitions import defs
+
+    assert defs.executor is dg.in_process_executor
+
+
 def test_an_unknown_target_is_refused_by_name() -> None:
     run = load_definitions(BUILD_TARGETS="emulator,hailo9")
     assert run.returncode != 0

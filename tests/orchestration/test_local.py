@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from orchestration import local
 from orchestration.build import RELEASES
-from orchestration.local import LocalError, Platform, bring_up, curl_line
+from orchestration.local import LocalError, Platform, bring_up, check_answer, curl_line, golden_question
 from orchestration.processes import Child, Children
+from orchestration.settings import BuildSettings
+from runtime.contract.store import Release
 from tests.simulators import ReleaseSimulator
 
 pytestmark = pytest.mark.build
@@ -58,6 +62,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+def platform_of(children: Children, logs: Path) -> Platform:
+    return Platform(BuildSettings.from_environment(os.environ), children, logs)
+
+
 def waiting_child(children: Children, folder: Path) -> Child:
     """A child that said something and stays."""
     log = folder / "runtime.log"
@@ -75,7 +83,7 @@ def test_a_refusal_is_final_and_says_why_once(
         child = waiting_child(children, tmp_path)
         url = f"http://127.0.0.1:{refusing.server_port}/healthz"
         with pytest.raises(LocalError) as caught:
-            Platform(children, tmp_path).wait_until_answers(child, url)
+            platform_of(children, tmp_path).wait_until_answers(child, url)
     assert refusing.asked == 1
     said = str(caught.value)
     assert "503 num_motifs: 12 motifs, NUM_MOTIFS is 5" in said
@@ -93,7 +101,7 @@ def test_no_connection_is_waited_for(home: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(local, "get", get)
     with Children() as children:
         child = waiting_child(children, tmp_path)
-        Platform(children, tmp_path).wait_until_answers(child, "http://127.0.0.1/healthz")
+        platform_of(children, tmp_path).wait_until_answers(child, "http://127.0.0.1/healthz")
     assert failures == []
 
 
@@ -117,12 +125,12 @@ def test_one_port_for_both_is_refused_in_one_line(
 class NotedChild(Child):
     """Does at once whatever is waited for."""
 
-    def __init__(self, name: str, events: list[str]) -> None:
-        self.name, self.events = name, events
+    def __init__(self, name: str, events: list[str], status: int) -> None:
+        self.name, self.events, self.status = name, events, status
 
     def wait(self) -> int:
         self.events.append(f"{self.name} done")
-        return 0
+        return self.status
 
     def wait_for(self, condition: object, seconds: float) -> bool:
         return True
@@ -131,10 +139,11 @@ class NotedChild(Child):
 class NotedChildren(Children):
     """Starts nothing; notes what it is asked to start, and with what. The build reports ``release``."""
 
-    def __init__(self, events: list[str], release: str) -> None:
+    def __init__(self, events: list[str], release: str, status: int = 0) -> None:
         super().__init__()
         self.events = events
         self.release = release
+        self.status = status
         self.environments: dict[str, Mapping[str, str]] = {}
         self.commands: dict[str, list[str]] = {}
         self.logs: list[Path] = []
@@ -146,6 +155,7 @@ class NotedChildren(Children):
         *,
         environment: Mapping[str, str],
         log: Path | None = None,
+        grace: float = 0.0,
     ) -> Child:
         self.events.append(f"start {name}")
         self.environments[name] = environment
@@ -154,7 +164,7 @@ class NotedChildren(Children):
         if name == "build":
             report = Path(command[command.index("--report") + 1])
             (report / RELEASES).write_text(json.dumps({"emulator": self.release}))
-        return NotedChild(name, self.events)
+        return NotedChild(name, self.events, self.status)
 
 
 def test_a_free_port_is_chosen_when_its_server_starts(
@@ -169,7 +179,7 @@ def test_a_free_port_is_chosen_when_its_server_starts(
 
     monkeypatch.setattr(local, "free_port", free_port)
     children = NotedChildren(events, release.id)
-    platform = Platform(children, tmp_path)
+    platform = platform_of(children, tmp_path)
     assert bring_up(platform)[0].id == release.id
     assert events == [
         "start build",
@@ -208,8 +218,92 @@ def test_a_canary_of_another_build_is_not_taken_for_its_own(home: Path, tmp_path
     other = ReleaseSimulator().publish(tmp_path / "store", "canary")
     events: list[str] = []
     with pytest.raises(LocalError, match=f"canary names {other.id[:12]}, this build made {'a' * 12}"):
-        bring_up(Platform(NotedChildren(events, "a" * 64), tmp_path))
+        bring_up(platform_of(NotedChildren(events, "a" * 64), tmp_path))
     assert "start runtime" not in events
+
+
+def test_a_failed_build_is_not_served(home: Path, tmp_path: Path) -> None:
+    """Also where an earlier build's canary is there to be served."""
+    release = ReleaseSimulator().publish(tmp_path / "store", "canary")
+    events: list[str] = []
+    with pytest.raises(LocalError, match="the chain was not built"):
+        bring_up(platform_of(NotedChildren(events, release.id, status=1), tmp_path))
+    assert "start runtime" not in events
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Release:
+    return ReleaseSimulator().publish(tmp_path / "store", "canary")
+
+
+def answer_to(release: Release, **changes: object) -> tuple[int, bytes, dict[str, str]]:
+    """What a runtime that serves the release answers to its golden window, with changes."""
+    latent = golden_question(release)[1].tolist()
+    scores = [1.0] + [0.0] * (release.manifest.motif_head.size - 1)
+    document = {"latent": latent, "motif_scores": scores, **changes}
+    return 200, json.dumps(document).encode(), {"x-release": release.id, "x-numbers": "emulated"}
+
+
+def test_a_right_answer_is_shown(
+    home: Path, tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    asked: list[tuple[str, bytes | None]] = []
+
+    def get(url: str, data: bytes | None = None) -> tuple[int, bytes, dict[str, str]]:
+        asked.append((url, data))
+        return answer_to(release)
+
+    monkeypatch.setattr(local, "get", get)
+    platform = platform_of(Children(), tmp_path)
+    platform.url = "http://there"
+    check_answer(platform, release)
+    assert asked == [("http://there/infer", golden_question(release)[0])]
+    out = capsys.readouterr().out
+    for words in ("200, latent[64], motif_scores[12]", "best motif motif0 1.000", release.id):
+        assert words in out
+
+
+def wrong_answers(release: Release) -> dict[str, tuple[int, bytes, dict[str, str]]]:
+    """Words of the refusal to an answer that deserves it."""
+    status, body, headers = answer_to(release)
+    latent = golden_question(release)[1]
+    off = latent + 1.01 * release.manifest.golden.artifact_tolerance
+    return {
+        "answered 503": (503, b"{}", headers),
+        "answered <html>": (status, b"<html>", headers),
+        "answered null": (status, b"null", headers),
+        r"answered {}": (status, b"{}", headers),
+        r"latent\[63\], motif_scores\[12\]": answer_to(release, latent=latent[:63].tolist()),
+        r"latent\[64\], motif_scores\[11\]": answer_to(release, motif_scores=[0.1] * 11),
+        "the runtime serves None": (status, body, {}),
+        "the runtime serves other": (status, body, {"x-release": "other"}),
+        "away from the recorded one": answer_to(release, latent=off.tolist()),
+        "is nan away": answer_to(release, latent=[float("nan")] * 64),
+    }
+
+
+def test_every_wrong_answer_is_a_failure(
+    home: Path, tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = platform_of(Children(), tmp_path)
+    for words, wrong in wrong_answers(release).items():
+        monkeypatch.setattr(local, "get", lambda *_, wrong=wrong: wrong)
+        with pytest.raises(LocalError, match=words):
+            check_answer(platform, release)
+
+
+@pytest.mark.parametrize("verb", ["run", "smoke"])
+def test_a_wrong_answer_ends_it_with_one_line(
+    home: Path, tmp_path: Path, release: Release, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(local, "Children", lambda: NotedChildren([], release.id))
+    monkeypatch.setattr(local, "get", lambda *_: answer_to(release, latent=[]))
+    monkeypatch.setattr(local, "wanted_ports", lambda: (1, 2))
+    assert local.main([verb]) == 1
+    out, err = capsys.readouterr()
+    assert err == f"{verb}: /infer answered latent[0], motif_scores[12]\n"
+    assert "passed, nothing left running" not in out
+    assert "serving" not in out
 
 
 def test_a_target_without_a_toolchain_is_refused_before_anything_starts(

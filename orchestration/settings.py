@@ -1,0 +1,53 @@
+"""The build side's environment, parsed once; no Dagster in here, so that it is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from assets.toolchain import parse_targets
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """Where a build reads and writes, and for which targets.
+
+    Args:
+        targets: A branch of assets for each (``BUILD_TARGETS``, comma-separated).
+        weights_dir: ``<model>/<version>/`` folders, or one version folder (``WEIGHTS_DIR``).
+        calib_dir: Window sets with their index (``CALIB_DIR``).
+        build_dir: The workbench (``BUILD_DIR``).
+        release_store: Releases and channels (``RELEASE_STORE``).
+        dagster_home: Dagster's databases and settings (``DAGSTER_HOME``).
+    """
+
+    targets: tuple[str, ...]
+    weights_dir: Path
+    calib_dir: Path
+    build_dir: Path
+    release_store: Path
+    dagster_home: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> BuildSettings:
+        """Read the settings; an empty value counts as unset, a relative place starts at the checkout.
+
+        Raises:
+            ToolchainError: ``BUILD_TARGETS`` names an unknown target, or none.
+        """
+
+        def place(variable: str, default: str) -> Path:
+            return ROOT / (environment.get(variable) or default)
+
+        return cls(
+            targets=tuple(parse_targets(environment.get("BUILD_TARGETS") or "emulator")),
+            weights_dir=place("WEIGHTS_DIR", "artifacts/weights"),
+            calib_dir=place("CALIB_DIR", "calib_data"),
+            build_dir=place("BUILD_DIR", "artifacts/build"),
+            release_store=place("RELEASE_STORE", "artifacts/releases"),
+            dagster_home=place("DAGSTER_HOME", "artifacts/dagster_home"),
+        )
