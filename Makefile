@@ -1,5 +1,6 @@
 # One verb per task; `make help` lists them. Needs make and a Python from 3.11 to 3.13 with its venv module.
-PYTHON ?= python3
+# The environment's own Python where there is one: a choice once made with PYTHON= stays.
+PYTHON ?= $(shell .venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 ARGS ?=
 
 BIN := .venv/bin
@@ -64,4 +65,4 @@ clean: ## remove what was made here; sources and sample weights stay
 	rm -rf .venv .venv-lock .venv-runtime-* artifacts/build artifacts/releases artifacts/dagster_home \
 		.tmp_dagster_home_* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 		.grimp_cache test-output build *.egg-info
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find assets bench orchestration runtime sample scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,10 @@
-"""Make a virtual environment with exactly the packages that the lock files name.
+"""Make a virtual environment with the packages that the lock files name, at exactly those versions.
 
     python3 scripts/setup_venv.py --venv .venv --lock locks/build.txt --torch --editable
 
-Quick when nothing changed; what an interruption left half done, the next run completes. Whatever goes
-wrong is said in one line, with exit code 2; pip's own output is in setup.log inside the environment.
+Quick when nothing changed; what an interruption left half done, the next run completes. What a lock no
+longer names stays until `make clean`. Whatever goes wrong is said in one line, with exit code 2; pip's own
+output is in setup.log inside the environment.
 
 The syntax is Python 3.6's, and annotations are quoted, so that an old interpreter can say it is too old.
 """
@@ -14,6 +15,7 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Mapping
 
 OLDEST, TOO_NEW = (3, 11), (3, 14)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -21,6 +23,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # torch has no hash pin: the CPU build, the CUDA build and a local wheel are three different files. What
 # torch itself needs is pinned by hash in the locks (locks/torch-requires.in), and must not move.
 TORCH = "2.13.0"
+
+# Where pip may look and how it gets there is the user's to say; what it does and where to is ours. A
+# PIP_DRY_RUN or PIP_PYTHON that is set for something else would leave the environment empty and call it made.
+PIP_SETTINGS = (
+    *("INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "CONFIG_FILE", "CONSTRAINT", "USE_FEATURE"),
+    *("CERT", "CLIENT_CERT", "TRUSTED_HOST", "PROXY", "KEYRING_PROVIDER"),
+    *("TIMEOUT", "DEFAULT_TIMEOUT", "RETRIES", "CACHE_DIR", "NO_CACHE_DIR"),
+)
 
 STAMP, LOG = "setup.stamp", "setup.log"
 NO_WHEEL = "the index has no wheel for this Python and machine"
@@ -138,6 +148,8 @@ def make_venv(venv: str) -> None:
         name = "python%d.%d" % sys.version_info[:2]
         hint = "on Debian and Ubuntu: apt-get install %s-venv (or python3-venv)" % name
         raise SetupError("%s lacks its `%s` module; %s" % (name, e.name, hint)) from None
+    if os.path.islink(venv) or os.path.isfile(venv):
+        raise SetupError("%s is a link or a file, expected a folder; move it away" % venv)
     if os.path.isdir(venv) and os.listdir(venv) and not os.path.exists(os.path.join(venv, "pyvenv.cfg")):
         raise SetupError("%s holds other files and is no virtual environment; move it away" % venv)
     say("venv: %s (Python %s)" % (venv, sys.version.split()[0]))
@@ -158,13 +170,21 @@ def explain(lines: "list[str]", otherwise: str) -> str:
     return "%s (%s)" % (cause, missing[-1]) if cause == NO_WHEEL and missing else cause
 
 
+def pip_environment(environment: "Mapping[str, str]") -> "dict[str, str]":
+    """Drop what would make pip do something else; PYTHONPATH would count foreign packages as installed."""
+    return {
+        key: value
+        for key, value in environment.items()
+        if key not in ("PYTHONPATH", "PYTHONHOME")
+        and (not key.startswith("PIP_") or key[len("PIP_") :] in PIP_SETTINGS)
+    }
+
+
 def pip(venv: str, *arguments: str) -> str:
     """Run the environment's pip, adding what it writes to the log; return its standard output."""
     import subprocess
 
-    # PYTHONPATH would make pip count foreign packages as installed; the rest would send them elsewhere.
-    dropped = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_HASHES")
-    env = {key: value for key, value in os.environ.items() if key not in dropped}
+    env = pip_environment(os.environ)
     env.setdefault("PIP_RETRIES", "1")  # without a network, say so soon
     if "PIP_TIMEOUT" not in env:
         env.setdefault("PIP_DEFAULT_TIMEOUT", "30")
@@ -258,7 +278,7 @@ def take_turn(folder: str) -> int:
 
 
 def parse(arguments: "list[str] | None") -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description="Make a virtual environment from lock files.")
     parser.add_argument("--venv", required=True, help="the environment's folder")
     parser.add_argument("--lock", required=True, action="append", help="pins with hashes; repeatable")
     parser.add_argument("--torch", action="store_true", help="also torch; TORCH_CUDA=1: its CUDA build")

@@ -18,6 +18,7 @@ SETTINGS = (
     "BUILD_TARGETS",
     "CALIB_DIR",
     "DAGSTER_HOME",
+    "GUNICORN_CMD_ARGS",
     "HEF_PATH",
     "HOST",
     "LOG_LEVEL",
@@ -32,7 +33,7 @@ SETTINGS = (
 )
 
 
-# No test depends on speed, and the machine may be busy.
+# The machine may be busy: no example fails for being slow.
 settings.register_profile("hailo-pipeline", deadline=None)
 settings.load_profile("hailo-pipeline")
 
@@ -41,3 +42,5 @@ def pytest_configure() -> None:
     """Forget the developer's own settings: tests hand the environment on to what they start."""
     for name in SETTINGS:
         os.environ.pop(name, None)
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = "127.0.0.1,localhost"
