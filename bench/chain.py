@@ -1,10 +1,13 @@
-"""The build side: what the code location costs to load, and what Dagster adds to the chain."""
+"""The build side: what the code location costs to load, what Dagster adds, how long ``make run`` takes."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.serving import machine
+from orchestration.local import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,9 +75,34 @@ def _run(script: str, *arguments: str, **environment: str) -> dict[str, Any]:
     return {**document, "process": time.perf_counter() - begin}
 
 
+def _until_it_serves(places: dict[str, str]) -> dict[str, float]:
+    """``make run`` on free ports: seconds until both servers answer, and of the chain within them."""
+    ports = {"PORT": str(free_port()), "UI_PORT": str(free_port())}
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", "orchestration.local", "run"],
+        cwd=ROOT,
+        env={**os.environ, **places, **ports},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        chain = math.nan
+        for line in process.stdout:
+            if found := re.search(r"built in ([\d.]+) s", line):
+                chain = float(found[1])
+            if "serving until Ctrl-C" in line:
+                break
+        seconds = time.perf_counter() - begin
+        process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 0, "make run failed"
+    return {"seconds": seconds, "chain": chain}
+
+
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     """Medians over interleaved rounds, each in a process and folder of its own."""
-    samples: dict[str, list[dict[str, Any]]] = {"import": [], "plain": [], "dagster": []}
+    samples: dict[str, list[dict[str, Any]]] = {"import": [], "plain": [], "dagster": [], "run": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             places = {name: f"{folder}/{name}" for name in ("BUILD_DIR", "RELEASE_STORE", "DAGSTER_HOME")}
@@ -81,6 +110,8 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
             samples["import"].append(_run(_IMPORT))
             samples["plain"].append(_run(_PLAIN, f"{folder}/plain"))
             samples["dagster"].append(_run(_DAGSTER, **places))
+        with tempfile.TemporaryDirectory() as folder:
+            samples["run"].append(_until_it_serves({name: f"{folder}/{name}" for name in places}))
     assert not any(sample["torch"] for sample in samples["import"])
     return {
         name: {key: statistics.median(row[key] for row in rows) for key in rows[0] if key != "torch"}
@@ -90,7 +121,7 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
 
 def table(found: dict[str, dict[str, float]]) -> str:
     """The medians as Markdown."""
-    location, plain, dagster = found["import"], found["plain"], found["dagster"]
+    location, plain, dagster, run = (found[name] for name in ("import", "plain", "dagster", "run"))
     ratio = dagster["seconds"] / plain["seconds"]
     rows = [
         ("import orchestration.definitions", f"{location['seconds']:.2f} s", "3 s"),
@@ -98,6 +129,8 @@ def table(found: dict[str, dict[str, float]]) -> str:
         ("the chain's functions, called plainly", f"{plain['seconds']:.2f} s", ""),
         ("the chain through Dagster, in process", f"{dagster['seconds']:.2f} s ({ratio:.2f}x)", "60 s"),
         ("... with start of Python and imports", f"{dagster['process']:.2f} s", ""),
+        ("make run, nothing left to install: until both servers answer", f"{run['seconds']:.1f} s", ""),
+        ("... the chain within it, while Dagster's UI starts", f"{run['chain']:.1f} s", "60 s"),
     ]
     lines = ["| what | median | aim, at most |", "|---|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} | {aim} |" for name, value, aim in rows)])
