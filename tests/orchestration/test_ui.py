@@ -37,6 +37,10 @@ def test_lineage_and_parity_are_shown(running: Running) -> None:
         page.goto(f"{running.ui_url}/locations/hailo-pipeline/asset-groups/emulator/lineage")
         for name in ("onnx_model", "quantized_har", "hef", "parity_report", "canary_release"):
             expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=60_000)
+        # Each of the four links of the target says when it was made, the report that its check passed.
+        expect(page.get_by_text("Loading...")).to_have_count(0, timeout=60_000)
+        expect(page.get_by_text("Materialized", exact=True)).to_have_count(4)
+        expect(page.get_by_text("1 / 1 Passed")).to_be_visible()
         page.screenshot(path=OUTPUT / "lineage.png")
         page.goto(f"{running.ui_url}/assets/emulator/parity_report?view=overview")
         for words in ("verdict", "passed", "sqnr_db", "mean_cosine"):
