@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from assets import policy
 from assets.calibration import WindowSets, parse_sets
-from assets.motif_head import fit_head
+from assets.motif_head import MOTIFS, fit_head
 from assets.product import Product, Workbench
 from assets.quantized_har import take_built
 from assets.toolchain import Toolchain
@@ -119,11 +119,17 @@ def judge(
 
 
 def make_parity_report(
-    bench: Workbench, toolchain: Toolchain, *, hef: Product
+    bench: Workbench, toolchain: Toolchain, *, hef: Product, motifs: int = MOTIFS
 ) -> tuple[Product, ParityEvidence]:
     """Judge the artifact against full_precision on the evaluation windows.
 
     A failed parity is a report too: the check on it blocks, and publishing refuses it.
+
+    Args:
+        bench: Where products lie.
+        toolchain: The one that made the artifact.
+        hef: The artifact.
+        motifs: Size of a fitted head, where the weights came without one.
 
     Raises:
         ProductMissingError: Something that the artifact was made from is gone.
@@ -135,7 +141,7 @@ def make_parity_report(
     onnx_model = bench.ancestor(hef, "onnx_model")
     full_precision = toolchain.parse(bench.read(onnx_model))
     head = trained.head or fit_head(
-        toolchain.infer(full_precision, normalize(sets.calibration.windows, trained.statistics))
+        toolchain.infer(full_precision, normalize(sets.calibration.windows, trained.statistics)), motifs
     )
     windows = normalize(sets.evaluation.windows, trained.statistics)
     reference = toolchain.infer(full_precision, windows)

@@ -154,7 +154,7 @@ class Workbench:
         Raises:
             ProductMissingError: It made nothing yet.
         """
-        return self._described(asset, LATEST, "was never materialized here")
+        return self._described(asset, LATEST, "was never made here")
 
     def ancestor(self, product: Product, asset: str) -> Product:
         """The product of an earlier link that this one was made from.
@@ -201,7 +201,9 @@ class Workbench:
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise ProductMissingError(missing, where=asset, hint=f"materialize {asset} first") from error
+            raise ProductMissingError(
+                missing, where=asset, hint=f"observe or materialize {asset} first"
+            ) from error
         return from_json(Product, data, str(path))
 
 

@@ -60,10 +60,11 @@ def alone_in(*folders: Path) -> Iterator[None]:
 
 
 def build(report: Path | None) -> bool:
-    """Materialize the chain in a locked home; whether every asset was made and no check blocked."""
+    """Observe the weights and materialize the chain; whether they were accepted and no check blocked."""
     from dagster import DagsterInstance
 
-    from orchestration.definitions import build_canary, defs
+    from orchestration.automation import observe_weights, wait_for_rest
+    from orchestration.definitions import SETTINGS, build_canary
 
     started = time.monotonic()
     with DagsterInstance.get() as instance:
@@ -73,14 +74,24 @@ def build(report: Path | None) -> bool:
         end_interrupted(instance)
         if report:
             (report / READY).touch()
-        result = defs.resolve_job_def(build_canary.name).execute_in_process(
-            instance=instance, raise_on_error=False, run_config={"loggers": {"progress": {}}}, tags=OURS
-        )
+        wait_for_rest(SETTINGS.weights_dir, lambda line: print(f"  {line}", flush=True))
+        result = run_job(observe_weights.name, instance)
+        if result.success:
+            result = run_job(build_canary.name, instance)
     if report:
         (report / RELEASES).write_text(json.dumps(published(result)))
     verdict = "built" if result.success else "FAILED"
     print(f"  {verdict} in {time.monotonic() - started:.1f} s, Dagster run {result.run_id}", flush=True)
     return result.success
+
+
+def run_job(name: str, instance: DagsterInstance) -> ExecuteInProcessResult:
+    """Run one of the code location's jobs here, with progress shown."""
+    from orchestration.definitions import defs
+
+    return defs.resolve_job_def(name).execute_in_process(
+        instance=instance, raise_on_error=False, run_config={"loggers": {"progress": {}}}, tags=OURS
+    )
 
 
 def end_interrupted(instance: DagsterInstance) -> None:

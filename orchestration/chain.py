@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
 
 import dagster as dg
+from pydantic import Field
 
 from assets.policy import policy_digest
 from assets.product import Product, Workbench
@@ -19,6 +20,7 @@ from orchestration.resources import Places, failures
 
 if TYPE_CHECKING:
     from assets.parity import ParityEvidence
+    from assets.weights import TrainedModel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,6 +30,12 @@ CODE_VERSION = "1"
 
 PRODUCTS = "products"
 Result = dg.MaterializeResult[Product]
+
+
+class MotifConfig(dg.Config):
+    """How many motifs a head gets that is fitted because the weights came without one."""
+
+    motifs: int = Field(default=12, ge=2, le=64, description="Number of k-means clusters.")
 
 
 def _explained(function: Callable[P, R]) -> Callable[P, R]:
@@ -70,38 +78,49 @@ def _result(
     )
 
 
-@dg.asset(
-    code_version=CODE_VERSION,
+@dg.observable_source_asset(
     io_manager_key=PRODUCTS,
     group_name="inputs",
-    kinds={"pytorch"},
-    description="The newest version folder of trained weights: read, identified, or refused.",
+    tags={"dagster/kind/pytorch": ""},
+    description="The newest version folder of trained weights, made elsewhere: identified, or refused. "
+    "Builds read what was observed last.",
 )
 @_explained
-def model_weights(places: Places) -> Result:
-    """Read the weights that the release is made from."""
+def model_weights(places: Places) -> dg.ObserveResult:
+    """Look at the weights; keep what was accepted for the builds that follow."""
     from pathlib import Path
 
-    from assets.weights import make_model_weights, model_card
+    from assets.weights import make_model_weights
 
     bench = places.bench()
     product, trained = make_model_weights(bench, Path(places.weights_dir))
+    bench.remember(product)
+    return dg.ObserveResult(
+        data_version=dg.DataVersion(product.digest), metadata=_weights_shown(bench, product, trained)
+    )
+
+
+def _weights_shown(bench: Workbench, product: Product, trained: TrainedModel) -> dict[str, Any]:
+    """What an observation records."""
+    from pathlib import Path
+
+    from assets.weights import model_card
+
     card = model_card(Path(product.facts["folder"]))
     head = f"{trained.head.provenance}, {trained.head.size} motifs" if trained.head else "none: one is fitted"
-    return _result(
-        bench,
-        product,
-        {
-            "model": product.facts["model"],
-            "version": product.facts["version"],
-            "source": trained.source,
-            "read from": dg.MetadataValue.path(product.facts["folder"]),
-            "parameters": trained.encoder.parameter_count,
-            "motif head": head,
-            **({"model card": dg.MetadataValue.md(card)} if card else {}),
-            "files": dg.MetadataValue.json(product.files),
-        },
-    )
+    return {
+        "model": product.facts["model"],
+        "version": product.facts["version"],
+        "source": trained.source,
+        "read from": dg.MetadataValue.path(product.facts["folder"]),
+        "parameters": trained.encoder.parameter_count,
+        "motif head": head,
+        **({"model card": dg.MetadataValue.md(card)} if card else {}),
+        "files": dg.MetadataValue.json(product.files),
+        "path": dg.MetadataValue.path(str(bench.directory(product))),
+        "digest": product.digest,
+        "size": dg.MetadataValue.int(product.size),
+    }
 
 
 @dg.asset(
@@ -244,12 +263,12 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         check_specs=[check_spec],
     )
     @_explained
-    def parity_report(places: Places, hef: Product) -> Result:
+    def parity_report(places: Places, config: MotifConfig, hef: Product) -> Result:
         from assets.parity import make_parity_report
         from assets.toolchain import open_toolchain
 
         bench = places.bench()
-        product, evidence = make_parity_report(bench, open_toolchain(target), hef=hef)
+        product, evidence = make_parity_report(bench, open_toolchain(target), hef=hef, motifs=config.motifs)
         metadata, check = _parity_shown(evidence)
         return _result(bench, product, metadata, judged_by, check_results=[check])
 

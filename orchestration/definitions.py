@@ -6,6 +6,7 @@ import os
 
 import dagster as dg
 
+from orchestration.automation import observe_weights, weights_watch
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.progress import progress_logger
 from orchestration.resources import Places, ProductIOManager
@@ -26,7 +27,8 @@ defs = dg.Definitions(
         onnx_model,
         *(asset for target in SETTINGS.targets for asset in target_assets(target)),
     ],
-    jobs=[build_canary],
+    jobs=[observe_weights, build_canary],
+    sensors=[weights_watch],
     resources={
         "places": Places(
             weights_dir=str(SETTINGS.weights_dir),

@@ -31,14 +31,15 @@ class _Progress(logging.Handler):
         if event.is_step_start:
             self.started[step] = time.monotonic()
         elif event.is_step_materialization:
-            self._made(event)
+            self._made(event, event.step_materialization_data.materialization)
+        elif event.is_asset_observation:
+            self._made(event, event.asset_observation_data.asset_observation)
         elif event.is_step_failure:
             self._say(f"  {step.replace('__', '/'):26} FAILED  {_reason(event.step_failure_data)}")
 
-    def _made(self, event: dg.DagsterEvent) -> None:
-        materialization = event.step_materialization_data.materialization
-        metadata = materialization.metadata
-        name = "/".join(materialization.asset_key.path)
+    def _made(self, event: dg.DagsterEvent, seen: dg.AssetMaterialization | dg.AssetObservation) -> None:
+        metadata = seen.metadata
+        name = "/".join(seen.asset_key.path)
         seconds = time.monotonic() - self.started.get(str(event.step_key), time.monotonic())
         digest, size = str(metadata["digest"].value)[:12], float(str(metadata["size"].value)) / 1e6
         which = f"  {metadata['model'].value} {metadata['version'].value}" if "version" in metadata else ""

@@ -47,7 +47,7 @@ class Running:
         return children
 
 
-def start(root: Path, *, ignore_sigint: bool = False) -> Running:
+def start(root: Path, *, ignore_sigint: bool = False, **settings: str) -> Running:
     """Start ``run`` in the folder and read what it prints until it serves."""
     port, ui_port = free_ports(2)
     environment = {
@@ -57,6 +57,7 @@ def start(root: Path, *, ignore_sigint: bool = False) -> Running:
         "BUILD_DIR": str(root / "build"),
         "RELEASE_STORE": str(root / "releases"),
         "DAGSTER_HOME": str(root / "dagster_home"),
+        **settings,
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestration.local", "run"],

@@ -313,7 +313,7 @@ def test_products_are_verified_when_they_are_read(tmp_path: Path) -> None:
     with pytest.raises(ProductMissingError, match="materialize onnx_model"):
         bench.read(product)
     assert bench.read(bench.put("onnx_model", {"m.onnx": b"0123"})) == b"0123"
-    with pytest.raises(ProductMissingError, match="never materialized"):
+    with pytest.raises(ProductMissingError, match="never made"):
         bench.latest("onnx_model")
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from orchestration.automation import observe_weights
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.resources import Places, ProductIOManager
 from runtime.contract.store import ReleaseStore
-from tests.chain import CALIB_DATA, ROOT, SAMPLE_WEIGHTS
+from tests.chain import CALIB_DATA, ROOT, SAMPLE_VERSION, SAMPLE_WEIGHTS
 
 pytestmark = pytest.mark.build
 
-ASSETS = [model_weights, calibration_set, onnx_model, *target_assets("emulator")]
+MADE = [calibration_set, onnx_model, *target_assets("emulator")]
 LINKS = ("quantized_har", "hef", "parity_report", "canary_release")
 
 
@@ -30,31 +33,62 @@ class Home:
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
         self.instance = instance
         self.store = ReleaseStore(root / "releases")
+        self.root = root
         self.resources = {
-            "places": Places(
-                weights_dir=str(SAMPLE_WEIGHTS),
-                calib_dir=str(CALIB_DATA),
-                build_dir=str(root / "build"),
-                release_store=str(root / "releases"),
-            ),
+            "places": self.places(SAMPLE_WEIGHTS),
             PRODUCTS: ProductIOManager(build_dir=str(root / "build")),
         }
 
-    def materialize(self, *selection: str) -> dg.ExecuteInProcessResult:
+    def places(self, weights: Path) -> Places:
+        """Where this home reads and writes, with weights from there."""
+        return Places(
+            weights_dir=str(weights),
+            calib_dir=str(CALIB_DATA),
+            build_dir=str(self.root / "build"),
+            release_store=str(self.root / "releases"),
+        )
+
+    def observe(self) -> dg.ExecuteInProcessResult:
+        """Look at the weights."""
+        definitions = dg.Definitions(
+            assets=[model_weights, *MADE], jobs=[observe_weights], resources=self.resources
+        )
+        job = definitions.resolve_job_def(observe_weights.name)
+        return job.execute_in_process(instance=self.instance, raise_on_error=False)
+
+    def observations(self) -> list[tuple[str, str]]:
+        """Version and data version of every observation of the weights, oldest first."""
+        records = self.instance.fetch_observations(model_weights.key, limit=100).records
+        seen = [record.asset_observation for record in reversed(records)]
+        return [
+            (str(each.metadata["version"].value), (each.tags or {})["dagster/data_version"])
+            for each in seen
+            if each is not None
+        ]
+
+    def build(self) -> dg.ExecuteInProcessResult:
+        """Observe the weights, then make everything, as ``make run`` does."""
+        observed = self.observe()
+        return self.materialize() if observed.success else observed
+
+    def materialize(
+        self, *selection: str, run_config: dict[str, Any] | None = None
+    ) -> dg.ExecuteInProcessResult:
         """Run the selected assets, or all of them."""
         keys = [dg.AssetKey(name.split("/")) for name in selection]
         return dg.materialize(
-            ASSETS,
+            [model_weights, *MADE],
             instance=self.instance,
             resources=self.resources,
             selection=dg.AssetSelection.assets(*keys) if keys else None,
+            run_config=run_config,
             raise_on_error=False,
         )
 
     def data_versions(self) -> dict[str, str]:
         """Every asset's latest data version."""
         versions = {}
-        for asset in ASSETS:
+        for asset in MADE:
             event = self.instance.get_latest_materialization_event(asset.key)
             assert event is not None
             assert event.asset_materialization is not None
@@ -85,9 +119,9 @@ def failure_of(result: dg.ExecuteInProcessResult, step: str) -> str:
 
 
 def test_the_whole_chain_and_what_it_records(home: Home) -> None:
-    result = home.materialize()
+    result = home.build()
     assert result.success
-    for asset in ASSETS:
+    for asset in MADE:
         (event,) = result.asset_materializations_for_node(asset.op.name)
         metadata = {name: value.value for name, value in event.metadata.items()}
         assert {"digest", "size", "path", "code_version"} <= set(metadata)
@@ -116,9 +150,11 @@ def test_graph_reads_as_the_sentence() -> None:
 
 
 def test_unchanged_input_gives_unchanged_data_versions(home: Home) -> None:
-    assert home.materialize().success
+    assert home.build().success
     first = home.data_versions()
-    assert home.materialize().success
+    assert home.build().success
+    ((_, once), (_, again)) = home.observations()
+    assert once == again
     assert home.data_versions() == first
     assert len(home.store.history("emulator", "canary")) == 1
 
@@ -126,7 +162,7 @@ def test_unchanged_input_gives_unchanged_data_versions(home: Home) -> None:
 @pytest.mark.usefixtures("strict_policy")
 def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> None:
     """The hole of blocking checks: a later run with the canary alone does not contain the check."""
-    result = home.materialize()
+    result = home.build()
     assert not result.success
     (check,) = result.get_asset_check_evaluations()
     assert not check.passed
@@ -140,17 +176,60 @@ def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> Non
     assert home.store.current("emulator", "canary") is None
 
 
+def test_a_build_reads_what_was_observed_last(home: Home, tmp_path: Path) -> None:
+    """A newer folder counts once it was observed; one that is refused changes nothing."""
+    weights = tmp_path / "weights"
+    shutil.copytree(SAMPLE_VERSION, weights / "tcn_encoder" / "v0.1.0")
+    home.resources["places"] = home.places(weights)
+    assert home.build().success
+    first = home.data_versions()
+    shutil.copytree(SAMPLE_VERSION, weights / "tcn_encoder" / "v0.2.0")
+    assert home.materialize().success
+    assert home.data_versions() == first
+    assert home.build().success
+    second = home.data_versions()
+    assert second["emulator/canary_release"] != first["emulator/canary_release"]
+    assert [version for version, _ in home.observations()] == ["v0.1.0", "v0.2.0"]
+    (weights / "tcn_encoder" / "v0.3.0").mkdir()
+    (weights / "tcn_encoder" / "v0.3.0" / "tcn_vae.pth").write_text("PLACEHOLDER")
+    refused = home.build()
+    assert "is a text file" in failure_of(refused, "model_weights")
+    assert len(home.observations()) == 2
+    assert home.materialize().success
+    assert home.data_versions() == second
+
+
+def test_the_number_of_fitted_motifs_is_configuration(home: Home, tmp_path: Path) -> None:
+    """Of a head that is fitted; the checkpoint's own has the size that it has."""
+    from assets.weights import parse_model, read_files
+    from tests.assets.test_onnx_model import foreign_graph
+
+    folder = tmp_path / "weights" / "tcn_encoder" / "v0.1.0"
+    folder.mkdir(parents=True)
+    encoder = parse_model(read_files(SAMPLE_VERSION)).encoder
+    (folder / "encoder.onnx").write_bytes(foreign_graph(encoder, opset=11, style="chomp"))
+    shutil.copy(SAMPLE_VERSION / "normalization.json", folder)
+    home.resources["places"] = home.places(tmp_path / "weights")
+    assert home.observe().success
+    config = {"ops": {"emulator__parity_report": {"config": {"motifs": 5}}}}
+    assert home.materialize(run_config=config).success
+    head = home.store.resolve("emulator", "canary").manifest.motif_head
+    assert (head.provenance, head.size) == ("fitted", 5)
+    wrong = {"ops": {"emulator__parity_report": {"config": {"motifs": 1}}}}
+    assert not home.materialize(run_config=wrong).success
+
+
 def test_canary_alone_without_anything_says_what_to_materialize(home: Home) -> None:
     result = home.materialize("emulator/canary_release")
     assert not result.success
     assert home.store.identifiers() == []
     errors = " ".join(str(e.step_failure_data.error) for e in result.get_step_failure_events())
-    assert "was never materialized here" in errors
+    assert "was never made here" in errors
 
 
 def test_parity_of_an_earlier_artifact_lets_nothing_out(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new artifact, the old report, the canary alone."""
-    assert home.materialize().success
+    assert home.build().success
     first = home.store.identifiers()
     monkeypatch.setattr("assets.toolchain.emulator.integer_path_for", lambda *cpu: "u8s8-7bit")
     assert home.materialize("emulator/quantized_har", "emulator/hef").success
@@ -162,13 +241,9 @@ def test_parity_of_an_earlier_artifact_lets_nothing_out(home: Home, monkeypatch:
 
 
 def test_our_errors_are_failures_with_advice(home: Home, tmp_path: Path) -> None:
-    home.resources["places"] = Places(
-        weights_dir=str(tmp_path / "none"),
-        calib_dir=str(CALIB_DATA),
-        build_dir=str(tmp_path / "build"),
-        release_store=str(tmp_path / "releases"),
-    )
-    result = home.materialize("model_weights")
+    home.resources["places"] = home.places(tmp_path / "none")
+    result = home.observe()
+    assert home.observations() == []
     assert "WEIGHTS_DIR" in failure_of(result, "model_weights")
     (event,) = result.get_step_failure_events()
     failure = event.step_failure_data.user_failure_data
@@ -245,7 +320,11 @@ def test_a_target_without_its_toolchain_says_so(tmp_path: Path) -> None:
     """No compiler here, so no artifact: never the emulator in its place."""
     with dg.DagsterInstance.ephemeral() as instance:
         home = Home(tmp_path, instance)
-        assets = [model_weights, calibration_set, onnx_model, *target_assets("hailo8")]
-        result = dg.materialize(assets, instance=instance, resources=home.resources, raise_on_error=False)
+        assert home.observe().success
+        assets: list[dg.AssetsDefinition | dg.SourceAsset] = [calibration_set, onnx_model]
+        assets += target_assets("hailo8")
+        result = dg.materialize(
+            [model_weights, *assets], instance=instance, resources=home.resources, raise_on_error=False
+        )
         assert "Dataflow Compiler" in failure_of(result, "hailo8__quantized_har")
         assert home.store.identifiers() == []

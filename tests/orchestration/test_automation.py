@@ -1,0 +1,194 @@
+"""Weights are seen when they come, and not before they are all there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestration.automation import Watch, look, state_of, wait_for_rest, weights_watch
+from orchestration.resources import Places
+from tests.chain import SAMPLE_VERSION
+from tests.running import Running, end, start
+from tests.simulators import wait_for
+
+pytestmark = pytest.mark.build
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30))
+def test_what_came_to_rest_is_judged_once(states: list[str]) -> None:
+    """Whatever happens to the folder: only a state that was seen twice in a row, and not the last judged."""
+    watch = Watch()
+    judged: list[str] = []
+    for index, state in enumerate(states):
+        watch, waits = look(watch, state)
+        if not waits:
+            assert index > 0
+            assert states[index - 1] == state
+            assert judged[-1:] != [state]
+            judged.append(state)
+    if len(states) > 1 and states[-1] == states[-2]:
+        assert judged[-1] == states[-1]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    shutil.copytree(SAMPLE_VERSION, tmp_path / "weights" / "tcn_encoder" / "v0.1.0")
+    return tmp_path / "weights"
+
+
+def grow(folder: Path) -> None:
+    with (folder / "tcn_vae.pth").open("ab") as file:
+        file.write(b"more")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        grow,
+        lambda folder: (folder / "tcn_vae.pth").unlink(),
+        lambda folder: (folder / "new.onnx").write_bytes(b""),
+        lambda folder: folder.rename(folder.with_name("v0.2.0")),
+        lambda folder: os.utime(folder / "tcn_vae.pth", ns=(0, 0)),
+        lambda folder: shutil.copytree(folder, folder.with_name("v0.2.0")),
+    ],
+)
+@pytest.mark.parametrize("itself", [False, True])
+def test_every_change_of_a_folder_is_a_change_of_state(
+    weights: Path, change: Callable[[Path], Any], itself: bool
+) -> None:
+    """Also where WEIGHTS_DIR is the version folder."""
+    folder = weights / "tcn_encoder" / "v0.1.0"
+    watched = folder if itself else weights
+    before = state_of(watched)
+    assert state_of(watched) == before
+    change(folder)
+    if folder.exists() and not (itself and folder.with_name("v0.2.0").exists()):
+        assert state_of(watched) != before
+    else:
+        assert (state_of(watched) == before) == (itself and folder.exists())
+
+
+def test_a_folder_that_is_not_there_has_a_state_too(tmp_path: Path) -> None:
+    assert state_of(tmp_path / "none") == state_of(tmp_path / "none")
+
+
+def test_the_sensor_waits_for_a_copy_and_then_asks_once(weights: Path) -> None:
+    places = Places(weights_dir=str(weights), calib_dir="", build_dir="", release_store="")
+    cursor: str | None = None
+
+    def tick() -> dg.SensorResult:
+        nonlocal cursor
+        with dg.build_sensor_context(cursor=cursor, resources={"places": places}) as context:
+            result = weights_watch(context)
+        assert isinstance(result, dg.SensorResult)
+        cursor = result.cursor
+        return result
+
+    assert tick().skip_reason
+    assert len(tick().run_requests or []) == 1
+    assert not tick().run_requests
+    grow(weights / "tcn_encoder" / "v0.1.0")
+    assert "still being copied" in str(tick().skip_reason)
+    grow(weights / "tcn_encoder" / "v0.1.0")
+    assert "still being copied" in str(tick().skip_reason)
+    assert len(tick().run_requests or []) == 1
+
+
+def test_a_build_waits_for_a_copy_that_is_under_way(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three more pieces come, then none."""
+    pieces, said = [1, 2, 3], list[str]()
+
+    def sleep(seconds: float) -> None:
+        if pieces:
+            pieces.pop()
+            grow(weights / "tcn_encoder" / "v0.1.0")
+
+    monkeypatch.setattr("orchestration.automation.time.sleep", sleep)
+    wait_for_rest(weights, said.append)
+    assert pieces == []
+    assert len(said) == 3
+    assert "still change" in said[0]
+    long_ago = time.time() + 3600
+    monkeypatch.setattr("orchestration.automation.time.time", lambda: long_ago)
+    monkeypatch.setattr("orchestration.automation.time.sleep", lambda _: pytest.fail("waited"))
+    wait_for_rest(weights, said.append)
+
+
+QUERY = """{
+  assetNodes {
+    assetKey { path }
+    staleStatus
+    assetObservations(limit: 50) {
+      metadataEntries { label ... on TextMetadataEntry { text } }
+      tags { key value }
+    }
+  }
+}"""
+
+
+class Watched:
+    """A platform whose weights lie in a folder of the test's own."""
+
+    def __init__(self, running: Running, weights: Path) -> None:
+        self.running, self.weights = running, weights
+
+    def _nodes(self) -> dict[str, Any]:
+        answer = httpx.post(f"{self.running.ui_url}/graphql", json={"query": QUERY}, timeout=60).json()
+        return {"/".join(node["assetKey"]["path"]): node for node in answer["data"]["assetNodes"]}
+
+    def stale(self, asset: str) -> str:
+        return str(self._nodes()[asset]["staleStatus"])
+
+    def observed(self) -> list[tuple[str, str]]:
+        """(version, data version), newest first."""
+        found = []
+        for each in self._nodes()["model_weights"]["assetObservations"]:
+            texts = {entry["label"]: entry.get("text") for entry in each["metadataEntries"]}
+            tags = {tag["key"]: tag["value"] for tag in each["tags"]}
+            found.append((str(texts["version"]), tags["dagster/data_version"]))
+        return found
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    root = tmp_path_factory.mktemp("watched")
+    weights = root / "weights"
+    shutil.copytree(SAMPLE_VERSION, weights / "tcn_encoder" / "v0.1.0")
+    running = start(root, WEIGHTS_DIR=str(weights))
+    yield Watched(running, weights)
+    end(running)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_new_version_is_observed_while_dagster_runs(watched: Watched) -> None:
+    (version, first), *_ = watched.observed()
+    assert version == "v0.1.0"
+    assert watched.stale("onnx_model") == "FRESH"
+    folder = watched.weights / "tcn_encoder" / "v0.2.0"
+    shutil.copytree(SAMPLE_VERSION, folder)
+    (folder / "sha256sum.txt").unlink()
+    began = time.monotonic()
+    wait_for(lambda: watched.observed()[0][0] == "v0.2.0", "the observation of v0.2.0", 120)
+    print(f"observed after {time.monotonic() - began:.0f} s")
+    _, second = watched.observed()[0]
+    assert second != first
+    assert watched.stale("onnx_model") == "STALE"
+    # The same files copied again: looked at once more, and the same data version.
+    count = len(watched.observed())
+    for path in list(folder.iterdir()):
+        copy = path.with_suffix(".copy")
+        shutil.copy(path, copy)
+        copy.replace(path)
+    wait_for(lambda: len(watched.observed()) > count, "another observation", 120)
+    assert watched.observed()[0] == ("v0.2.0", second)
