@@ -54,8 +54,8 @@ from orchestration.definitions import defs
 imported = time.perf_counter()
 with dg.DagsterInstance.get() as instance:
     config = {"loggers": {"progress": {}}}
-    job = defs.resolve_job_def("build_canary")
-    assert job.execute_in_process(instance=instance, run_config=config).success
+    for name in ("observe_weights", "build_canary"):
+        assert defs.resolve_job_def(name).execute_in_process(instance=instance, run_config=config).success
 print(json.dumps({"seconds": time.perf_counter() - imported, "import": imported - begin}))
 """
 
