@@ -153,13 +153,6 @@ def test_there_is_no_emulator_in_a_chips_place(tmp_path: Path, target: str) -> N
     assert "never used instead" in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", ["full_precision", "hef", ""])
-def test_the_emulator_runs_one_kind_only(tmp_path: Path, kind: str) -> None:
-    release = ReleaseSimulator(kind=kind).publish(tmp_path)
-    with pytest.raises(EngineError, match="'emulated-int8' only"):
-        open_engine(release)
-
-
 @pytest.mark.parametrize("model", [b"", b"not a model", b"\x08\x08" * 40])
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path, model: bytes) -> None:
     release = ReleaseSimulator(model=model).publish(tmp_path)
