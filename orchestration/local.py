@@ -174,6 +174,7 @@ class Platform:
                 "TARGET": self.target,
                 "HEF_PATH": "",
                 "GUNICORN_CMD_ARGS": "",
+                "WEB_CONCURRENCY": "1",
             },
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-import zipfile
+import os
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,10 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     TargetAmbiguousError,
     TargetMismatchError,
+    WindowError,
+    store_errors,
 )
+from runtime.contract.files import is_directory
 from runtime.contract.motifs import MotifScorer
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release, ReleaseStore, open_release
@@ -146,13 +149,17 @@ class ModelHolder:
 def load_active_model(config: RuntimeConfig) -> ActiveModel:
     """Find the release, verify every artifact, open the engine, repeat the golden windows.
 
+    The gate is held here again: a release may have come to this store around ``publish``.
+
     Raises:
         NoManifestError: ``HEF_PATH`` names something that is no release.
         ReleaseNotFoundError: The path, store, target or channel names nothing.
         TargetAmbiguousError: Several targets in the store and no ``TARGET``.
         TargetMismatchError: The release is for another target than ``TARGET``.
+        StoreError: The store, or something in it, cannot be read.
         DigestMismatchError: Bytes that are not what their digest says.
         ManifestError: The manifest is not what its schema says.
+        PublicationRefusedError: Parity is missing, failed or about another artifact.
         MotifCountError: ``NUM_MOTIFS`` is not the head's M.
         EngineError: The artifact does not load, or (GoldenMismatchError) does not repeat its
             recorded outputs on this machine.
@@ -165,6 +172,7 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
             hint="set TARGET to the release's, or choose a release for this target",
         )
     release.verify()
+    release.check_publishable()
     motifs = release.manifest.motif_head.size
     if config.num_motifs is not None and motifs != config.num_motifs:
         raise MotifCountError(
@@ -172,13 +180,13 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
             where=release.manifest.artifact,
             hint="unset NUM_MOTIFS, or choose a release with that many motifs",
         )
-    engine = open_engine(release)
+    model = ActiveModel(release, open_engine(release))
     try:
-        repeat_golden_windows(engine, release)
+        repeat_golden_windows(model, release)
     except BaseException:
-        engine.close()
+        model.close()
         raise
-    return ActiveModel(release, engine)
+    return model
 
 
 def find_release(config: RuntimeConfig) -> Release:
@@ -192,10 +200,12 @@ def find_release(config: RuntimeConfig) -> Release:
 
 def _release_at(path: Path) -> Release:
     # Resolved once: a link that moves later cannot mix two releases.
-    place = path.resolve()
-    if not place.exists():
-        raise ReleaseNotFoundError("no such file", where=str(path), hint="HEF_PATH names it")
-    if place.is_dir():
+    with store_errors(path):
+        place = Path(os.path.realpath(path))
+        directory = is_directory(place)
+        if not directory and not place.exists():
+            raise ReleaseNotFoundError("no such file", where=str(path), hint="HEF_PATH names it")
+    if directory:
         return open_release(place)
     release = open_release(place.parent)
     if place.name != release.manifest.artifact:
@@ -208,7 +218,9 @@ def _release_at(path: Path) -> Release:
 
 
 def _only_target(store: ReleaseStore) -> str:
-    if not store.root.is_dir():
+    with store_errors(store.root):
+        there = is_directory(store.root)
+    if not there:
         raise ReleaseNotFoundError("is no directory", where=str(store.root), hint=_WHERE_TO_LOOK)
     targets = store.targets()
     if not targets:
@@ -220,20 +232,27 @@ def _only_target(store: ReleaseStore) -> str:
     return targets[0]
 
 
-def repeat_golden_windows(engine: Engine, release: Release) -> None:
+def repeat_golden_windows(model: ActiveModel, release: Release) -> None:
     """Run the release's golden windows and compare with the outputs recorded at build time.
 
     This warms the engine up, and keeps an artifact away from a machine that computes it
     otherwise: u8 x s8 kernels saturate on x86 without VNNI.
 
     Raises:
-        GoldenMismatchError: An output differs by more than ``golden.artifact_tolerance``.
+        GoldenMismatchError: A window is none, a latent differs by more than
+            ``golden.artifact_tolerance``, or a motif score is not finite.
         EngineError: The engine failed.
     """
     windows, expected = _golden(release)
     tolerance = release.manifest.golden.artifact_tolerance
     for index, window in enumerate(windows):
-        difference = float(np.abs(engine.infer(window).astype(np.float64) - expected[index]).max())
+        try:
+            latent, scores = model.infer(window)
+        except WindowError as error:
+            raise _golden_error(release.manifest, f"golden window {index}: {error}") from error
+        if not np.isfinite(scores).all():
+            raise _golden_error(release.manifest, f"golden window {index} gives a motif score that is none")
+        difference = float(np.abs(latent.astype(np.float64) - expected[index]).max())
         if not difference <= tolerance:
             raise GoldenMismatchError(
                 f"golden window {index} differs by {difference:.4g}, at most {tolerance:.4g} is allowed",
@@ -249,8 +268,12 @@ def _golden(release: Release) -> tuple[FloatArray, FloatArray]:
     try:
         with np.load(io.BytesIO(release.read(record.file)), allow_pickle=False) as archive:
             windows, expected = archive["windows"], archive["artifact"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _golden_error(manifest, f"cannot be read: {error}") from error
+    except PipelineError:
+        raise
+    except Exception as error:
+        # numpy and zipfile raise nearly anything for an archive that was made to hurt, MemoryError
+        # for a shape beyond all memory among it.
+        raise _golden_error(manifest, f"cannot be read: {type(error).__name__}: {error}") from error
     shapes = (windows.shape, expected.shape)
     if record.windows < 1 or shapes != ((record.windows, *WINDOW_SHAPE), (record.windows, LATENT_SIZE)):
         raise _golden_error(manifest, f"shapes are {shapes}, the manifest says {record.windows} windows")

@@ -1,8 +1,9 @@
 """The HTTP surface: routes, request ids, and which error becomes which answer.
 
 Answers are JSON (``/metrics`` apart); every error has the shape
-``{"error": code, "message": what and where, "hint": what to do}``. Where no model is loaded,
-``/infer`` answers 503 before it reads the body: no window would be right.
+``{"error": code, "message": what and where, "hint": what to do}``, the hint where one is known.
+A request is taken up when its body begins to arrive, and 408 where it never does. Where no model
+is loaded, ``/infer`` then answers 503 without looking at the body: no window would be right.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import Any, Final
 
@@ -23,15 +25,24 @@ from runtime.contract.errors import EngineError, PipelineError, WindowError
 from runtime.infer_body import MAX_BODY_BYTES, SCHEMA, BodyError, InvalidJsonError, parse_infer_body
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 
-App = falcon.asgi.App[Any, Any]
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
 
 JSON: Final = "application/json"
 _REQUESTS: Final = logging.getLogger("runtime.request")
 _LOGGER: Final = logging.getLogger("runtime.app")
 _ENCODER: Final = msgspec.json.Encoder()
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
-_DISCARD_BYTES: Final = 8 * MAX_BODY_BYTES
+_DISCARD_BYTES: Final = 8 * 1024 * 1024
+_CUT_OFF: Final = "runtime.body_cut_off"
+_ELSEWHERE: Final = "other"
 _CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+_HINTS: Final = {
+    404: "there are POST /infer, GET /healthz and GET /metrics",
+    413: "send one window: 900 numbers need about 18 kB",
+    415: f"send {JSON} without Content-Encoding",
+}
 
 
 class ModelUnavailableError(Exception):
@@ -55,8 +66,8 @@ class InferResource:
         model = self._holder.state
         if isinstance(model, PipelineError):
             raise ModelUnavailableError(model)
-        _check_content_type(req.content_type)
-        window = parse_infer_body(await _read_body(req))
+        _check_media(req)
+        window = parse_infer_body(await _read_body(req, resp))
         # Inline in the event loop on purpose: a window takes about 0.2 ms, less than a hand-over
         # to a thread and back costs at p99, and the one chip runs one window at a time anyway.
         begin = perf_counter()
@@ -83,8 +94,7 @@ class HealthResource:
         state = self._holder.state
         resp.set_header("Cache-Control", "no-store")
         if isinstance(state, PipelineError):
-            resp.status = falcon.HTTP_503
-            resp.data = _ENCODER.encode({"ok": False, "reason": state.code, "message": str(state)})
+            _answer(resp, falcon.HTTP_503, {"ok": False, **_unavailable(state)}, state.hint)
             return
         health = {
             "ok": True,
@@ -96,6 +106,8 @@ class HealthResource:
             "motifs": state.motifs,
         }
         resp.data = _ENCODER.encode(health)
+
+    on_head = on_get
 
 
 class MetricsResource:
@@ -109,6 +121,8 @@ class MetricsResource:
         resp.content_type = CONTENT_TYPE
         resp.data = self._metrics.text()
 
+    on_head = on_get
+
 
 class RequestRecord:
     """Middleware: gives each request an id, counts it, and logs one line about it."""
@@ -120,8 +134,7 @@ class RequestRecord:
     async def process_request(self, req: Request, resp: Response) -> None:
         """Note when it began and under which id."""
         req.context.begin = perf_counter()
-        given = req.get_header("X-Request-Id")
-        identifier = given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
+        identifier = _request_id(req.get_header("X-Request-Id"))
         req.context.request_id = identifier
         resp.set_header("X-Request-Id", identifier)
 
@@ -130,19 +143,81 @@ class RequestRecord:
     ) -> None:
         """Count it and log it."""
         seconds = perf_counter() - req.context.begin
-        route, status = req.uri_template or "other", resp.status_code
+        route = req.uri_template or _ELSEWHERE
+        self.done(req.context.request_id, req.method, route, resp.status_code, seconds)
+
+    def done(self, identifier: str, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one answered request and write its line; ``route`` is one of a few known texts."""
         self._metrics.request_done(route, status, seconds)
         if _REQUESTS.isEnabledFor(logging.INFO):
             model = self._holder.model
             fields = {
-                "request_id": req.context.request_id,
-                "method": req.method[:16],
+                "request_id": identifier,
+                "method": method[:16],
                 "route": route,
                 "status": status,
                 "latency_ms": round(seconds * 1000, 3),
                 "release": model.release_id if model else None,
             }
             _REQUESTS.info("request", extra={"fields": fields})
+
+
+class App:
+    """The ASGI app: Falcon's, told of bodies that never come or do not end.
+
+    Falcon waits for the first part of a body before its middleware runs, and where that does not
+    come it returns without an answer: gunicorn then sends a 500 of its own that nobody counts. And
+    a body that is cut off looks to it like one that ended.
+    """
+
+    def __init__(self, inner: falcon.asgi.App[Any, Any], record: RequestRecord) -> None:
+        self._inner = inner
+        self._record = record
+
+    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+        """Answer one request; other scopes than ``http`` are handed on as they are."""
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        begin = perf_counter()
+        waiting = [await receive()]
+        if waiting[0]["type"] == "http.disconnect":
+            await self._never_came(scope, send, begin)
+            return
+
+        async def receive_again() -> Event:
+            if waiting:
+                return waiting.pop()
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                scope[_CUT_OFF] = True
+            return event
+
+        await self._inner(scope, receive_again, send)
+
+    async def _never_came(self, scope: Event, send: Send, begin: float) -> None:
+        headers = dict(scope["headers"])
+        if b"content-length" not in headers and b"transfer-encoding" not in headers:
+            return  # It sent all that it had to, and left before we looked: nobody is there.
+        identifier = _request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        body = _ENCODER.encode(
+            {
+                "error": "request_timeout",
+                "message": "the request announced a body, and nothing of it came",
+                "hint": "send as many bytes as Content-Length says, or end a chunked body",
+            }
+        )
+        fields = {"Content-Type": JSON, "Content-Length": str(len(body)), "Connection": "close"}
+        fields["X-Request-Id"] = identifier
+        named = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        await send({"type": "http.response.start", "status": 408, "headers": named})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        self._record.done(identifier, scope["method"], _ELSEWHERE, 408, perf_counter() - begin)
+
+
+def _request_id(given: str | None) -> str:
+    """The client's own where it is a sane one, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def create_app(holder: ModelHolder, metrics: RuntimeMetrics) -> App:
@@ -152,7 +227,8 @@ def create_app(holder: ModelHolder, metrics: RuntimeMetrics) -> App:
         holder: What is served; may change while the app runs.
         metrics: Where requests are counted.
     """
-    app: App = falcon.asgi.App(media_type=JSON, middleware=[RequestRecord(holder, metrics)])
+    record = RequestRecord(holder, metrics)
+    app: falcon.asgi.App[Any, Any] = falcon.asgi.App(media_type=JSON, middleware=[record])
     app.add_route("/infer", InferResource(holder, metrics))
     app.add_route("/healthz", HealthResource(holder))
     app.add_route("/metrics", MetricsResource(metrics))
@@ -163,17 +239,20 @@ def create_app(holder: ModelHolder, metrics: RuntimeMetrics) -> App:
     app.add_error_handler(BodyError, answers.bad_input)
     app.add_error_handler(ModelUnavailableError, answers.no_model)
     app.add_error_handler(EngineError, answers.engine_failed)
-    return app
+    return App(app, record)
 
 
-async def _read_body(req: Request) -> bytes:
+async def _read_body(req: Request, resp: Response) -> bytes:
     """The body, never more than ``MAX_BODY_BYTES`` of it in memory; 413 where it is larger."""
     length = req.content_length
     if length is None or length <= MAX_BODY_BYTES:
         body: bytes = await req.stream.read(MAX_BODY_BYTES + 1)
-        if length is not None and len(body) < length:
-            # The server stopped waiting; what came may be JSON all the same.
-            raise InvalidJsonError(f"the body ended after {len(body)} of {length} bytes")
+        if _CUT_OFF in req.scope or (length is not None and len(body) < length):
+            # The server stopped waiting; what came may be JSON all the same. What comes still
+            # would be read as the next request.
+            resp.set_header("Connection", "close")
+            stated = "" if length is None else f" of {length}"
+            raise InvalidJsonError(f"the body was cut off after {len(body)}{stated} bytes")
         if len(body) <= MAX_BODY_BYTES:
             return body
     # Who still sends does not read: without this the answer would be lost in a reset.
@@ -185,13 +264,21 @@ async def _read_body(req: Request) -> bytes:
     )
 
 
-def _check_content_type(value: str | None) -> None:
-    if value is not None and value.partition(";")[0].strip().lower() != JSON:
-        raise falcon.HTTPUnsupportedMediaType(description=f"content type {value[:80]!r} is not {JSON}")
+def _check_media(req: Request) -> None:
+    kind = req.content_type
+    if kind is not None and kind.partition(";")[0].strip().lower() != JSON:
+        raise falcon.HTTPUnsupportedMediaType(description=f"content type {kind[:80]!r} is not {JSON}")
+    encoding = req.get_header("Content-Encoding")
+    if encoding and encoding.strip().lower() != "identity":
+        raise falcon.HTTPUnsupportedMediaType(description=f"content encoding {encoding[:80]!r} is not read")
+
+
+def _unavailable(reason: PipelineError) -> dict[str, str]:
+    return {"error": "model_unavailable", "reason": reason.code, "message": str(reason)}
 
 
 class ErrorAnswers:
-    """Which error becomes which answer; nothing but 503 above 499."""
+    """Which error becomes which answer; nothing but 503 above 499, and 400 has the schema always."""
 
     def __init__(self, metrics: RuntimeMetrics) -> None:
         self._metrics = metrics
@@ -208,9 +295,7 @@ class ErrorAnswers:
         self, req: Request, resp: Response | None, error: ModelUnavailableError, params: object
     ) -> None:
         """503: nothing is loaded; the same reason as in ``/healthz``."""
-        reason = error.reason
-        body = {"error": "model_unavailable", "reason": reason.code, "message": str(reason)}
-        _answer(resp, falcon.HTTP_503, body, reason.hint)
+        _answer(resp, falcon.HTTP_503, _unavailable(error.reason), error.reason.hint)
 
     async def engine_failed(
         self, req: Request, resp: Response | None, error: EngineError, params: object
@@ -230,12 +315,22 @@ class ErrorAnswers:
         """Give Falcon's own errors (404, 405, 413, 415, ...) the shape of ours."""
         code = _CODES.get(error.status_code, "bad_request")
         message = error.description or f"{req.method[:16]} {req.path[:200]}: {error.title[4:].lower()}"
+        body: dict[str, object] = {"error": code, "message": message}
+        if error.status_code == 400:
+            body["schema"] = SCHEMA
+        hint = _HINTS.get(error.status_code, "")
+        if error.status_code == 405:
+            hint = f"allowed are {resp.get_header('Allow')}"
         resp.content_type = JSON
-        resp.data = _ENCODER.encode({"error": code, "message": message})
+        resp.data = _with_hint(body, hint)
 
 
-def _answer(resp: Response | None, status: str, body: dict[str, str], hint: str = "") -> None:
+def _answer(resp: Response | None, status: str, body: Mapping[str, object], hint: str = "") -> None:
     assert resp is not None, "no route takes WebSockets"
     resp.status = status
     resp.content_type = JSON
-    resp.data = _ENCODER.encode(body | {"hint": hint} if hint else body)
+    resp.data = _with_hint(body, hint)
+
+
+def _with_hint(body: Mapping[str, object], hint: str) -> bytes:
+    return _ENCODER.encode({**body, "hint": hint} if hint else body)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.config import DEFAULT_STORE
+from runtime.contract.channels import CHANNELS, ChannelEntry
 from runtime.contract.document import to_json
-from runtime.contract.errors import PipelineError, ReleaseNotFoundError
+from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, store_errors
+from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
-from runtime.contract.store import CHANNELS, ChannelEntry, Release, ReleaseStore
+from runtime.contract.store import Release, ReleaseStore
 
 OK: Final = 0
 PROBLEMS: Final = 1
@@ -38,18 +40,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     store = ReleaseStore(options.store or Path(os.environ.get("RELEASE_STORE") or DEFAULT_STORE))
     try:
-        if not store.root.is_dir():
-            raise ReleaseNotFoundError("no such store", where=str(store.root), hint="--store names one")
-        code: int = options.command(store, options)
+        code = _run(store, options)
         sys.stdout.flush()
-    except PipelineError as error:
-        print(f"releasectl: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ReleaseNotFoundError) else PROBLEMS
     except BrokenPipeError:
         # The reader has seen enough; without this Python complains again when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PROBLEMS
     return code
+
+
+def _run(store: ReleaseStore, options: argparse.Namespace) -> int:
+    try:
+        _check_store(store.root)
+        code: int = options.command(store, options)
+    except PipelineError as error:
+        if options.json:
+            _print_json(options.failure(error))
+            sys.stdout.flush()
+        print(f"releasectl: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ReleaseNotFoundError) else PROBLEMS
+    return code
+
+
+def _check_store(root: Path) -> None:
+    with store_errors(root):
+        if not is_directory(root):
+            raise ReleaseNotFoundError("no such store", where=str(root), hint="--store names one")
+        names = list_directory(root)
+    # A store into which nothing was published yet is empty.
+    if names and not {"releases", "channels"} & set(names):
+        raise ReleaseNotFoundError(
+            "is not a release store", where=str(root), hint="there is neither releases/ nor channels/ in it"
+        )
+
+
+def _as_error(error: PipelineError) -> dict[str, object]:
+    """What ``list --json`` and ``show --json`` print in place of an answer."""
+    return {"error": error.code, "message": str(error)}
+
+
+def _as_report(error: PipelineError) -> dict[str, object]:
+    """What ``verify --json`` prints where it could not begin."""
+    return {"ok": False, "checked": [], "problems": [str(error)]}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,13 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="releasectl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="every release of the store")
-    listing.set_defaults(command=_list)
+    listing.set_defaults(command=_list, failure=_as_error)
     show = commands.add_parser("show", parents=[common], help="one release, in full")
     show.add_argument("release", metavar="ID", help="its id, or the first 6 digits or more")
-    show.set_defaults(command=_show)
+    show.set_defaults(command=_show, failure=_as_error)
     verify = commands.add_parser("verify", parents=[common], help="compare every byte with its digest")
     verify.add_argument("release", metavar="ID", nargs="?", help="default: the whole store")
-    verify.set_defaults(command=_verify)
+    verify.set_defaults(command=_verify, failure=_as_report)
     return parser
 
 
@@ -199,8 +231,9 @@ def _screen(release: Release, entries: Sequence[ChannelEntry]) -> list[str]:
 
 def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
     identifier = _expand(store, options.release) if options.release else None
-    checked = [identifier] if identifier else store.identifiers()
     problems = store.problems(identifier)
+    # Where the releases cannot be listed, that is among the problems.
+    checked = [identifier] if identifier else _identifiers(store)
     if options.json:
         _print_json({"ok": not problems, "checked": checked, "problems": problems})
     else:
@@ -209,6 +242,13 @@ def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
         count = f"{len(checked)} release{'' if len(checked) == 1 else 's'}"
         print(f"{count} checked, {len(problems)} problem{'' if len(problems) == 1 else 's'}")
     return PROBLEMS if problems else OK
+
+
+def _identifiers(store: ReleaseStore) -> list[str]:
+    try:
+        return store.identifiers()
+    except StoreError:
+        return []
 
 
 def _print_json(value: object) -> None:

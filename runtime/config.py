@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import ConfigError
 from runtime.contract.release import TARGETS
-from runtime.contract.store import CHANNELS
 
 VERSION: Final = "0.1.0"
 """Version of the runtime, the project's own; the folder ships without package metadata."""

@@ -33,7 +33,7 @@ preload_app = False
 # must not be us.
 keepalive = 75
 graceful_timeout = 10
-# The worker's sign of life, and the longest wait for a body that was announced and does not come.
+# The worker's sign of life, and the longest wait for the next part of a body: then 408 or 400.
 timeout = 30
 # The same event loop wherever it runs, installed by chance or not.
 asgi_loop = "asyncio"
@@ -51,6 +51,13 @@ def on_starting(server: Arbiter) -> None:
     inherited = "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ
     if not inherited:
         _check_free(_config.host, _config.port)
+
+
+def nworkers_changed(server: Arbiter, new: int, old: int | None) -> None:
+    """Take back what ``SIGTTIN`` asks for, before a second worker starts; 0 is the way to the end."""
+    if old is not None and new > 1:
+        server.log.warning("one process owns the chip: still 1 worker")
+        server.num_workers = 1
 
 
 def _check_free(host: str, port: int) -> None:

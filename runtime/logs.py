@@ -20,12 +20,17 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 6),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _encodable(record.getMessage()),
         }
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = _encodable(self.formatException(record.exc_info))
         return _ENCODER.encode(line).decode()
+
+
+def _encodable(text: str) -> str:
+    """A path that is not UTF-8 holds lone surrogates, which JSON cannot carry."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def configure_logging(level: str) -> None:

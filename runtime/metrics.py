@@ -47,7 +47,7 @@ class RuntimeMetrics:
         )
         self._duration = Histogram(
             "hailo_runtime_request_duration_seconds",
-            "Time from the first byte that the application saw to its answer.",
+            "Time from the first part of a body, or the end of a head without one, to the answer.",
             ("route",),
             buckets=BUCKETS_SECONDS,
             registry=self.registry,

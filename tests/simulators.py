@@ -27,6 +27,7 @@ import onnxruntime as ort
 from runtime.contract.document import sha256_bytes
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import (
+    MANIFEST_NAME,
     Artifact,
     GoldenRecord,
     InputSpec,
@@ -35,8 +36,10 @@ from runtime.contract.release import (
     OutputSpec,
     ParityResult,
     ToolchainRecord,
+    manifest_bytes,
+    release_id,
 )
-from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.store import Release, ReleaseStore, open_release
 from runtime.contract.window import (
     LATENT_SIZE,
     WINDOW_SHAPE,
@@ -177,6 +180,16 @@ class ReleaseSimulator:
             store.point(channel, release, actor="test", reason="simulated")
         return release
 
+    def place(self, root: Path) -> Release:
+        """Write the release as somebody does who goes around the gate."""
+        contents = self.contents()
+        data = manifest_bytes(self.manifest(contents))
+        directory = root / "releases" / release_id(data)
+        directory.mkdir(parents=True)
+        for name, content in {**contents, MANIFEST_NAME: data}.items():
+            (directory / name).write_bytes(content)
+        return open_release(directory)
+
 
 def parity(artifact: bytes, provenance: str = "emulated") -> ParityResult:
     """A passed parity about these bytes."""
@@ -247,19 +260,26 @@ def clean_environment() -> dict[str, str]:
 class RuntimeServer:
     """The real server in a process of its own, on a free port; ended by its process id.
 
-    ``python`` is the interpreter of another environment.
+    ``python`` is the interpreter of another environment, ``settings`` another file for gunicorn.
     """
 
-    def __init__(self, logs: Path, *, python: str | Path = sys.executable, **environment: str) -> None:
-        settings = {"PORT": str(free_port())} | environment
-        self.url = f"http://127.0.0.1:{settings['PORT']}"
-        self._paths = (logs / f"{settings['PORT']}.out", logs / f"{settings['PORT']}.err")
-        command = [str(python), "-m", "gunicorn", "-c", "runtime/gunicorn.conf.py", "runtime.asgi:app"]
+    def __init__(
+        self,
+        logs: Path,
+        *,
+        python: str | Path = sys.executable,
+        settings: str | Path = "runtime/gunicorn.conf.py",
+        **environment: str,
+    ) -> None:
+        variables = {"PORT": str(free_port())} | environment
+        self.url = f"http://127.0.0.1:{variables['PORT']}"
+        self._paths = (logs / f"{variables['PORT']}.out", logs / f"{variables['PORT']}.err")
+        command = [str(python), "-m", "gunicorn", "-c", str(settings), "runtime.asgi:app"]
         with self._open(0) as out, self._open(1) as err:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=clean_environment() | settings,
+                env=clean_environment() | variables,
                 stdout=out,
                 stderr=err,
             )
@@ -318,10 +338,14 @@ class RuntimeServer:
 
 @contextlib.contextmanager
 def running_server(
-    logs: Path, *, python: str | Path = sys.executable, **environment: str
+    logs: Path,
+    *,
+    python: str | Path = sys.executable,
+    settings: str | Path = "runtime/gunicorn.conf.py",
+    **environment: str,
 ) -> Iterator[RuntimeServer]:
     """A server that answers, stopped at the end whatever happens."""
-    server = RuntimeServer(logs, python=python, **environment)
+    server = RuntimeServer(logs, python=python, settings=settings, **environment)
     try:
         yield server.wait_until_answering()
     finally:

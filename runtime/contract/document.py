@@ -53,7 +53,7 @@ def from_json(kind: type[T], data: bytes, where: str) -> T:
 
     Raises:
         ManifestError: Not JSON, a missing or unknown key, a wrong type, or a number that is not
-            finite; names the key's path.
+            finite, or what the dataclass itself refuses; names the document and the key's path.
     """
     if len(data) > MAX_DOCUMENT_BYTES:
         raise ManifestError(f"{len(data)} bytes, at most {MAX_DOCUMENT_BYTES} are read", where=where)
@@ -61,7 +61,13 @@ def from_json(kind: type[T], data: bytes, where: str) -> T:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"not JSON: {error}", where=where) from error
-    result: T = _decode(kind, value, where)
+    try:
+        result: T = _decode(kind, value, where)
+    except ManifestError as error:
+        # A dataclass that checks itself does not know which document it comes from.
+        if error.where.startswith(where):
+            raise
+        raise error.within(where) from error
     return result
 
 
@@ -92,9 +98,13 @@ def _decode_dataclass(kind: type, value: object, where: str) -> Any:
 
 def _decode_scalar(kind: Any, value: object, where: str) -> Any:
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ManifestError(f"{value} is not finite", where=where)
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise ManifestError("an integer beyond float64", where=where) from error
+        if not math.isfinite(number):
+            raise ManifestError(f"{number} is not finite", where=where)
+        return number
     if kind in (str, int, bool) and type(value) is kind:
         return value
     expected = getattr(kind, "__name__", str(kind))

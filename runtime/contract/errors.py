@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Self
 
 
 class PipelineError(Exception):
@@ -17,15 +20,25 @@ class PipelineError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        self.what = what
-        self.where = where
-        self.hint = hint
+        self.what = _encodable(what)
+        self.where = _encodable(where)
+        self.hint = _encodable(hint)
         super().__init__(str(self))
+
+    def within(self, place: str) -> Self:
+        """The same error, its ``where`` said to be inside a document or folder."""
+        where = f"{place}.{self.where}" if self.where else place
+        return type(self)(self.what, where=where, hint=self.hint)
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
         advice = f" ({self.hint})" if self.hint else ""
         return f"{place}{self.what}{advice}"
+
+
+def _encodable(text: str) -> str:
+    """A path that is not UTF-8 holds lone surrogates, which neither JSON nor a log can carry."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 class ConfigError(PipelineError):
@@ -140,3 +153,25 @@ class OnnxModelError(PipelineError):
     """A graph that is not, or does not agree with, the encoder."""
 
     code = "onnx_model"
+
+
+@contextlib.contextmanager
+def store_errors(place: Path) -> Iterator[None]:
+    """Let an OSError inside out as a StoreError that names the file, or ``place``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{error.strerror or error}",
+            where=str(error.filename or place),
+            hint="check the store's path, rights and free space",
+        ) from error
+
+
+@contextlib.contextmanager
+def collect_problems(found: list[str]) -> Iterator[None]:
+    """Note an error of ours as a sentence and go on after the block."""
+    try:
+        yield
+    except PipelineError as error:
+        found.append(str(error))

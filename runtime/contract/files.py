@@ -1,12 +1,74 @@
-"""Files that appear whole or not at all: written beside, synced, renamed."""
+"""Files that appear whole or not at all: written beside, synced, renamed. Read without surprises."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+
+class NotRegularError(OSError):
+    """Something that has no bytes of its own: a pipe, a device."""
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Bytes of a regular file, one more than ``limit`` at most.
+
+    Neither a length that a manifest claims nor a file that grows decides what is allocated, and
+    nothing that is no file makes the reader wait.
+
+    Raises:
+        NotRegularError: A pipe or a device.
+        OSError: It cannot be read, IsADirectoryError among them.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise NotRegularError(None, "is no regular file", str(path))
+        return file.read(min(limit, status.st_size) + 1)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe without a writer would keep a plain open waiting for ever.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def is_directory(path: Path) -> bool:
+    """Whether a directory is there; False for a file and for nothing.
+
+    Raises:
+        OSError: It cannot be told: no rights, links in a circle, too long a name. pathlib would
+            say False to some of these and raise for others, as its version goes.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def list_directory(path: Path) -> list[str]:
+    """Names in a directory, sorted; none where nothing is there.
+
+    Raises:
+        OSError: It cannot be read, is a file, or is a link to nothing.
+    """
+    try:
+        return sorted(entry.name for entry in path.iterdir())
+    except FileNotFoundError:
+        if os.path.lexists(path):
+            raise
+        return []
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing, all on the disk when this returns."""
+    missing = [place for place in (path, *path.parents) if not is_directory(place)]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_directory(made.parent)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -33,7 +95,7 @@ def write_document(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written; nothing is left beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=".document-", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
@@ -54,7 +116,7 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         OSError: It cannot be written; nothing is left beside it.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(directory.parent)
     staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=directory.parent))
     try:
         for name, data in files.items():
@@ -71,7 +133,15 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def move_aside(directory: Path) -> None:
-    """Take a damaged directory out of the way, for somebody to look at; it keeps its files."""
+def move_aside(directory: Path) -> Path:
+    """Take a damaged directory out of the way, for somebody to look at; it keeps files and name.
+
+    Returns:
+        Where it is now.
+    """
     grave = Path(tempfile.mkdtemp(prefix=f".damaged-{directory.name[:16]}-", dir=directory.parent))
-    directory.rename(grave / directory.name)
+    try:
+        return directory.rename(grave / directory.name)
+    except OSError:
+        grave.rmdir()
+        raise

@@ -22,11 +22,11 @@ class MotifHead:
     Args:
         provenance: One of ``PROVENANCES``; shown wherever the scores are shown.
         names: M motif names, unique.
-        weight: M rows of 64 finite numbers.
-        bias: M finite numbers.
+        weight: M rows of 64 finite numbers, in float32's range.
+        bias: M finite numbers, in float32's range.
 
     Raises:
-        ManifestError: Counts differ, a number is not finite, or the provenance is unknown.
+        ManifestError: Counts differ, a number is not a finite float32, or the provenance is unknown.
     """
 
     provenance: str
@@ -48,13 +48,19 @@ class MotifHead:
             )
         if any(len(row) != LATENT_SIZE for row in self.weight):
             raise ManifestError(f"a row does not have {LATENT_SIZE} values", where="motif_head.weight")
-        if not (np.isfinite(self.weight).all() and np.isfinite(self.bias).all()):
-            raise ManifestError("a value is not finite", where="motif_head")
+        # In this range no product or sum of the scorer, in float64, can overflow.
+        if not all(_are_float32(values) for values in (self.weight, self.bias)):
+            raise ManifestError("a value is not a finite float32", where="motif_head")
 
     @property
     def size(self) -> int:
         """M, the number of motifs."""
         return len(self.names)
+
+
+def _are_float32(values: object) -> bool:
+    # A NaN compares false.
+    return bool((np.abs(np.asarray(values, np.float64)) <= np.finfo(np.float32).max).all())
 
 
 class MotifScorer:

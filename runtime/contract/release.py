@@ -33,6 +33,9 @@ NUMBER_PROVENANCES: Final = ("measured", "emulated", "estimated")
 EMULATED_KIND: Final = "emulated-int8"
 """Kind of the emulator's artifacts, and of nothing else."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+MAX_ARTIFACT_BYTES: Final = 2**30
+"""An artifact is read into memory to be verified; a HEF has a few MB."""
+
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
@@ -51,7 +54,7 @@ class Artifact:
         name: File name inside the release directory; no folder, no leading dot.
         kind: What it is: ``emulated-int8``, ``hef``, ``golden-windows``, ``parity-report``.
         sha256: Digest of its bytes.
-        size: Bytes.
+        size: Bytes, 0 to ``MAX_ARTIFACT_BYTES``.
     """
 
     name: str
@@ -63,6 +66,11 @@ class Artifact:
         if not _FILE_NAME.fullmatch(self.name) or self.name == MANIFEST_NAME:
             raise ManifestError(f"{self.name!r} cannot name an artifact", where="artifacts.name")
         check_digest(self.sha256, f"artifacts[{self.name}].sha256")
+        if not 0 <= self.size <= MAX_ARTIFACT_BYTES:
+            raise ManifestError(
+                f"is not within 0 to {MAX_ARTIFACT_BYTES} bytes",
+                where=f"artifacts[{self.name}].size",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +292,7 @@ def release_id(data: bytes) -> str:
 
 
 def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
-    """Read a manifest; ManifestError names the field that is wrong."""
+    """Read a manifest; ManifestError names the document, ``where``, and the field that is wrong."""
     return from_json(Manifest, data, where)
 
 

@@ -10,29 +10,46 @@ Everything appears by rename or link of synced files: a reader sees the old stat
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from runtime.contract.document import from_json, sha256_bytes, to_json
+from runtime.contract.channels import (
+    CHANNELS,
+    ENTRY_SCHEMA,
+    ChannelEntry,
+    entry_name,
+    history_problems,
+    is_entry_name,
+    read_entry,
+)
+from runtime.contract.document import MAX_DOCUMENT_BYTES, sha256_bytes, to_json
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
     ManifestError,
     NoManifestError,
-    PipelineError,
     PublicationRefusedError,
     ReleaseNotFoundError,
-    StoreError,
     TargetMismatchError,
+    collect_problems,
+    store_errors,
 )
-from runtime.contract.files import move_aside, sync_directory, write_directory, write_synced
+from runtime.contract.files import (
+    NotRegularError,
+    is_directory,
+    list_directory,
+    make_directory,
+    move_aside,
+    read_bounded,
+    sync_directory,
+    write_directory,
+    write_synced,
+)
 from runtime.contract.release import (
     MANIFEST_NAME,
     TARGETS,
@@ -45,28 +62,9 @@ from runtime.contract.release import (
     release_id,
 )
 
-CHANNELS: Final = ("canary", "stable")
-_ENTRY_NAME: Final = re.compile(r"(\d{8})\.json")
-MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChannelEntry:
-    """One move of a channel: who, when, why, and what was there before.
-
-    ``previous`` is empty for a channel's first entry. ``at`` is UTC, ISO 8601.
-    """
-
-    schema: int
-    target: str
-    channel: str
-    sequence: int
-    release: str
-    previous: str
-    action: str
-    actor: str
-    reason: str
-    at: str
+# What the system says of a path at which there is no file: somebody took it away or put something
+# else there. Any other error says nothing about the bytes.
+_NO_FILE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegularError)
 
 
 class Release:
@@ -81,16 +79,18 @@ class Release:
         """Bytes of an artifact, verified; load these and nothing read later.
 
         Raises:
-            DigestMismatchError: Missing, or not the bytes that the manifest names.
+            DigestMismatchError: Missing, no file, or not the bytes that the manifest names.
+            StoreError: It cannot be read, so nothing is known of its bytes.
         """
         artifact = self.manifest.artifact_named(name)
         path = self.directory / name
-        try:
-            data = _read_bounded(path, artifact.size)
-        except OSError as error:
-            raise DigestMismatchError(
-                f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
-            ) from error
+        with store_errors(path):
+            try:
+                data = read_bounded(path, artifact.size)
+            except _NO_FILE as error:
+                raise DigestMismatchError(
+                    f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
+                ) from error
         _check_bytes(data, artifact, path)
         return data
 
@@ -99,11 +99,30 @@ class Release:
         for artifact in self.manifest.artifacts:
             self.read(artifact.name)
 
+    def check_publishable(self) -> None:
+        """Hold the gate against this release: it may have come here around ``publish``.
 
-def _read_bounded(path: Path, size: int) -> bytes:
-    """At most one byte more than expected: a claimed length never decides what is allocated."""
-    with path.open("rb") as file:
-        return file.read(size + 1)
+        Raises:
+            PublicationRefusedError: As ``release.check_publishable``; names the manifest.
+        """
+        try:
+            check_publishable(self.manifest)
+        except PublicationRefusedError as error:
+            raise error.within(str(self.directory / MANIFEST_NAME)) from error
+
+    def problems(self) -> list[str]:
+        """One sentence for each artifact, verdict or extra file that is wrong."""
+        found: list[str] = []
+        for artifact in self.manifest.artifacts:
+            with collect_problems(found):
+                self.read(artifact.name)
+        with collect_problems(found):
+            self.check_publishable()
+        listed = {MANIFEST_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
+        with collect_problems(found), store_errors(self.directory):
+            extra = [name for name in list_directory(self.directory) if name not in listed]
+            found += [f"{self.directory / name}: is not named by the manifest" for name in extra]
+        return found
 
 
 def _check_bytes(data: bytes, artifact: Artifact, path: Path) -> None:
@@ -128,20 +147,20 @@ def open_release(directory: Path) -> Release:
 
     Raises:
         NoManifestError: No manifest in it.
+        StoreError: The manifest cannot be read.
         DigestMismatchError: The manifest's digest is not the directory's name.
         ManifestError: The manifest is not what its schema says.
     """
     path = directory / MANIFEST_NAME
-    try:
-        data = _read_bounded(path, MAX_MANIFEST_BYTES)
-    except FileNotFoundError as error:
-        raise NoManifestError(
-            f"no {MANIFEST_NAME}",
-            where=str(directory),
-            hint="name a release directory or the artifact inside one; a bare file is not a release",
-        ) from error
-    except OSError as error:
-        raise StoreError(f"cannot be read: {error.strerror}", where=str(path)) from error
+    with store_errors(path):
+        try:
+            data = read_bounded(path, MAX_DOCUMENT_BYTES)
+        except _NO_FILE as error:
+            raise NoManifestError(
+                f"no {MANIFEST_NAME}: {error.strerror}",
+                where=str(directory),
+                hint="name a release directory or the artifact inside one; a bare file is not a release",
+            ) from error
     identifier = release_id(data)
     if identifier != directory.resolve().name:
         raise DigestMismatchError(
@@ -154,11 +173,30 @@ def open_release(directory: Path) -> Release:
 
 
 def _is_whole(directory: Path) -> bool:
+    """Whether every byte is in place; StoreError where that cannot be told."""
     try:
         open_release(directory).verify()
-    except PipelineError:
+    except (DigestMismatchError, ManifestError):
         return False
     return True
+
+
+def _put_aside(directory: Path) -> None:
+    """Move a damaged release away, unless another publisher repairs it at the same time."""
+    try:
+        moved = move_aside(directory)
+    except FileNotFoundError:
+        return
+    if _is_whole(moved):
+        # It was put right between our look and our move.
+        try:
+            moved.rename(directory)
+        except OSError:
+            # And put right again since: what we moved is one copy too many.
+            if not _is_whole(directory):
+                raise
+        else:
+            moved.parent.rmdir()
 
 
 class ReleaseStore:
@@ -181,7 +219,7 @@ class ReleaseStore:
         Raises:
             PublicationRefusedError: Parity is missing, failed or about other bytes.
             DigestMismatchError: A file is not what the manifest says.
-            StoreError: The store cannot be written.
+            StoreError: The store cannot be read or written.
         """
         check_publishable(manifest)
         names = {artifact.name for artifact in manifest.artifacts}
@@ -194,9 +232,9 @@ class ReleaseStore:
         data = manifest_bytes(manifest)
         identifier = release_id(data)
         directory = self._directory(identifier)
-        with _store_errors(self.root):
+        with store_errors(self.root):
             if directory.exists() and not _is_whole(directory):
-                move_aside(directory)
+                _put_aside(directory)
             if not directory.exists():
                 write_directory(directory, {**files, MANIFEST_NAME: data})
         release = open_release(directory)
@@ -219,7 +257,7 @@ class ReleaseStore:
         if current and current.release == release.id:
             return current
         entry = ChannelEntry(
-            schema=1,
+            schema=ENTRY_SCHEMA,
             target=target,
             channel=channel,
             sequence=current.sequence + 1 if current else 1,
@@ -230,19 +268,19 @@ class ReleaseStore:
             reason=reason,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        with _store_errors(self.root):
+        with store_errors(self.root):
             return self._append(entry)
 
     def _append(self, entry: ChannelEntry) -> ChannelEntry:
         folder = self._channel(entry.target, entry.channel)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
         descriptor, name = tempfile.mkstemp(prefix=".entry-", dir=folder)
         os.close(descriptor)
         temporary = Path(name)
         try:
             write_synced(temporary, to_json(entry))
             # A link onto an existing number fails: of two writers exactly one wins.
-            (folder / f"{entry.sequence:08}.json").hardlink_to(temporary)
+            (folder / entry_name(entry.sequence)).hardlink_to(temporary)
             sync_directory(folder)
         except FileExistsError as error:
             winner = self.current(entry.target, entry.channel)
@@ -260,34 +298,20 @@ class ReleaseStore:
     def history(self, target: str, channel: str) -> list[ChannelEntry]:
         """Every move of a channel, oldest first; empty where it never pointed anywhere."""
         folder = self._channel(target, channel)
-        with _store_errors(folder):
-            names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        return [self._entry(folder / name) for name in names if _ENTRY_NAME.fullmatch(name)]
+        return [read_entry(folder / name) for name in _entry_names(folder)]
 
     def current(self, target: str, channel: str) -> ChannelEntry | None:
         """The newest move of a channel, or None where it never pointed anywhere."""
         folder = self._channel(target, channel)
-        with _store_errors(folder):
-            names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        newest = max((name for name in names if _ENTRY_NAME.fullmatch(name)), default=None)
-        return self._entry(folder / newest) if newest else None
-
-    def _entry(self, path: Path) -> ChannelEntry:
-        with _store_errors(path):
-            data = path.read_bytes()
-        entry = from_json(ChannelEntry, data, str(path))
-        check_digest(entry.release, f"{path}.release")
-        place = (entry.target, entry.channel, entry.sequence)
-        if place != (path.parent.parent.name, path.parent.name, int(path.stem)):
-            raise ManifestError(f"says it is {place}", where=str(path), hint="it was copied here")
-        return entry
+        names = _entry_names(folder)
+        return read_entry(folder / names[-1]) if names else None
 
     def open(self, identifier: str) -> Release:
         """Open a release by its id; ReleaseNotFoundError where the store does not hold it."""
         check_digest(identifier, "release")
         directory = self._directory(identifier)
-        with _store_errors(directory):
-            there = directory.is_dir()
+        with store_errors(directory):
+            there = is_directory(directory)
         if not there:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
@@ -313,35 +337,47 @@ class ReleaseStore:
     def identifiers(self) -> list[str]:
         """Ids of all releases in the store, sorted; unfinished copies are not among them."""
         folder = self.root / "releases"
-        with _store_errors(folder):
-            names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+        with store_errors(folder):
+            names = list_directory(folder)
         return [name for name in names if re.fullmatch(r"[0-9a-f]{64}", name)]
 
     def targets(self) -> list[str]:
         """Targets with at least one channel that names a release, sorted."""
         return [t for t in sorted(TARGETS) if any(self.current(t, c) for c in CHANNELS)]
 
-    def channels_of(self, identifier: str) -> list[tuple[str, str]]:
-        """(target, channel) of every channel that names the release now."""
-        places = [(target, channel) for target in self.targets() for channel in CHANNELS]
-        named = ((place, self.current(*place)) for place in places)
-        return [place for place, entry in named if entry and entry.release == identifier]
-
     def problems(self, identifier: str | None = None) -> list[str]:
         """Verify one release, or the whole store: one sentence for each thing that is wrong."""
         found: list[str] = []
-        for name in [identifier] if identifier else self.identifiers():
-            with _collect(found):
-                release = self.open(name)
-                for artifact in release.manifest.artifacts:
-                    with _collect(found):
-                        release.read(artifact.name)
+        with collect_problems(found):
+            for name in [identifier] if identifier else self.identifiers():
+                with collect_problems(found):
+                    found += self.open(name).problems()
         for target in TARGETS if identifier is None else ():
-            for channel in CHANNELS:
-                with _collect(found):
-                    if self.history(target, channel):
-                        self.resolve(target, channel)
+            with collect_problems(found):
+                if self._channel_names(target):
+                    for channel in CHANNELS:
+                        found += self._channel_problems(target, channel)
         return list(dict.fromkeys(found))
+
+    def _channel_names(self, target: str) -> list[str]:
+        # From above to below, so that a file in a folder's place is one problem, not one a channel.
+        folder = self.root / "channels"
+        with store_errors(folder):
+            return list_directory(folder) and list_directory(folder / target)
+
+    def _channel_problems(self, target: str, channel: str) -> list[str]:
+        found: list[str] = []
+        entries: list[ChannelEntry] = []
+        folder = self._channel(target, channel)
+        with collect_problems(found):
+            names = _entry_names(folder)
+            for name in names:
+                with collect_problems(found):
+                    entries.append(read_entry(folder / name))
+            found += history_problems(folder, names, entries)
+            if names:
+                self.resolve(target, channel)
+        return found
 
     def _directory(self, identifier: str) -> Path:
         return self.root / "releases" / check_digest(identifier, "release")
@@ -354,21 +390,7 @@ class ReleaseStore:
         return self.root / "channels" / target / channel
 
 
-@contextlib.contextmanager
-def _collect(found: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except PipelineError as error:
-        found.append(str(error))
-
-
-@contextlib.contextmanager
-def _store_errors(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{error.strerror or error}",
-            where=str(error.filename or place),
-            hint="check the store's path, rights and free space",
-        ) from error
+def _entry_names(folder: Path) -> list[str]:
+    """File names of a channel's entries, oldest first."""
+    with store_errors(folder):
+        return [name for name in list_directory(folder) if is_entry_name(name)]

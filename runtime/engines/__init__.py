@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from runtime.contract.window import (
     normalize,
     to_graph_layout,
 )
-
-LATENT_SHAPE: Final = (LATENT_SIZE,)
 
 
 class Engine(abc.ABC):
@@ -75,7 +73,7 @@ class Engine(abc.ABC):
                 where="latent",
                 hint="the artifact is broken on this machine: choose another release",
             )
-        return np.array(output, np.float32).reshape(LATENT_SHAPE)
+        return np.array(output, np.float32).reshape(LATENT_SIZE)
 
     def close(self) -> None:
         """Let go of the device and the memory; closing again changes nothing."""

@@ -19,29 +19,22 @@ from runtime.contract.window import (
 )
 from runtime.engines import Engine
 
-KIND: Final = "emulated-int8"
 _ERROR: Final = 3
 _HINT: Final = "the artifact does not run with this onnxruntime: rebuild the release"
 
 
 class EmulatorEngine(Engine):
-    """Runs the verified bytes of an ``emulated-int8`` artifact.
+    """Runs the verified bytes of an ``emulated-int8`` artifact: a manifest for the emulator has no other.
 
     Raises:
-        EngineError: Another kind of artifact, bytes that onnxruntime refuses, or a graph whose
-            input or output is not the manifest's.
+        EngineError: Bytes that onnxruntime refuses, or a graph whose input or output is not the
+            manifest's.
         DigestMismatchError: The artifact's bytes are not what the manifest names.
     """
 
     def __init__(self, release: Release) -> None:
         super().__init__(release.manifest)
         primary = release.manifest.primary
-        if primary.kind != KIND:
-            raise EngineError(
-                f"kind is {primary.kind!r}, the emulator runs {KIND!r} only",
-                where=primary.name,
-                hint="build the release with the emulator toolchain",
-            )
         self._session: ort.InferenceSession | None = _open_session(release.read(primary.name), primary.name)
         _check_graph(self._session, release.manifest)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from runtime.contract.errors import EngineError, WindowValueError
@@ -152,13 +153,6 @@ def test_there_is_no_emulator_in_a_chips_place(tmp_path: Path, target: str) -> N
     assert "never used instead" in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", ["full_precision", "hef", ""])
-def test_the_emulator_runs_one_kind_only(tmp_path: Path, kind: str) -> None:
-    release = ReleaseSimulator(kind=kind).publish(tmp_path)
-    with pytest.raises(EngineError, match="'emulated-int8' only"):
-        open_engine(release)
-
-
 @pytest.mark.parametrize("model", [b"", b"not a model", b"\x08\x08" * 40])
 def test_bytes_that_are_no_graph_are_refused(tmp_path: Path, model: bytes) -> None:
     release = ReleaseSimulator(model=model).publish(tmp_path)
@@ -183,3 +177,23 @@ def test_the_verified_bytes_are_the_loaded_bytes(tmp_path: Path) -> None:
         path.chmod(0o644)
         path.write_bytes(b"")
         np.testing.assert_array_equal(engine.infer(window), before)
+
+
+def test_the_emulator_keeps_to_one_thread_that_never_spins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other core is for HTTP: a spinning pool would take it and show in no other test."""
+    release = ReleaseSimulator().publish(tmp_path)
+    given: list[ort.SessionOptions] = []
+    session = ort.InferenceSession
+
+    def remember(data: bytes, options: ort.SessionOptions, **more: object) -> ort.InferenceSession:
+        given.append(options)
+        return session(data, options, **more)
+
+    monkeypatch.setattr(ort, "InferenceSession", remember)
+    open_engine(release).close()
+    (options,) = given
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
+    for pool in ("intra", "inter"):
+        assert options.get_session_config_entry(f"session.{pool}_op.allow_spinning") == "0"

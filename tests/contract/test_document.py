@@ -17,6 +17,10 @@ from runtime.contract.errors import ManifestError
 class Inner:
     ratio: float
 
+    def __post_init__(self) -> None:
+        if self.ratio < 0:
+            raise ManifestError("below zero", where="ratio", hint="square it")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outer:
@@ -28,7 +32,7 @@ class Outer:
     table: dict[str, int]
 
 
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
+FINITE = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 OUTERS = st.builds(
     Outer,
     name=st.text(),
@@ -65,6 +69,8 @@ def test_the_order_of_keys_does_not_matter() -> None:
         (b'"ratio":1', b'"ratio":"1"', "d.inner[0].ratio"),
         (b'"ratio":1', b'"ratio":NaN', "d.inner[0].ratio"),
         (b'"ratio":1', b'"ratio":1e999', "d.inner[0].ratio"),
+        (b'"ratio":1', b'"ratio":1' + b"0" * 400, "d.inner[0].ratio: an integer beyond float64"),
+        (b'"ratio":1', b'"ratio":-0.5', "d.ratio: below zero (square it)"),
         (b'{"ratio":1}', b"[]", "d.inner[0]"),
         (b'{"k":2}', b'{"k":"2"}', "d.table.k"),
         (b'"count":1,', b"", "missing key 'count'"),

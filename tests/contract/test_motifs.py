@@ -53,8 +53,19 @@ def test_many_are_scored_as_one() -> None:
         {"weight": ((0.0,) * 64,) * 11},
         {"weight": ((0.0,) * 63,) * 12},
         {"bias": (float("nan"),) * 12},
+        {"bias": (float("-inf"),) * 12},
+        {"bias": (3.5e38,) * 12},
+        {"weight": ((-1e308,) * 64,) * 12},
     ],
 )
 def test_a_head_that_contradicts_itself_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ManifestError, match="motif_head"):
         dataclasses.replace(motif_head(), **changes)  # type: ignore[arg-type]
+
+
+def test_the_largest_head_still_gives_scores() -> None:
+    largest = float(np.finfo(np.float32).max)
+    head = dataclasses.replace(
+        motif_head(2), weight=((largest,) * 64, (-largest,) * 64), bias=(largest, -largest)
+    )
+    np.testing.assert_array_equal(MotifScorer(head).scores(np.full(64, largest, np.float32)), [1, 0])

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.contract.errors import ManifestError, PublicationRefusedError
 from runtime.contract.release import (
+    MAX_ARTIFACT_BYTES,
     Manifest,
     ParityResult,
     check_publishable,
@@ -60,6 +61,11 @@ def test_what_was_emulated_is_for_no_hardware() -> None:
         (("artifacts", 0, "name"), "manifest.json", "cannot name an artifact"),
         (("artifacts", 0, "name"), "golden.npz", "share a name"),
         (("artifacts", 0, "sha256"), "ABC", "SHA-256"),
+        (("artifacts", 0, "size"), -1, "artifacts[tiny.onnx].size"),
+        (("artifacts", 0, "size"), MAX_ARTIFACT_BYTES + 1, "artifacts[tiny.onnx].size"),
+        (("artifacts", 0, "size"), 2**63, "artifacts[tiny.onnx].size"),
+        (("motif_head", "bias", 0), 1e308, "motif_head"),
+        (("golden", "artifact_tolerance"), 10**400, "golden.artifact_tolerance"),
         (("upstream", "onnx_model"), "short", "upstream.onnx_model"),
         (("input", "units", "gyroscope"), "deg/s", "input"),
         (("input", "channels", 0), "gx", "input"),
@@ -82,8 +88,9 @@ def test_a_wrong_field_is_named(
         place = place[step]
     place[path[-1]] = value
     with pytest.raises(ManifestError) as caught:
-        parse_manifest(json.dumps(document).encode())
+        parse_manifest(json.dumps(document).encode(), "/store/manifest.json")
     assert message in str(caught.value)
+    assert caught.value.where.startswith("/store/manifest.json")
 
 
 @pytest.mark.parametrize(

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import multiprocessing
+import io
 import os
 import shutil
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.contract import store as store_module
 from runtime.contract.errors import (
-    ChannelMovedError,
     DigestMismatchError,
-    ManifestError,
     NoManifestError,
     PublicationRefusedError,
     ReleaseNotFoundError,
     StoreError,
+    store_errors,
 )
-from runtime.contract.store import ChannelEntry, Release, ReleaseStore, open_release
+from runtime.contract.files import read_bounded, write_directory
+from runtime.contract.store import Release, ReleaseStore, open_release
 from tests.simulators import ARTIFACT, GOLDEN, REPORT, ReleaseSimulator, flip_bit, parity
 
 
@@ -37,7 +36,6 @@ def test_a_published_release_is_read_back(tmp_path: Path) -> None:
     assert again.manifest == release.manifest
     assert again.read(ARTIFACT) == simulator.contents()[ARTIFACT]
     assert store.problems() == []
-    assert store.channels_of(release.id) == [("emulator", "canary")]
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
@@ -111,7 +109,7 @@ def test_every_flipped_bit_is_named(tmp_path: Path, name: str, where: float, bit
     release.verify()
 
 
-@pytest.mark.parametrize("change", ["flip", "shorten", "lengthen", "remove", "directory"])
+@pytest.mark.parametrize("change", ["flip", "shorten", "lengthen", "remove", "directory", "pipe"])
 def test_every_other_damage_is_named(tmp_path: Path, change: str) -> None:
     release = ReleaseSimulator().publish(tmp_path)
     path = release.directory / GOLDEN
@@ -127,6 +125,10 @@ def test_every_other_damage_is_named(tmp_path: Path, change: str) -> None:
         path.unlink()
     if change == "directory":
         path.mkdir()
+    elif change == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(DigestMismatchError):
+        release.verify()
     (problem,) = ReleaseStore(tmp_path).problems()
     assert str(path) in problem
 
@@ -177,98 +179,6 @@ def test_an_empty_or_missing_store_holds_nothing(tmp_path: Path) -> None:
         store.resolve("emulator", "stable")
 
 
-def test_a_channel_remembers_every_move(tmp_path: Path) -> None:
-    first = ReleaseSimulator().publish(tmp_path, "canary")
-    second = ReleaseSimulator(version="v2").publish(tmp_path, "canary")
-    store = ReleaseStore(tmp_path)
-    store.point("canary", second, actor="nobody", reason="already there")
-    history = store.history("emulator", "canary")
-    assert [(entry.sequence, entry.release, entry.previous) for entry in history] == [
-        (1, first.id, ""),
-        (2, second.id, first.id),
-    ]
-    assert history[1].actor == "test"
-    assert history[1].reason == "simulated"
-
-
-def test_of_two_writers_one_is_told(tmp_path: Path) -> None:
-    first = ReleaseSimulator().publish(tmp_path, "canary")
-    second = ReleaseSimulator(version="v2").publish(tmp_path)
-    third = ReleaseSimulator(version="v3").publish(tmp_path)
-
-    class Late(ReleaseStore):
-        """Reads the channel before the other writer moves it."""
-
-        looked = False
-
-        def current(self, target: str, channel: str) -> ChannelEntry | None:
-            entry = super().current(target, channel)
-            if not self.looked:
-                self.looked = True
-                ReleaseStore(tmp_path).point("canary", second, actor="quick", reason="first")
-            return entry
-
-    with pytest.raises(ChannelMovedError, match="quick moved it first"):
-        Late(tmp_path).point("canary", third, actor="late", reason="second")
-    assert first.id != second.id
-    assert ReleaseStore(tmp_path).resolve("emulator", "canary").id == second.id
-
-
-def _race(root: Path, identifier: str, actor: str, start: Barrier, results: Queue[tuple[str, int]]) -> None:
-    store = ReleaseStore(root)
-    release = store.open(identifier)
-    start.wait()
-    try:
-        entry = store.point("stable", release, actor=actor, reason="race")
-        results.put((actor, entry.sequence))
-    except ChannelMovedError:
-        results.put((actor, 0))
-
-
-def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
-    releases = [ReleaseSimulator(version=f"v{i}").publish(tmp_path) for i in range(4)]
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Barrier(4), context.Queue()
-    workers = [
-        context.Process(target=_race, args=(tmp_path, release.id, f"actor{i}", start, results))
-        for i, release in enumerate(releases)
-    ]
-    for worker in workers:
-        worker.start()
-    outcome = [results.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join(60)
-    moves = sorted(sequence for _, sequence in outcome if sequence)
-    assert moves == list(range(1, len(moves) + 1))
-    history = ReleaseStore(tmp_path).history("emulator", "stable")
-    assert [entry.sequence for entry in history] == moves
-    assert {entry.actor for entry in history} == {actor for actor, sequence in outcome if sequence}
-    assert all(a.release == b.previous for a, b in itertools.pairwise(history))
-
-
-def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
-    ReleaseSimulator().publish(tmp_path, "canary")
-    folder = tmp_path / "channels" / "emulator"
-    shutil.copytree(folder / "canary", folder / "stable")
-    with pytest.raises(ManifestError, match="copied"):
-        ReleaseStore(tmp_path).current("emulator", "stable")
-
-
-def test_a_channel_to_a_pruned_release_is_named(tmp_path: Path) -> None:
-    release = ReleaseSimulator().publish(tmp_path, "canary")
-    shutil.rmtree(release.directory)
-    (problem,) = ReleaseStore(tmp_path).problems()
-    assert release.id[:16] in problem
-
-
-@pytest.mark.parametrize(
-    ("target", "channel"), [("hailo15", "canary"), ("emulator", "beta"), ("..", "canary")]
-)
-def test_unknown_places_are_refused(tmp_path: Path, target: str, channel: str) -> None:
-    with pytest.raises(ReleaseNotFoundError, match="one of"):
-        ReleaseStore(tmp_path).current(target, channel)
-
-
 def test_a_read_only_copy_is_read(tmp_path: Path) -> None:
     release = ReleaseSimulator().publish(tmp_path / "store", "canary")
     copy = shutil.copytree(tmp_path / "store", tmp_path / "moved")
@@ -290,3 +200,127 @@ def test_a_release_is_written_read_only(tmp_path: Path) -> None:
     release = ReleaseSimulator().publish(tmp_path)
     modes = {path.stat().st_mode & 0o777 for path in release.directory.iterdir()}
     assert modes == {0o444}
+
+
+@pytest.mark.parametrize("change", ["pipe", "directory", "missing"])
+def test_a_manifest_that_is_no_file_is_no_manifest(tmp_path: Path, change: str) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "canary")
+    path = release.directory / "manifest.json"
+    path.unlink()
+    if change == "pipe":
+        os.mkfifo(path)
+    elif change == "directory":
+        path.mkdir()
+    with pytest.raises(NoManifestError, match=r"no manifest\.json: "):
+        open_release(release.directory)
+
+
+def in_a_circle(path: Path) -> None:
+    """What no user can open, root included."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("name", [ARTIFACT, "manifest.json"])
+def test_what_cannot_be_read_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    in_a_circle(release.directory / name)
+    with pytest.raises(StoreError, match=name):
+        open_release(release.directory).verify()
+    with pytest.raises(StoreError, match=name):
+        ReleaseSimulator().publish(tmp_path)
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == [release.id]
+
+
+def test_a_claimed_size_allocates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may claim 1 GiB; a file of 30 bytes is read as one."""
+    release = ReleaseSimulator().publish(tmp_path)
+    asked: list[int] = []
+
+    class Spy(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(-1 if size is None else size)
+            return super().read(size)
+
+    def open_spied(path: Path, mode: str, opener: Callable[[str, int], int]) -> io.BufferedReader:
+        return Spy(io.FileIO(path, mode, opener=opener))
+
+    monkeypatch.setattr("runtime.contract.files.open", open_spied, raising=False)
+    path = release.directory / REPORT
+    assert read_bounded(path, 2**30) == path.read_bytes()
+    assert read_bounded(path, 3) == path.read_bytes()[:4]
+    assert asked == [path.stat().st_size + 1, 4]
+
+
+def test_publishing_verifies_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose_a_byte(directory: Path, files: Mapping[str, bytes]) -> None:
+        write_directory(directory, dict(files) | {GOLDEN: files[GOLDEN][:-1]})
+
+    monkeypatch.setattr("runtime.contract.store.write_directory", lose_a_byte)
+    with pytest.raises(DigestMismatchError, match=GOLDEN):
+        ReleaseSimulator().publish(tmp_path)
+
+
+def test_everything_published_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file before its directory gets its name, and each directory that got a new one."""
+    synced: list[tuple[int, int]] = []
+    sync = os.fsync
+
+    def remember(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        synced.append((status.st_dev, status.st_ino))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", remember)
+    store = tmp_path / "new" / "store"
+    release = ReleaseSimulator().publish(store, "canary")
+    made = [tmp_path, *tmp_path.rglob("*")]
+    missing = [path for path in made if (path.stat().st_dev, path.stat().st_ino) not in synced]
+    assert missing == []
+    order = [synced.index((path.stat().st_dev, path.stat().st_ino)) for path in release.directory.iterdir()]
+    directory = (release.directory.stat().st_dev, release.directory.stat().st_ino)
+    assert max(order) < synced.index(directory)
+
+
+def test_two_publishers_who_see_the_same_damage_repair_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "canary")
+    flip_bit(release.directory / ARTIFACT)
+    is_whole = store_module._is_whole
+    looks: list[Path] = []
+
+    def overtaken(directory: Path) -> bool:
+        looks.append(directory)
+        first, seen = len(looks) == 1, is_whole(directory)
+        if first:
+            ReleaseSimulator().publish(tmp_path)
+        return seen
+
+    monkeypatch.setattr(store_module, "_is_whole", overtaken)
+    assert ReleaseSimulator().publish(tmp_path).id == release.id
+    assert ReleaseStore(tmp_path).problems() == []
+    (grave,) = [path for path in (tmp_path / "releases").iterdir() if path.name.startswith(".damaged-")]
+    assert not is_whole(grave / release.id)
+
+
+def test_an_extra_file_in_a_release_is_a_problem(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    extra = release.directory / "notes.txt"
+    extra.write_text("hello")
+    (problem,) = ReleaseStore(tmp_path).problems()
+    assert problem == f"{extra}: is not named by the manifest"
+    release.verify()
+
+
+def test_a_release_that_came_around_the_gate_is_a_problem(tmp_path: Path) -> None:
+    release = ReleaseSimulator(changes={"parity": parity(b"another artifact")}).place(tmp_path)
+    (problem,) = ReleaseStore(tmp_path).problems()
+    assert problem.startswith(f"{release.directory / 'manifest.json'}.parity.artifact_sha256: ")
+
+
+def test_a_place_that_is_not_utf_8_can_still_be_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as caught, store_errors(Path(os.fsdecode(b"/store/\xff"))):
+        raise OSError(5, "Input/output error")
+    assert str(caught.value).encode().startswith(b"/store/\\udcff: Input/output error")
+    assert caught.value.where.encode() == b"/store/\\udcff"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.cli import main
+from runtime.contract.document import sha256_bytes
 from runtime.contract.store import Release
 from tests.simulators import (
     ARTIFACT,
@@ -255,3 +258,82 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, releases: list[Release
     assert process.stderr.read() == b""
     process.wait(30)
     process.stderr.close()
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "f" * 12], ["verify"], ["verify", "f" * 12]])
+def test_json_is_printed_whatever_is_wrong(tmp_path: Path, arguments: list[str], capsys: Capture) -> None:
+    code, out, err = run(capsys, tmp_path / "none", *arguments, "--json")
+    answer = json.loads(out)
+    assert (code, err.count("\n")) == (2, 1)
+    if arguments[0] == "verify":
+        assert (answer["ok"], answer["checked"]) == (False, [])
+        assert "no such store" in answer["problems"][0]
+    else:
+        assert answer["error"] == "no_release"
+        assert "no such store" in answer["message"]
+
+
+def test_what_cannot_be_named_is_json_too(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    code, out, _ = run(capsys, tmp_path, "verify", "f" * 12, "--json")
+    assert code == 2
+    assert json.loads(out)["ok"] is False
+    code, out, _ = run(capsys, tmp_path, "show", "f" * 12, "--json")
+    assert code == 2
+    assert json.loads(out)["error"] == "no_release"
+
+
+def circle(root: Path) -> Path:
+    path = root / "circle"
+    path.symlink_to("circle")
+    return path
+
+
+def too_long(root: Path) -> Path:
+    return root / ("a" * 5000)
+
+
+@pytest.mark.parametrize("place", [circle, too_long])
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_store_that_cannot_be_read_is_1_in_one_line(
+    tmp_path: Path, place: Callable[[Path], Path], command: str, capsys: Capture
+) -> None:
+    store = place(tmp_path)
+    code, out, err = run(capsys, store, command)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    code, out, err = run(capsys, store, command, "--json")
+    assert (code, err.count("\n")) == (1, 1)
+    key, value = ("ok", False) if command == "verify" else ("error", "store")
+    assert json.loads(out)[key] == value
+
+
+def test_another_directory_is_no_store(tmp_path: Path, capsys: Capture) -> None:
+    assert run(capsys, tmp_path, "verify")[:2] == (0, "0 releases checked, 0 problems\n")
+    (tmp_path / "passwd").write_text("")
+    code, out, err = run(capsys, tmp_path, "verify")
+    assert (code, out) == (2, "")
+    assert "is not a release store" in err
+
+
+@pytest.mark.parametrize("name", ["releases", "channels"])
+def test_a_file_in_a_folders_place_is_a_problem(
+    tmp_path: Path, releases: list[Release], name: str, capsys: Capture
+) -> None:
+    shutil.rmtree(tmp_path / name)
+    (tmp_path / name).write_text("")
+    code, out, _ = run(capsys, tmp_path, "verify", "--json")
+    assert code == 1
+    report = json.loads(out)
+    assert report["ok"] is False
+    assert any(str(tmp_path / name) in problem for problem in report["problems"])
+    assert run(capsys, tmp_path, "list")[0] == 1
+
+
+def test_an_error_inside_a_manifest_names_the_release(tmp_path: Path, capsys: Capture) -> None:
+    data = ReleaseSimulator().publish(tmp_path).directory.joinpath("manifest.json").read_bytes()
+    changed = data.replace(b'"schema": 1', b'"schema": 2')
+    directory = tmp_path / "releases" / sha256_bytes(changed)
+    directory.mkdir()
+    (directory / "manifest.json").write_bytes(changed)
+    code, out, _ = run(capsys, tmp_path, "verify")
+    assert code == 1
+    assert out.startswith(f"{directory / 'manifest.json'}.schema: schema 2, this version reads 1\n")

@@ -8,10 +8,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -21,13 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from runtime.infer_body import MAX_BODY_BYTES
 from tests.requirements import program
 from tests.simulators import (
-    ARTIFACT,
-    ROOT,
     ReleaseSimulator,
     RuntimeServer,
-    clean_environment,
-    flip_bit,
-    free_port,
     imu_windows,
     infer_body,
     running_server,
@@ -36,14 +29,6 @@ from tests.simulators import (
 
 JSON = {"Content-Type": "application/json"}
 BODY = infer_body(imu_windows(1, seed=2)[0])
-
-
-@pytest.fixture(name="server", scope="module")
-def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeServer]:
-    store = tmp_path_factory.mktemp("store")
-    ReleaseSimulator().publish(store, "stable")
-    with running_server(store, RELEASE_STORE=str(store), NUM_MOTIFS="12") as server:
-        yield server
 
 
 def test_two_windows_over_one_connection(server: RuntimeServer) -> None:
@@ -70,6 +55,7 @@ def test_metrics_parse(server: RuntimeServer) -> None:
     assert answer.status_code == 200
     names = {family.name for family in text_string_to_metric_families(answer.text)}
     assert {"hailo_build_info", "hailo_model_loaded", "process_cpu_seconds"} <= names
+    assert "\nhailo_model_loaded 1.0\n" in answer.text
 
 
 @pytest.mark.needs("promtool")
@@ -108,11 +94,12 @@ def test_a_chunked_body_is_a_body(server: RuntimeServer) -> None:
 def test_the_limit_holds_for_chunked_bodies(server: RuntimeServer) -> None:
     (worker,) = server.children()
     before = resident_bytes(worker)
-    pieces = [chunk(b" " * 65536)] * (4 * MAX_BODY_BYTES // 65536)
+    sent = 6 * 1024 * 1024
+    pieces = [chunk(b" " * 65536)] * (sent // 65536)
     status, text = raw(server, CHUNKED, *pieces, b"0\r\n\r\n")
     assert status == 413
     assert json.loads(text)["error"] == "too_large"
-    assert resident_bytes(worker) - before < 3 * MAX_BODY_BYTES
+    assert resident_bytes(worker) - before < sent / 2
 
 
 def resident_bytes(pid: int) -> int:
@@ -165,6 +152,47 @@ def test_a_client_that_leaves_changes_nothing(server: RuntimeServer) -> None:
     assert httpx.post(f"{server.url}/infer", content=BODY).status_code == 200
 
 
+IMPATIENT = """
+exec(open("runtime/gunicorn.conf.py").read())
+
+def post_worker_init(worker):
+    worker.cfg.set("timeout", 1)  # for bodies only: the arbiter has its own copy
+"""
+
+
+def test_a_body_that_does_not_come_is_answered_and_counted(tmp_path: Path) -> None:
+    """As after 30 s, with a server that waits for 1 s."""
+    ReleaseSimulator().publish(tmp_path, "stable")
+    settings = tmp_path / "impatient.py"
+    settings.write_text(IMPATIENT)
+    length = b" / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n"
+    requests = {
+        b"POST" + length.replace(b"/ ", b"/infer ", 1): 408,
+        b"POST" + length: 408,
+        b"GET" + length: 408,
+        CHUNKED: 408,
+        CHUNKED + chunk(BODY): 400,
+        b"POST" + length.replace(b"/ ", b"/infer ", 1) + b'{"x": ': 400,
+    }
+    with running_server(tmp_path, settings=settings, RELEASE_STORE=str(tmp_path)) as server:
+        peers = [socket.create_connection(("127.0.0.1", server.port), timeout=30) for _ in requests]
+        for peer, request in zip(peers, requests, strict=True):
+            peer.sendall(request)
+        for peer, (request, status) in zip(peers, requests.items(), strict=True):
+            answer = http.client.HTTPResponse(peer)
+            answer.begin()
+            assert (answer.status, answer.getheader("connection")) == (status, "close"), request
+            assert {"error", "message"} <= json.loads(answer.read()).keys()
+            assert peer.recv(1) == b""
+            peer.close()
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'hailo_runtime_requests_total{route="other",status="408"} 4.0' in metrics
+        assert 'hailo_runtime_requests_total{route="/infer",status="400"} 2.0' in metrics
+        assert "Traceback" not in server.stderr
+    lines = [json.loads(line) for line in server.stdout.splitlines()]
+    assert sorted(line["status"] for line in lines if line.get("status", 0) >= 400) == [400] * 2 + [408] * 4
+
+
 def test_an_idle_connection_is_used_again(server: RuntimeServer) -> None:
     """Longer than gunicorn's own default of 2 s; the minute is in ``test_a_minute_of_idleness``."""
     idle_for(server, 3)
@@ -188,69 +216,6 @@ def idle_for(server: RuntimeServer, seconds: float) -> None:
     connection.close()
 
 
-def publish_nothing(store: Path) -> dict[str, str]:
-    return {}
-
-
-def name_a_bare_file(store: Path) -> dict[str, str]:
-    (store / "bare.onnx").write_bytes(ReleaseSimulator().model)
-    return {"HEF_PATH": str(store / "bare.onnx")}
-
-
-def expect_other_motifs(store: Path) -> dict[str, str]:
-    ReleaseSimulator(motifs=5).publish(store, "stable")
-    return {"NUM_MOTIFS": "12"}
-
-
-def publish_two_targets(store: Path) -> dict[str, str]:
-    ReleaseSimulator().publish(store, "stable")
-    ReleaseSimulator(target="hailo8", kind="hef").publish(store, "stable")
-    return {}
-
-
-def want_another_target(store: Path) -> dict[str, str]:
-    return {"HEF_PATH": str(ReleaseSimulator().publish(store).directory), "TARGET": "hailo8l"}
-
-
-def flip_one_bit(store: Path) -> dict[str, str]:
-    flip_bit(ReleaseSimulator().publish(store, "stable").directory / ARTIFACT, 5000, 3)
-    return {}
-
-
-def compute_otherwise(store: Path) -> dict[str, str]:
-    ReleaseSimulator(golden_offset=1.0).publish(store, "stable")
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("prepare", "reason"),
-    [
-        (publish_nothing, "no_release"),
-        (name_a_bare_file, "no_manifest"),
-        (expect_other_motifs, "num_motifs"),
-        (publish_two_targets, "target_ambiguous"),
-        (want_another_target, "target_mismatch"),
-        (flip_one_bit, "digest_mismatch"),
-        (compute_otherwise, "golden_mismatch"),
-    ],
-)
-def test_each_reason_for_no_model_is_told(
-    tmp_path: Path, prepare: Callable[[Path], dict[str, str]], reason: str
-) -> None:
-    environment = {"RELEASE_STORE": str(tmp_path), **prepare(tmp_path)}
-    with running_server(tmp_path, **environment) as server:
-        health = httpx.get(f"{server.url}/healthz")
-        assert health.status_code == 503
-        assert (health.json()["ok"], health.json()["reason"]) == (False, reason)
-        answer = httpx.post(f"{server.url}/infer", content=BODY)
-        assert answer.status_code == 503
-        assert (answer.json()["error"], answer.json()["reason"]) == ("model_unavailable", reason)
-        assert "hailo_model_loaded 0.0" in httpx.get(f"{server.url}/metrics").text
-        assert "\nTraceback" not in server.stderr
-    lines = [json.loads(line) for line in server.stdout.splitlines()]
-    assert [line["reason"] for line in lines if line["level"] == "ERROR" and "reason" in line] == [reason]
-
-
 def test_sigterm_drains_and_leaves_no_process(tmp_path: Path) -> None:
     ReleaseSimulator().publish(tmp_path, "stable")
     with running_server(tmp_path, RELEASE_STORE=str(tmp_path)) as server:
@@ -267,9 +232,10 @@ def test_sigterm_drains_and_leaves_no_process(tmp_path: Path) -> None:
         assert idle.recv(4096) == b""  # closed by the worker, which so has heard the signal
         begun.sendall(BODY[100:])
         assert begun.recv(4096).startswith(b"HTTP/1.1 200")
-        began = time.monotonic()
         assert server.wait_until_ended() == 0
-        assert time.monotonic() - began < 6
+        # By itself: a worker that waits for its idle connections is killed instead.
+        assert f"Worker exiting (pid: {worker})" in server.stderr
+        assert "SIGKILL" not in server.stderr
         assert not Path(f"/proc/{worker}").exists()
         idle.close()
         begun.close()
@@ -283,70 +249,6 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         wait_for(lambda: server.children() not in ([], [worker]), "another worker")
         server.wait_until_answering()
         assert httpx.post(f"{server.url}/infer", content=BODY).status_code == 200
-
-
-def test_web_concurrency_does_not_add_workers(tmp_path: Path) -> None:
-    with running_server(tmp_path, RELEASE_STORE=str(tmp_path), WEB_CONCURRENCY="4") as server:
-        assert len(server.children()) == 1
-
-
-def ended(logs: Path, **environment: str) -> tuple[int, list[str]]:
-    """Start a server that cannot start; its exit code and what it says apart from gunicorn's INFO."""
-    server = RuntimeServer(logs, **environment)
-    code = server.wait_until_ended(20)
-    return code, [line for line in server.stderr.splitlines() if "[INFO]" not in line]
-
-
-def test_a_busy_port_is_one_line(tmp_path: Path, server: RuntimeServer) -> None:
-    began = time.monotonic()
-    code, lines = ended(tmp_path, PORT=str(server.port), RELEASE_STORE=str(tmp_path))
-    assert code == 1
-    assert len(lines) == 1
-    assert f"127.0.0.1:{server.port}" in lines[0]
-    assert "already in use" in lines[0]
-    assert time.monotonic() - began < 4  # gunicorn itself repeats for 5 s
-
-
-@pytest.mark.parametrize("port", ["0", "http", "70000"])
-def test_a_wrong_setting_is_one_line(tmp_path: Path, port: str) -> None:
-    code, lines = ended(tmp_path, PORT=port, LOG_LEVEL="LOUD")
-    assert code == 1
-    assert len(lines) == 1
-    assert f"PORT={port!r}" in lines[0]
-    assert "LOG_LEVEL='LOUD'" in lines[0]
-
-
-def test_more_workers_by_command_line_are_refused(tmp_path: Path) -> None:
-    code, lines = ended(tmp_path, GUNICORN_CMD_ARGS="--workers 3", RELEASE_STORE=str(tmp_path))
-    assert code == 1
-    assert len(lines) == 1
-    assert "one process owns the chip" in lines[0]
-
-
-def test_without_the_settings_file_a_wrong_value_still_ends_it(tmp_path: Path) -> None:
-    """The app checks by itself: gunicorn gives up instead of starting workers for ever."""
-    command = [
-        sys.executable,
-        "-m",
-        "gunicorn",
-        "-b",
-        f"127.0.0.1:{free_port()}",
-        "-k",
-        "asgi",
-        "--no-control-socket",
-    ]
-    done = subprocess.run(
-        [*command, "runtime.asgi:app"],
-        cwd=ROOT,
-        env=clean_environment() | {"NUM_MOTIFS": "many"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 3
-    assert "NUM_MOTIFS='many'" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_many_clients_get_their_own_answers(server: RuntimeServer) -> None:

@@ -1,0 +1,205 @@
+"""Channels: they move one at a time, and their history holds together."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import shutil
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.contract.channels import ChannelEntry
+from runtime.contract.document import to_json
+from runtime.contract.errors import (
+    ChannelMovedError,
+    ManifestError,
+    ReleaseNotFoundError,
+    TargetMismatchError,
+)
+from runtime.contract.store import ReleaseStore
+from tests.simulators import ReleaseSimulator
+
+
+def test_a_channel_remembers_every_move(tmp_path: Path) -> None:
+    first = ReleaseSimulator().publish(tmp_path, "canary")
+    second = ReleaseSimulator(version="v2").publish(tmp_path, "canary")
+    store = ReleaseStore(tmp_path)
+    store.point("canary", second, actor="nobody", reason="already there")
+    history = store.history("emulator", "canary")
+    assert [(entry.sequence, entry.release, entry.previous) for entry in history] == [
+        (1, first.id, ""),
+        (2, second.id, first.id),
+    ]
+    assert history[1].actor == "test"
+    assert history[1].reason == "simulated"
+
+
+def test_of_two_writers_one_is_told(tmp_path: Path) -> None:
+    first = ReleaseSimulator().publish(tmp_path, "canary")
+    second = ReleaseSimulator(version="v2").publish(tmp_path)
+    third = ReleaseSimulator(version="v3").publish(tmp_path)
+
+    class Late(ReleaseStore):
+        """Reads the channel before the other writer moves it."""
+
+        looked = False
+
+        def current(self, target: str, channel: str) -> ChannelEntry | None:
+            entry = super().current(target, channel)
+            if not self.looked:
+                self.looked = True
+                ReleaseStore(tmp_path).point("canary", second, actor="quick", reason="first")
+            return entry
+
+    with pytest.raises(ChannelMovedError, match="quick moved it first"):
+        Late(tmp_path).point("canary", third, actor="late", reason="second")
+    assert first.id != second.id
+    assert ReleaseStore(tmp_path).resolve("emulator", "canary").id == second.id
+
+
+def _race(root: Path, identifier: str, actor: str, start: Barrier, results: Queue[tuple[str, int]]) -> None:
+    store = ReleaseStore(root)
+    release = store.open(identifier)
+    start.wait()
+    try:
+        entry = store.point("stable", release, actor=actor, reason="race")
+        results.put((actor, entry.sequence))
+    except ChannelMovedError:
+        results.put((actor, 0))
+
+
+def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
+    releases = [ReleaseSimulator(version=f"v{i}").publish(tmp_path) for i in range(4)]
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(4), context.Queue()
+    workers = [
+        context.Process(target=_race, args=(tmp_path, release.id, f"actor{i}", start, results))
+        for i, release in enumerate(releases)
+    ]
+    for worker in workers:
+        worker.start()
+    outcome = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    moves = sorted(sequence for _, sequence in outcome if sequence)
+    assert moves == list(range(1, len(moves) + 1))
+    history = ReleaseStore(tmp_path).history("emulator", "stable")
+    assert [entry.sequence for entry in history] == moves
+    assert {entry.actor for entry in history} == {actor for actor, sequence in outcome if sequence}
+    assert all(a.release == b.previous for a, b in itertools.pairwise(history))
+
+
+def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
+    ReleaseSimulator().publish(tmp_path, "canary")
+    folder = tmp_path / "channels" / "emulator"
+    shutil.copytree(folder / "canary", folder / "stable")
+    with pytest.raises(ManifestError, match="copied"):
+        ReleaseStore(tmp_path).current("emulator", "stable")
+
+
+def test_a_channel_to_a_pruned_release_is_named(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "canary")
+    shutil.rmtree(release.directory)
+    (problem,) = ReleaseStore(tmp_path).problems()
+    assert release.id[:16] in problem
+
+
+@pytest.mark.parametrize(
+    ("target", "channel"), [("hailo15", "canary"), ("emulator", "beta"), ("..", "canary")]
+)
+def test_unknown_places_are_refused(tmp_path: Path, target: str, channel: str) -> None:
+    with pytest.raises(ReleaseNotFoundError, match="one of"):
+        ReleaseStore(tmp_path).current(target, channel)
+
+
+def test_a_channel_for_one_target_never_serves_anothers_release(tmp_path: Path) -> None:
+    ReleaseSimulator().publish(tmp_path, "canary")
+    entry = json.loads((tmp_path / "channels/emulator/canary/00000001.json").read_bytes())
+    write_entry(tmp_path, entry | {"target": "hailo8"})
+    with pytest.raises(TargetMismatchError, match="names a release for emulator"):
+        ReleaseStore(tmp_path).resolve("hailo8", "canary")
+    assert len(ReleaseStore(tmp_path).problems()) == 1
+
+
+def write_entry(root: Path, entry: dict[str, Any]) -> Path:
+    """Write a channel's entry where it says that it belongs."""
+    name = f"{entry['sequence']:08}.json"
+    path = root.joinpath("channels", entry["target"], entry["channel"], name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(to_json(entry))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("schema", 2, "schema: schema 2, this version reads 1"),
+        ("release", "../../x", "release: "),
+        ("previous", "nothing", "previous: 'nothing' is not a SHA-256"),
+        ("at", "yesterday", "at: 'yesterday' is no time in ISO 8601"),
+        ("at", "2026-11-23T10:00:00", "at: '2026-11-23T10:00:00' is not in UTC"),
+        ("at", "2026-11-23T10:00:00+02:00", "is not in UTC"),
+    ],
+)
+def test_an_entry_that_says_nonsense_is_refused(
+    tmp_path: Path, field: str, value: object, message: str
+) -> None:
+    ReleaseSimulator().publish(tmp_path, "canary")
+    path = tmp_path / "channels/emulator/canary/00000001.json"
+    write_entry(tmp_path, json.loads(path.read_bytes()) | {field: value})
+    with pytest.raises(ManifestError) as caught:
+        ReleaseStore(tmp_path).resolve("emulator", "canary")
+    assert message in str(caught.value)
+    assert caught.value.where.startswith(str(path))
+    assert ReleaseStore(tmp_path).problems() == [str(caught.value)]
+
+
+def three_moves(root: Path) -> list[Path]:
+    for version in ("v1", "v2", "v3"):
+        ReleaseSimulator(version=version).publish(root, "canary")
+    assert ReleaseStore(root).problems() == []
+    return sorted((root / "channels/emulator/canary").iterdir())
+
+
+def test_a_missing_move_is_named(tmp_path: Path) -> None:
+    moves = three_moves(tmp_path)
+    moves[1].unlink()
+    (problem,) = ReleaseStore(tmp_path).problems()
+    assert "00000002.json is missing" in problem
+
+
+def test_a_rewritten_move_is_named(tmp_path: Path) -> None:
+    moves = three_moves(tmp_path)
+    first = json.loads(moves[0].read_bytes())
+    write_entry(tmp_path, json.loads(moves[1].read_bytes()) | {"release": first["release"]})
+    (problem,) = ReleaseStore(tmp_path).problems()
+    assert problem.startswith(f"{moves[2]}: previous is ")
+    write_entry(tmp_path, first | {"previous": first["release"]})
+    assert f"{moves[0]}: previous is {first['release'][:16]}, the entry before names nothing" in str(
+        ReleaseStore(tmp_path).problems()
+    )
+
+
+@pytest.mark.parametrize("place", ["releases", "channels", "channels/emulator", "channels/emulator/canary"])
+@pytest.mark.parametrize("kind", ["file", "circle", "link to nothing"])
+def test_a_folder_that_is_none_is_a_problem(tmp_path: Path, place: str, kind: str) -> None:
+    (tmp_path / "releases").mkdir()
+    path = tmp_path / place
+    if path.is_dir():
+        path.rmdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        path.write_bytes(b"")
+    else:
+        path.symlink_to(path.name if kind == "circle" else "nowhere")
+    problems = ReleaseStore(tmp_path).problems()
+    assert problems
+    assert all(place in problem for problem in problems)
+    if place in ("releases", "channels"):
+        assert len(problems) == 1

@@ -1,0 +1,31 @@
+"""Services that several test modules ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.engines.emulator import EmulatorEngine
+from tests.runtime.service import NO_RELEASE, Service
+from tests.simulators import ReleaseSimulator, RuntimeServer, running_server
+
+
+@pytest.fixture(name="service", scope="module")
+def a_service(tmp_path_factory: pytest.TempPathFactory) -> Service:
+    release = ReleaseSimulator().publish(tmp_path_factory.mktemp("store"))
+    return Service(ModelHolder(ActiveModel(release, EmulatorEngine(release))))
+
+
+@pytest.fixture(name="without_model")
+def a_service_without_model() -> Service:
+    return Service(ModelHolder(NO_RELEASE))
+
+
+@pytest.fixture(name="server", scope="module")
+def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeServer]:
+    store = tmp_path_factory.mktemp("store")
+    ReleaseSimulator().publish(store, "stable")
+    with running_server(store, RELEASE_STORE=str(store), NUM_MOTIFS="12") as server:
+        yield server

@@ -1,0 +1,70 @@
+"""What a request leaves in the log and in the metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+import pytest
+
+from runtime.logs import JsonFormatter
+from tests.runtime.service import Service, logged
+from tests.runtime.test_infer_body import GOOD
+
+
+def test_durations_are_seconds_in_metrics_and_milliseconds_in_logs(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two requests of 250 ms each, on a clock of our own: it only moves while a request runs."""
+    now = [100.0]
+
+    def take_long(req: object) -> None:
+        now[0] += 0.25
+
+    monkeypatch.setattr("runtime.app.perf_counter", lambda: now[0])
+    monkeypatch.setattr("runtime.app._check_media", take_long)
+    counted = Service(service.holder)
+    with logged("INFO") as lines:
+        counted.post(GOOD)
+        counted.post(b"")
+    name = "hailo_runtime_request_duration_seconds"
+    assert [line["latency_ms"] for line in lines] == [250.0, 250.0]
+    assert counted.sample(f"{name}_count", route="/infer") == 2
+    assert counted.sample(f"{name}_sum", route="/infer") == 0.5
+    assert counted.sample(f"{name}_bucket", route="/infer", le="0.1") == 0
+    assert counted.sample(f"{name}_bucket", route="/infer", le="0.25") == 2
+
+
+def lines_of(service: Service, level: str, *bodies: bytes) -> list[dict[str, Any]]:
+    with logged(level) as lines:
+        for body in bodies:
+            service.post(body, headers={"X-Request-Id": "my-id"})
+    return lines
+
+
+def test_a_log_line_carries_what_is_not_utf_8() -> None:
+    place = os.fsdecode(b"/store/\xff")
+    try:
+        raise FileNotFoundError(2, "No such file", place)
+    except FileNotFoundError:
+        record = logging.LogRecord("runtime", logging.ERROR, "", 0, "no %s", (place,), sys.exc_info())
+    line = json.loads(JsonFormatter().format(record))
+    assert line["message"] == "no /store/\\udcff"
+    assert "FileNotFoundError" in line["traceback"]
+
+
+def test_each_request_is_one_line_without_its_body(service: Service) -> None:
+    lines = lines_of(service, "INFO", GOOD, b'{"secret": 1}')
+    assert [line["status"] for line in lines] == [200, 400]
+    assert lines[0]["request_id"] == "my-id"
+    assert (lines[0]["method"], lines[0]["route"]) == ("POST", "/infer")
+    assert lines[0]["release"] == service.holder.model.release_id  # type: ignore[union-attr]
+    assert 0 < lines[0]["latency_ms"] < 10_000
+    assert "secret" not in json.dumps(lines)
+
+
+def test_the_log_level_is_respected(service: Service) -> None:
+    assert lines_of(service, "WARNING", GOOD, b"") == []
