@@ -119,8 +119,10 @@ def test_older_python_is_refused_in_one_line(tmp_path: Path, lock: Path) -> None
 def test_make_stays_with_the_python_that_was_chosen(tmp_path: Path) -> None:
     """Where `python3` is too old, PYTHON= is given once and not with every command."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    make = ["make", "--dry-run", "venv"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "MAKEFLAGS")}
+    make = ["make", "--dry-run", "--no-print-directory", "venv"]
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHON", "MAKEFLAGS", "MAKELEVEL")
+    }
 
     def planned(*more: str) -> str:
         run = subprocess.run([*make, *more], cwd=tmp_path, env=environment, capture_output=True, text=True)
