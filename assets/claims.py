@@ -91,7 +91,7 @@ def claims_of(folder: VersionFolder, trained: TrainedModel) -> tuple[Claim, ...]
     rows: list[Claim] = []
     for name in (NORMALIZATION, MODEL_CONFIG, EVALUATION):
         rows += _document_claims(files, name, facts)
-    rows += _card_claims(files.get(MODEL_CARD, b"").decode(errors="replace"), facts)
+    rows += _card_claims(folder.card(), facts)
     return tuple([*_unclaimed(rows, facts), *rows][:_MOST_ROWS])
 
 

@@ -85,8 +85,6 @@ def parse_head(data: bytes, where: str) -> tuple[MotifHead, HeadOrigin]:
         file = from_json(HeadFile, data, where)
     except ManifestError as error:
         raise WeightsError(error.what, where=error.where, hint=_WRITE) from error
-    except OverflowError as error:
-        raise WeightsError(f"a number is too large: {error}", where=where, hint=_WRITE) from error
     if file.schema != SCHEMA:
         raise WeightsError(f"schema is {file.schema}, expected {SCHEMA}", where=where, hint=_WRITE)
     return make_head("file", file.names, file.weight, file.bias, where), file.origin

@@ -1,8 +1,9 @@
 """Check, simplify and try an ONNX file that somebody gave us, in a process of its own.
 
-A damaged graph can make the C++ libraries that read it abort or never end (seen: a Slice with absurd bounds
-aborts ``onnx.checker``), and an abort is no exception. So this runs as a child, as a file by itself: it
-imports nothing of the project, reads the model from stdin and writes the simplified one to stdout.
+A damaged graph can make the C++ libraries that read it abort or never end (seen: a Conv whose kernel outgrows
+its input, before a Slice, aborts ``onnx.checker``), and an abort is no exception. So this runs as a child, as
+a file by itself: it imports nothing of the project, reads the model from stdin and writes the simplified one
+to stdout.
 
 Exit status: 0 with the model on stdout; ``REFUSED`` with a sentence there; anything else is a crash.
 """
@@ -22,6 +23,7 @@ def main() -> int:
 
     # Whoever started this gives up then; should they be gone, it still ends.
     resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE_SECONDS, PATIENCE_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is foreseen
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the libraries print is no answer
     sys.modules["torch"] = None  # type: ignore[assignment]  # onnxsim imports it if it can, for a second

@@ -97,7 +97,12 @@ def find_version(weights_dir: Path) -> Path:
     if _weights_files(weights_dir):
         return weights_dir
     try:
-        folders = [folder for folder in weights_dir.glob("*/*") if _weights_files(folder)]
+        folders = [
+            folder
+            for folder in weights_dir.glob("*/*")
+            if not folder.name.startswith(".") and not folder.parent.name.startswith(".")
+            if _weights_files(folder)
+        ]
     except OSError as error:
         raise WeightsError(
             f"cannot be read: {error.strerror}", where=str(weights_dir), hint=_RIGHTS

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -181,13 +182,23 @@ def _load(files: Mapping[str, bytes]) -> _Source:
 def _check_is_weights(data: bytes, name: str) -> None:
     if data.startswith(b"version https://git-lfs"):
         raise WeightsError("is a Git LFS pointer, not the file", where=name, hint="git lfs pull")
-    start = data[:512]
-    if not start:
+    if not data:
         raise WeightsError("is empty", where=name, hint="copy it again")
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+    text = _text_at_start(data)
+    if text:
         raise WeightsError(
-            f"is a text file that begins {start[:40].decode()!r}", where=name, hint="put the weights there"
+            f"is a text file that begins {text[:40]!r}", where=name, hint="put the weights there"
         )
+
+
+def _text_at_start(data: bytes) -> str:
+    """The file's first characters where it is text; empty where it is not."""
+    try:
+        # Incremental: the last character may be cut in two.
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:512])
+    except UnicodeDecodeError:
+        return ""
+    return text if all(c.isprintable() or c in "\t\n\r" for c in text) else ""
 
 
 def _checkpoint_encoder(source: _Source) -> EncoderWeights:

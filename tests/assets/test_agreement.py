@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from assets.agreement import TOLERANCE, check_agreement, check_structure, difference, digest
-from assets.encoder import EncoderWeights
+from assets.encoder import EncoderWeights, named_convolutions
 from assets.motif_head import head_from_centres
+from assets.onnx_model import canonical_graph
 from assets.version_folder import CHECKSUMS, MODEL_CONFIG, MOTIF_HEAD, NORMALIZATION, find_version
 from assets.weights import parse_model, read_files
 from runtime.contract.document import sha256_bytes, to_json
@@ -19,10 +20,12 @@ from runtime.contract.errors import WeightsError
 from runtime.contract.window import FloatArray
 from tests.assets.test_onnx_model import foreign_graph, small_encoder
 from tests.assets.test_weights import State, sample_files, sample_state, saved
+from tests.chain import build_chain
 
 pytestmark = pytest.mark.build
 
 NAMES = ("a.pth", "a.onnx")
+BOTH = ("weight", "bias")
 
 
 def with_onnx(encoder: EncoderWeights | None = None) -> dict[str, bytes]:
@@ -117,6 +120,36 @@ def test_agreement_is_judged_before_what_is_missing(upstream: Path) -> None:
     files = read_files(find_version(upstream / "bad_weights" / "mismatched"))
     with pytest.raises(WeightsError, match="18 of 18 common tensors differ"):
         parse_model(files)
+
+
+def test_the_users_onnx_beside_a_checkpoint_of_its_weights_gives_the_same_bytes(upstream: Path) -> None:
+    """Alone, as a checkpoint, and both together: one canonical graph. Weight norm folds within rounding."""
+    import torch
+
+    files = read_files(find_version(upstream / "weights"))
+    onnx = "tcn_encoder_for_edgeinfer.onnx"
+    encoder = parse_model(files).encoder
+    state: State = {f"fc_mu.{part}": torch.tensor(dict(encoder.tensors())[f"latent.{part}"]) for part in BOTH}
+    for index, block in enumerate(encoder.blocks):
+        for name, convolution in named_convolutions(block):
+            prefix = f"network.{index}." + name.replace("residual", "downsample")
+            weight = torch.tensor(convolution.weight)
+            length = torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True)
+            parts = {"weight": weight} if name == "residual" else {"weight_v": weight, "weight_g": length}
+            for part, tensor in {**parts, "bias": torch.tensor(convolution.bias)}.items():
+                state[f"{prefix}.{part}"] = tensor
+    both = parse_model({**files, "made.pth": saved(state)})
+    alone = parse_model({**{k: v for k, v in files.items() if k != onnx}, "made.pth": saved(state)})
+    assert (both.source, both.agrees_with, alone.agrees_with) == ("checkpoint", onnx, None)
+    assert canonical_graph(both.encoder) == canonical_graph(alone.encoder) == canonical_graph(encoder)
+
+
+def test_the_users_encoder_builds(upstream: Path, tmp_path: Path) -> None:
+    """Every link as far as a parity that passes, with a head that says that it was fitted."""
+    built = build_chain(tmp_path, weights=upstream / "weights")
+    assert built.trained.source == "onnx"
+    assert built.evidence.motif_head.provenance == "fitted"
+    assert built.evidence.result.passed, built.evidence.result
 
 
 def faults() -> list[tuple[str, Callable[[State, dict[str, bytes]], None], str]]:

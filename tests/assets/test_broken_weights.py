@@ -232,16 +232,11 @@ def test_a_damaged_onnx_never_leaks_another_error(data: st.DataObject) -> None:
 
 
 def test_a_graph_that_aborts_its_readers_is_refused() -> None:
-    """Seen: absurd bounds of a Slice end the process inside ``onnx.checker``."""
+    """Found by mutation: a Conv with its input as its weight, then a Slice, ends onnx.checker's process."""
     model = onnx.load_from_string(foreign_graph(small_encoder(), opset=11, style="chomp"))
-    nodes = {node.output[0]: node for node in model.graph.node}
-    cut = next(node for node in model.graph.node if node.op_type == "Slice")
-    for name in cut.input[1:3]:
-        tensor = nodes[name].attribute[0].t
-        tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray([-(2**62)], np.int64), tensor.name))
-    conv = nodes[cut.input[0]]
-    next(a for a in conv.attribute if a.name == "pads").ints[:] = [-(2**62), -(2**62)]
-    with pytest.raises(WeightsError):
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    last.input[1] = last.input[0]
+    with pytest.raises(WeightsError, match=r"crash \(status -6\)|is not a valid ONNX model"):
         load_source(model.SerializeToString(), "absurd.onnx")
 
 

@@ -197,6 +197,10 @@ def test_what_a_copy_has_not_finished_is_no_weights_file(tmp_path: Path) -> None
     (folder / "tcn_vae.pth").rename(folder / ".tcn_vae.pth")
     with pytest.raises(WeightsError, match="no <model>/<version>/ folder"):
         find_version(folder)
+    for hidden in (tmp_path / "w" / "tcn" / ".v0.9.0", tmp_path / "w" / ".tcn" / "v0.9.0"):
+        shutil.copytree(SAMPLE_VERSION, hidden)
+        with pytest.raises(WeightsError, match="no <model>/<version>/ folder"):
+            find_version(tmp_path / "w")
 
 
 def test_a_file_where_a_folder_belongs_says_so() -> None:

@@ -177,6 +177,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"PLACEHOLDER for weights\n", "text file"),
+        ("Plätze für Gewichte\n".encode() * 99, "text file that begins 'Plätze"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (b"\x80\x02garbage", "no checkpoint"),
     ],
