@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from assets.encoder import Block, Convolution, EncoderWeights
-from runtime.contract.errors import ManifestError, WeightsError
+from assets.motif_head import make_head
+from runtime.contract.errors import WeightsError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.window import LATENT_SIZE, FloatArray
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
 _PREFIX: Final = "tcn_encoder.network."
+_BARE_PREFIX: Final = "network."
+_MOST_BLOCKS: Final = 14
+"""The last dilation, 2**13, is far beyond a window, and small enough for any library to compute with."""
+_MISFIT: Final = "expected the state dict of one TCN-VAE: save model.state_dict() again"
 _REQUIRED: Final = (
     "conv1.weight_g",
     "conv1.weight_v",
@@ -33,11 +39,17 @@ _REQUIRED: Final = (
 def load_checkpoint(data: bytes, where: str) -> State:
     """Load a state dict of tensors; code in the file is never run.
 
+    Returns:
+        The tensors, those of the encoder named ``tcn_encoder.network.<block>.*`` however the file names
+        them (``network.*``, either spelling of weight norm). That they are complete, finite and of the
+        right shapes is for ``check_tensors`` to say.
+
     Raises:
-        WeightsError: Not a checkpoint, damaged, holds more than tensors, or lacks a tensor.
+        WeightsError: Not a checkpoint, damaged, holds more than tensors, or of an unknown layout.
     """
     import torch
 
+    _check_is_whole(data, where)
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -51,7 +63,6 @@ def load_checkpoint(data: bytes, where: str) -> State:
         raise WeightsError(
             f"is damaged or no checkpoint: {first}", where=where, hint="copy it again"
         ) from error
-    state = _with_plain_names(state)
     stranger = _stranger(state)
     if stranger:
         raise WeightsError(
@@ -59,21 +70,39 @@ def load_checkpoint(data: bytes, where: str) -> State:
             where=where,
             hint="save model.state_dict() with torch.save",
         )
-    _check_tensors(state, where)
-    result: State = state
+    result: State = _with_plain_names(state, where)
+    _check_layout(result, where)
     return result
 
 
-def _with_plain_names(state: Any) -> Any:
-    """The names of ``torch.nn.utils.weight_norm`` where its successor, a parametrization, was used."""
-    if not isinstance(state, dict):
-        return state
-    return {
-        re.sub(r"\.parametrizations\.weight\.original([01])$", _weight_norm_name, key)
-        if isinstance(key, str)
-        else key: value
-        for key, value in state.items()
-    }
+def _check_is_whole(data: bytes, where: str) -> None:
+    """A checkpoint is a zip file, whose directory comes last: what is cut short has none."""
+    if data.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(io.BytesIO(data)):
+        raise WeightsError(
+            f"is truncated or damaged: {len(data)} bytes, and the directory at its end is missing",
+            where=where,
+            hint="copy it again",
+        )
+
+
+def _with_plain_names(state: State, where: str) -> State:
+    """One name for each tensor, whatever layout it was saved in.
+
+    ``network.*`` is the encoder saved by itself; ``parametrizations.weight`` is the successor of
+    ``torch.nn.utils.weight_norm``.
+    """
+    result: State = {}
+    for key, value in state.items():
+        name = re.sub(r"\.parametrizations\.weight\.original([01])$", _weight_norm_name, key)
+        name = f"tcn_encoder.{name}" if name.startswith(_BARE_PREFIX) else name
+        if name in result:
+            raise WeightsError(
+                f"holds {name} under two names",
+                where=where,
+                hint="keep one encoder: nothing here says which is right",
+            )
+        result[name] = value
+    return result
 
 
 def _weight_norm_name(match: re.Match[str]) -> str:
@@ -89,24 +118,41 @@ def _stranger(state: object) -> str:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             return f"holds a {type(value).__name__} named {key!r}"
+        if not key.isprintable():
+            return f"holds a tensor named {key!r}"
         if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
             return f"holds {key!r} without plain values ({value.layout}, {value.device})"
-        used = key.startswith(("tcn_encoder.", "fc_mu.", "activity_classifier."))
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            return f"holds {key!r} with more values ({value.numel()}) than are stored"
+        used = key.startswith((_BARE_PREFIX, "tcn_encoder.", "fc_mu.", "activity_classifier."))
         if used and not value.is_floating_point():
             return f"holds {key!r} as {value.dtype}"
     return ""
 
 
-def _check_tensors(state: State, where: str) -> None:
-    blocks = sorted({int(m[1]) for key in state if (m := re.match(rf"{re.escape(_PREFIX)}(\d+)\.", key))})
-    if blocks != list(range(len(blocks))) or not blocks:
+def _blocks(state: State) -> list[int]:
+    return sorted({int(m[1]) for key in state if (m := re.match(rf"{re.escape(_PREFIX)}(\d{{1,9}})\.", key))})
+
+
+def _check_layout(state: State, where: str) -> None:
+    blocks = _blocks(state)
+    if blocks != list(range(len(blocks))) or not 0 < len(blocks) <= _MOST_BLOCKS:
         known = ", ".join(sorted({key.split(".")[0] for key in state})) or "nothing"
         raise WeightsError(
-            f"no {_PREFIX}<block>.* tensors (found: {known})",
+            f"unknown layout: no {_PREFIX}<block>.* or {_BARE_PREFIX}<block>.* tensors for blocks 0, 1, ... "
+            f"({_MOST_BLOCKS} at most; found: {known})",
             where=where,
-            hint="expected a TCN-VAE checkpoint",
+            hint="expected a TCN-VAE checkpoint: save model.state_dict() with torch.save",
         )
-    needed = [f"{_PREFIX}{block}.{name}" for block in blocks for name in _REQUIRED]
+
+
+def check_tensors(state: State, where: str) -> None:
+    """Hold a state dict against what an encoder needs.
+
+    Raises:
+        WeightsError: A tensor is missing, of another latent size, or not finite; names it.
+    """
+    needed = [f"{_PREFIX}{block}.{name}" for block in _blocks(state) for name in _REQUIRED]
     missing = [key for key in (*needed, "fc_mu.weight", "fc_mu.bias") if key not in state]
     if missing:
         raise WeightsError(
@@ -119,6 +165,7 @@ def _check_tensors(state: State, where: str) -> None:
         raise WeightsError(
             f"shape is {shape}, expected ({LATENT_SIZE}, channels of the last block)",
             where=f"{where}: fc_mu.weight",
+            hint=f"a latent here has {LATENT_SIZE} numbers: train an encoder with that many",
         )
     for key, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -127,6 +174,50 @@ def _check_tensors(state: State, where: str) -> None:
                 where=f"{where}: {key}",
                 hint="the training diverged or the file is damaged",
             )
+
+
+def parameter_count(state: State) -> int:
+    """Numbers in the whole file, those of training included; a tensor with two names counts once."""
+    aliases = (".net.0.", ".net.4.")
+    return sum(int(value.numel()) for key, value in state.items() if not any(a in key for a in aliases))
+
+
+def folded_tensors(state: State) -> dict[str, FloatArray]:
+    """Those of the encoder's tensors that a state dict holds, folded, by canonical name, in graph order.
+
+    For comparing: nothing is missing here that is not missing there, and nothing is judged.
+
+    Returns:
+        Name as in ``EncoderWeights.tensors`` to float32 array.
+    """
+    found: dict[str, FloatArray] = {}
+    for block in _blocks(state):
+        for source, name in (("conv1", "conv1"), ("conv2", "conv2"), ("downsample", "residual")):
+            prefix, canonical = f"{_PREFIX}{block}.{source}", f"blocks.{block}.{name}"
+            weight = _folded_weight(state, prefix)
+            for part, tensor in (("weight", weight), ("bias", state.get(f"{prefix}.bias"))):
+                if tensor is not None:
+                    found[f"{canonical}.{part}"] = _array(tensor)
+    for part in ("weight", "bias"):
+        if f"fc_mu.{part}" in state:
+            found[f"latent.{part}"] = _array(state[f"fc_mu.{part}"])
+    return found
+
+
+def _folded_weight(state: State, prefix: str) -> torch.Tensor | None:
+    """A convolution's kernel with the arithmetic of ``WeightNormConv1d``; None where it is not whole."""
+    import torch
+
+    length, direction = (state.get(f"{prefix}.weight_{part}") for part in ("g", "v"))
+    if length is None or direction is None:
+        return state.get(f"{prefix}.weight")
+    if direction.ndim != 3 or length.shape != (len(direction), 1, 1):
+        return None
+    direction, length = direction.float(), length.float()
+    folded: torch.Tensor = direction * (
+        length / torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
+    )
+    return folded
 
 
 def _module(state: State, where: str) -> Any:
@@ -139,7 +230,9 @@ def _module(state: State, where: str) -> Any:
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         detail = lines[1] if len(lines) > 1 else "".join(lines) or type(error).__name__
-        raise WeightsError(f"does not load into a TCN encoder: {detail}", where=where) from error
+        raise WeightsError(
+            f"does not load into a TCN encoder: {detail}", where=where, hint=_MISFIT
+        ) from error
 
 
 def encoder_of(state: State, where: str) -> EncoderWeights:
@@ -169,7 +262,7 @@ def encoder_of(state: State, where: str) -> EncoderWeights:
             latent_bias=_array(module.fc_mu.bias),
         )
     except WeightsError as error:
-        raise WeightsError(error.what, where=f"{where}: {error.where}", hint=error.hint) from error
+        raise WeightsError(error.what, where=f"{where}: {error.where}", hint=error.hint or _MISFIT) from error
 
 
 def _folded(convolution: Any, dilation: int) -> Convolution:
@@ -179,7 +272,7 @@ def _folded(convolution: Any, dilation: int) -> Convolution:
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:
-    return np.ascontiguousarray(tensor.detach().numpy(), np.float32)
+    return np.ascontiguousarray(tensor.detach().float().numpy())
 
 
 def motif_head_of(state: State, names: tuple[str, ...] | None, where: str) -> MotifHead | None:
@@ -198,18 +291,13 @@ def motif_head_of(state: State, names: tuple[str, ...] | None, where: str) -> Mo
     linear = weight is not None and bias is not None and len(tensors) == 2 and bias.ndim == 1
     if weight is None or bias is None or not linear or weight.shape != (len(bias), LATENT_SIZE):
         raise WeightsError(
-            f"activity_classifier is not one linear layer on the latent: {tensors}", where=where
+            f"activity_classifier is not one linear layer on the latent: {tensors}",
+            where=where,
+            hint=f"expected weight (M, {LATENT_SIZE}) and bias (M,); or save the state dict without it, and "
+            "give motif_head.json or let k-means make one",
         )
     names = names or tuple(f"motif_{index}" for index in range(len(bias)))
-    try:
-        return MotifHead(
-            provenance="checkpoint",
-            names=names,
-            weight=tuple(tuple(float(v) for v in row) for row in weight),
-            bias=tuple(float(v) for v in bias),
-        )
-    except ManifestError as error:
-        raise WeightsError(f"activity_classifier: {error.what}", where=where) from error
+    return make_head("checkpoint", names, _array(weight), _array(bias), f"{where}: activity_classifier")
 
 
 def torch_latents(data: bytes, windows: FloatArray, where: str) -> FloatArray:

@@ -35,10 +35,9 @@ def read_statistics(documents: Mapping[str, dict[str, Any]]) -> ChannelStatistic
         WeightsError: No file states them, two differ, or one contradicts the window; names the file.
     """
     found = {}
-    for name, document in documents.items():
-        section = document.get("normalization")
-        if isinstance(section, dict):
-            found[name] = _statistics_of(section, document, name)
+    for name in stating(documents):
+        document = documents[name]
+        found[name] = _statistics_of(document["normalization"], document, name)
     names = " nor ".join(documents)
     if not found:
         raise WeightsError(
@@ -53,10 +52,19 @@ def read_statistics(documents: Mapping[str, dict[str, Any]]) -> ChannelStatistic
     return first
 
 
+def stating(documents: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Names of the files that state a normalization, right or wrong."""
+    return [name for name, document in documents.items() if isinstance(document.get("normalization"), dict)]
+
+
 def _statistics_of(section: dict[str, Any], document: dict[str, Any], name: str) -> ChannelStatistics:
     order = document.get("channel_order", section.get("channel_order", list(CHANNELS)))
     if order != list(CHANNELS):
-        raise WeightsError(f"channel order is {order}, expected {list(CHANNELS)}", where=name)
+        raise WeightsError(
+            f"channel order is {order!r}, expected {list(CHANNELS)}",
+            where=name,
+            hint="train on this order: what is served sends it",
+        )
     for place in (document, section):
         _check_units(place.get("units") or {}, name)
     _check_claims(document, section, name)
@@ -64,7 +72,11 @@ def _statistics_of(section: dict[str, Any], document: dict[str, Any], name: str)
     try:
         return ChannelStatistics(mean=mean, std=std)
     except ManifestError as error:
-        raise WeightsError(f"{error.where}: {error.what}", where=name, hint=error.hint) from error
+        raise WeightsError(
+            f"{error.where}: {error.what}",
+            where=name,
+            hint=error.hint or f"expected {len(CHANNELS)} finite numbers, in the order {' '.join(CHANNELS)}",
+        ) from error
 
 
 def _numbers(section: dict[str, Any], key: str, name: str) -> tuple[float, ...]:
@@ -75,8 +87,12 @@ def _numbers(section: dict[str, Any], key: str, name: str) -> tuple[float, ...]:
         if values is None:
             continue
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-            raise WeightsError(f"normalization has no list of numbers for {spelling}", where=name)
-        found.append(tuple(float(np.float32(value)) for value in values))
+            raise WeightsError(
+                f"normalization has no list of numbers for {spelling}",
+                where=name,
+                hint=f"expected {len(CHANNELS)} numbers, in the order {' '.join(CHANNELS)}",
+            )
+        found.append(tuple(_as_float32(value, spelling, name) for value in values))
     if not found:
         raise WeightsError(
             f"normalization has no list of numbers for {key}",
@@ -90,9 +106,23 @@ def _numbers(section: dict[str, Any], key: str, name: str) -> tuple[float, ...]:
     return found[0]
 
 
+def _as_float32(value: float, spelling: str, name: str) -> float:
+    try:
+        with np.errstate(over="ignore"):  # infinite, and refused as such with its channel
+            return float(np.float32(value))
+    except OverflowError as error:  # a whole number that no float holds
+        raise WeightsError(
+            f"normalization.{spelling} holds a number of {int(value).bit_length()} bits",
+            where=name,
+            hint="expected finite float32 numbers",
+        ) from error
+
+
 def _check_units(units: object, name: str) -> None:
     if not isinstance(units, dict):
-        raise WeightsError("units is not an object of sensor to unit", where=name)
+        raise WeightsError(
+            "units is not an object of sensor to unit", where=name, hint=f"expected {dict(UNITS)}"
+        )
     for sensor, unit in units.items():
         if sensor not in UNITS:
             raise WeightsError(
@@ -101,7 +131,11 @@ def _check_units(units: object, name: str) -> None:
                 hint="name the sensors so: a unit that nobody reads is one that nobody checks",
             )
         if unicodedata.normalize("NFKC", str(unit)) != unicodedata.normalize("NFKC", UNITS[sensor]):
-            raise WeightsError(f"{sensor} is in {unit}, expected {UNITS[sensor]}", where=name)
+            raise WeightsError(
+                f"{sensor} is in {unit!r}, expected {UNITS[sensor]}",
+                where=name,
+                hint="convert the statistics, and check the unit of the training windows",
+            )
 
 
 def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) -> None:
@@ -109,7 +143,11 @@ def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) 
     method = section.get("method", "z_score")
     z_score = re.match(r"z[-_ ]?score", str(method), re.IGNORECASE)
     if not z_score or section.get("per_channel", True) is not True:
-        raise WeightsError(f"normalization is {method!r}, expected a z-score for each channel", where=name)
+        raise WeightsError(
+            f"normalization is {method!r}, expected a z-score for each channel",
+            where=name,
+            hint="give mean and standard deviation of each channel",
+        )
     specs = document.get("model_specs")
     specs = specs if isinstance(specs, dict) else {}
     claims: tuple[tuple[dict[str, Any], str, object], ...] = (
@@ -122,4 +160,8 @@ def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) 
     )
     for place, key, expected in claims:
         if place.get(key, expected) != expected:
-            raise WeightsError(f"{key} is {place[key]}, expected {expected}", where=name)
+            raise WeightsError(
+                f"{key} is {place[key]!r}, expected {expected}",
+                where=name,
+                hint="an encoder of another window cannot be served here; a wrong word is for you to correct",
+            )

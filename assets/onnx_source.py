@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import functools
+import math
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from assets.encoder import Block, Convolution, EncoderWeights
+from assets import onnx_child
+from assets.encoder import Block, Convolution, EncoderWeights, named_convolutions
 from runtime.contract.errors import WeightsError
 from runtime.contract.window import CHANNELS, WINDOW_LENGTH, FloatArray
 
 MIN_OPSET: Final = 11
+MAX_DILATION: Final = 8192
+"""Far beyond a window, and small enough for any library to compute with."""
+_AGAIN: Final = "copy it again, or export it again"
+_LOOPS: Final = frozenset({"Loop", "Scan", "SequenceMap"})
 # Operators that only move or cut values. What they do is not interpreted here: the canonical
 # graph is compared with this source on golden windows, and that gate sees any misreading.
 _LAYOUT: Final = frozenset(
@@ -24,20 +35,18 @@ _LAYOUT: Final = frozenset(
 def load_source(data: bytes, where: str) -> onnx.ModelProto:
     """Parse, check and simplify an ONNX file.
 
-    Raises:
-        WeightsError: Not ONNX, damaged, of an opset below 11, or with shapes that are not static.
-    """
-    import onnxsim
+    What could bring this process down with it is done in another one (``onnx_child``).
 
-    try:
-        model = onnx.load_from_string(data)
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # onnx raises protobuf's, its own and ValueError; all mean the same
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"not a valid ONNX model: {first}", where=where) from error
+    Raises:
+        WeightsError: Not ONNX, damaged, with weights in other files, of an opset below 11, or with shapes
+            that are not static.
+    """
+    model = _parsed(data, where)
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < MIN_OPSET:
-        raise WeightsError(f"opset {opset}, at least {MIN_OPSET} is read", where=where)
+        raise WeightsError(
+            f"opset {opset}, at least {MIN_OPSET} is read", where=where, hint="export with a newer opset"
+        )
     input_layout(model, where)
     if len(model.graph.output) != 1:
         names = ", ".join(output.name for output in model.graph.output)
@@ -47,9 +56,91 @@ def load_source(data: bytes, where: str) -> onnx.ModelProto:
             hint="export the encoder with one output: nothing here says which of these is the latent",
         )
     # What it might change of the meaning is seen later: the source itself runs as it came.
-    simplified, _ = onnxsim.simplify(model)
-    result: onnx.ModelProto = simplified
-    return result
+    return onnx.load_from_string(_simplified(data, where))
+
+
+def _parsed(data: bytes, where: str) -> onnx.ModelProto:
+    """Parse only, and make sure that nothing is to be read from anywhere but ``data``."""
+    try:
+        model = onnx.load_from_string(data)
+        outside = _outside(model.graph)
+    except Exception as error:  # protobuf's own, ValueError, RecursionError: all mean the same
+        raise WeightsError(
+            f"is not a valid ONNX model: {_first_line(error)}", where=where, hint=_AGAIN
+        ) from error
+    if outside:
+        raise WeightsError(outside, where=where, hint="export it as one file that holds its weights")
+    if model.functions:
+        raise WeightsError(
+            "holds functions of its own", where=where, hint="export it with the operators of ONNX alone"
+        )
+    return model
+
+
+@functools.lru_cache(maxsize=8)  # every link of a build reads the same file
+def _simplified(data: bytes, where: str) -> bytes:
+    """The simplified model, serialized, from a child that may crash or hang without harm."""
+    child = [sys.executable, "-I", str(Path(__file__).with_name("onnx_child.py"))]
+    try:
+        run = subprocess.run(
+            child, input=data, capture_output=True, timeout=onnx_child.PATIENCE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WeightsError(
+            f"was not read within {onnx_child.PATIENCE_SECONDS} s", where=where, hint="expected a TCN encoder"
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"no process could be started to read it: {error.strerror}", where=where, hint="free some memory"
+        ) from error
+    if run.returncode == onnx_child.REFUSED:
+        raise WeightsError(run.stdout.decode(errors="replace"), where=where, hint=_AGAIN)
+    if run.returncode != 0:
+        last = run.stderr.decode(errors="backslashreplace").strip().splitlines()[-1:]
+        raise WeightsError(
+            f"makes the libraries that read it crash (status {run.returncode}): {''.join(last)[:200]}",
+            where=where,
+            hint=_AGAIN,
+        )
+    return run.stdout
+
+
+def _outside(graph: onnx.GraphProto) -> str:
+    """What would be read from another file, or computed without a known end; empty where nothing is.
+
+    The simplifier evaluates what is constant: a loop there could run for ever, and a tensor whose data
+    lies elsewhere would be taken from wherever this process happens to stand.
+    """
+    tensors = list(graph.initializer)
+    for node in graph.node:
+        if node.op_type in _LOOPS:
+            return f"holds a {node.op_type} ({node.name!r}), expected an encoder without one"
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                if found := _outside(inner) if inner.node or inner.initializer else "":
+                    return found
+    external = [t.name for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL or t.external_data]
+    return f"keeps {external[0]!r} and {len(external) - 1} more in another file" if external else ""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).encode(errors="backslashreplace").decode()
+
+
+def layer_counts(data: bytes) -> dict[str, int]:
+    """How many nodes of each operator an ONNX file has as it came, constants left out; for people."""
+    kinds = Counter(node.op_type for node in onnx.load_from_string(data).graph.node)
+    return {kind: count for kind, count in sorted(kinds.items()) if kind != "Constant"}
+
+
+def number_count(data: bytes) -> int:
+    """Numbers in an ONNX file's float tensors of at least one dimension, as it came."""
+    graph = onnx.load_from_string(data).graph
+    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    floats = [tensor for tensor in tensors if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims]
+    return sum(math.prod(tensor.dims) for tensor in floats)
 
 
 def input_layout(model: onnx.ModelProto, where: str) -> tuple[str, tuple[int, ...], bool]:
@@ -61,18 +152,25 @@ def input_layout(model: onnx.ModelProto, where: str) -> tuple[str, tuple[int, ..
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
     if len(inputs) != 1:
-        raise WeightsError(f"{len(inputs)} inputs, expected one", where=where)
+        raise WeightsError(
+            f"{len(inputs)} inputs, expected one",
+            where=where,
+            hint="export the encoder with the window alone",
+        )
     kinds = {value.type.tensor_type.elem_type for value in (*inputs, *model.graph.output)}
     if kinds != {onnx.TensorProto.FLOAT}:
         names = ", ".join(sorted(onnx.TensorProto.DataType.Name(kind) for kind in kinds))
-        raise WeightsError(f"input and output are {names}, expected float32", where=where)
+        raise WeightsError(
+            f"input and output are {names}, expected float32", where=where, hint="export model.float()"
+        )
     shape = tuple(int(d.dim_value) for d in inputs[0].type.tensor_type.shape.dim)
     long = [d for d in shape if d != 1]
     if long not in ([WINDOW_LENGTH, len(CHANNELS)], [len(CHANNELS), WINDOW_LENGTH]):
         raise WeightsError(
-            f"input {inputs[0].name} has shape {list(shape)}, expected one window of "
+            f"input {inputs[0].name!r} has shape {list(shape)}, expected one window of "
             f"{WINDOW_LENGTH} steps and {len(CHANNELS)} channels with static sizes",
             where=where,
+            hint="export it for one window, without dynamic axes",
         )
     return inputs[0].name, shape, long[0] == len(CHANNELS)
 
@@ -122,11 +220,57 @@ class _Graph:
     def constant(self, name: str) -> FloatArray:
         if name not in self.constants:
             raise self.error(f"{name} is computed, expected a constant")
-        return np.ascontiguousarray(self.constants[name], np.float32)
+        if self.constants[name].dtype != np.float32:
+            raise self.error(f"{name} is {self.constants[name].dtype}, expected float32")
+        return np.ascontiguousarray(self.constants[name])
 
 
 def read_encoder(model: onnx.ModelProto, where: str) -> EncoderWeights:
     """Read the weights back, from the output to the input.
+
+    Raises:
+        WeightsError: The graph is not a TCN encoder (names the node that does not fit), or a tensor is not
+            finite or of another shape (names the tensor).
+    """
+    return validated(read_parts(model, where), where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderParts:
+    """What a graph holds, before anything is said about it: the fields of ``EncoderWeights``."""
+
+    blocks: tuple[Block, ...]
+    latent_weight: FloatArray
+    latent_bias: FloatArray
+
+    def tensors(self) -> dict[str, FloatArray]:
+        """Every tensor by canonical name, in graph order."""
+        found: dict[str, FloatArray] = {}
+        for index, block in enumerate(self.blocks):
+            for name, convolution in named_convolutions(block):
+                found[f"blocks.{index}.{name}.weight"] = convolution.weight
+                found[f"blocks.{index}.{name}.bias"] = convolution.bias
+        return {**found, "latent.weight": self.latent_weight, "latent.bias": self.latent_bias}
+
+
+def validated(parts: EncoderParts, where: str) -> EncoderWeights:
+    """Hold what a graph holds against what an encoder needs.
+
+    Raises:
+        WeightsError: A tensor is not finite, or of another shape; names it.
+    """
+    try:
+        return EncoderWeights(
+            blocks=parts.blocks, latent_weight=parts.latent_weight, latent_bias=parts.latent_bias
+        )
+    except WeightsError as error:
+        raise WeightsError(
+            error.what, where=f"{where}: {error.where}", hint=error.hint or "export the encoder again"
+        ) from error
+
+
+def read_parts(model: onnx.ModelProto, where: str) -> EncoderParts:
+    """Read the weights back without judging them.
 
     Raises:
         WeightsError: The graph is not a TCN encoder; names the node that does not fit.
@@ -141,7 +285,9 @@ def read_encoder(model: onnx.ModelProto, where: str) -> EncoderWeights:
         block, tensor = _block(graph, graph.back(tensor, "Relu"))
         blocks.append(block)
     blocks.reverse()
-    return EncoderWeights(blocks=tuple(blocks), latent_weight=latent_weight, latent_bias=latent_bias)
+    if not blocks:
+        raise graph.error("found no blocks of convolutions")
+    return EncoderParts(blocks=tuple(blocks), latent_weight=latent_weight, latent_bias=latent_bias)
 
 
 def _linear(graph: _Graph, node: onnx.NodeProto) -> tuple[FloatArray, FloatArray, str]:
@@ -205,4 +351,6 @@ def _convolution(graph: _Graph, node: onnx.NodeProto) -> Convolution:
         raise graph.error(f"{node.name} has no bias")
     # A kernel of one tap has no use for a dilation, and equal functions shall have equal bytes.
     dilation = max(settings.get("dilations", [1])) if weight.shape[2] > 1 else 1
+    if not 1 <= dilation <= MAX_DILATION:
+        raise graph.error(f"{node.name} has dilation {dilation}")
     return Convolution(weight=weight, bias=graph.constant(node.input[2]), dilation=int(dilation))

@@ -1,36 +1,67 @@
-"""A version folder of trained weights: found, read, identified, or refused."""
+"""A version folder of trained weights, judged: what it holds, or why it is refused.
+
+``python -m assets.weights FOLDER`` prints the same judgement without Dagster.
+"""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
+import codecs
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from assets.checkpoint import encoder_of, load_checkpoint, motif_head_of
+from assets.agreement import check_agreement, check_structure
+from assets.checkpoint import (
+    check_tensors,
+    encoder_of,
+    folded_tensors,
+    load_checkpoint,
+    motif_head_of,
+    parameter_count,
+)
 from assets.encoder import EncoderWeights
+from assets.motif_head import HeadOrigin, parse_head
 from assets.normalization import read_statistics
-from assets.onnx_source import load_source, read_encoder
 from assets.product import Product, Workbench
-from runtime.contract.document import from_json, sha256_bytes, to_json
+from assets.version_folder import (
+    IDENTITY,
+    MODEL_CONFIG,
+    MOTIF_HEAD,
+    NORMALIZATION,
+    VersionFolder,
+    check_sums,
+    choose_weights,
+    find_version,
+    identify,
+    model_card,
+    read_files,
+    read_object,
+    read_version,
+)
+from runtime.contract.document import from_json
 from runtime.contract.errors import PipelineError, WeightsError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import ModelIdentity
 from runtime.contract.window import ChannelStatistics
 
-NORMALIZATION: Final = "normalization.json"
-MODEL_CONFIG: Final = "model_config.json"
-MODEL_CARD: Final = "model_card.md"
-IDENTITY: Final = "identity.json"
-CHECKSUMS: Final = "sha256sum.txt"
-DEFAULT_MODEL: Final = "tcn_encoder"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
-_CARD_CHARACTERS: Final = 20_000
-_CHECKPOINTS: Final = (".pth", ".pt")
-_WEIGHTS: Final = (*_CHECKPOINTS, ".onnx")
-_SEMVER: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
+if TYPE_CHECKING:
+    from assets.checkpoint import State
+    from assets.onnx_source import EncoderParts
+
+__all__ = [
+    "TrainedModel",
+    "find_version",
+    "identify",
+    "keep_weights",
+    "make_model_weights",
+    "model_card",
+    "parse_model",
+    "read_files",
+    "read_model",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,135 +72,33 @@ class TrainedModel:
         source: ``checkpoint`` or ``onnx``: which kind of file the weights came from.
         weights_file: Its name.
         weights_data: Its bytes, for running the source itself.
+        agrees_with: Name of the ONNX file beside a checkpoint, whose weights are the same; None where
+            there is none.
         encoder: Folded weights.
-        head: The checkpoint's motif head; None where the source has none.
+        numbers: How many the weights file holds, those of training included.
+        layers: Kinds of layer and how many there are, as the source has them.
+        head: The checkpoint's motif head or that of ``motif_head.json``; None where there is none.
+        head_origin: How the head of a file came about.
         statistics: Normalization, outside the graph.
+        verified: Names of the files that ``sha256sum.txt`` was held against.
     """
 
     source: str
     weights_file: str
     weights_data: bytes
+    agrees_with: str | None
     encoder: EncoderWeights
+    numbers: int
+    layers: dict[str, int]
     head: MotifHead | None
+    head_origin: HeadOrigin | None
     statistics: ChannelStatistics
-
-
-def find_version(weights_dir: Path) -> Path:
-    """The folder to build from: ``weights_dir`` itself, or the newest ``<model>/<version>`` in it.
-
-    Newest is the highest semantic version, then the name.
-
-    Raises:
-        WeightsError: No folder with a weights file.
-    """
-    if _weights_files(weights_dir):
-        return weights_dir
-    folders = [folder for folder in weights_dir.glob("*/*") if _weights_files(folder)]
-    if not folders:
-        raise WeightsError(
-            "no <model>/<version>/ folder with a weights file (.pth, .pt or .onnx)",
-            where=str(weights_dir),
-            hint="put one there, or name a folder with WEIGHTS_DIR",
-        )
-    return max(folders, key=lambda folder: (_semver(folder.name), folder.parent.name, folder.name))
-
-
-def _weights_files(folder: Path) -> list[Path]:
-    try:
-        if not folder.is_dir():
-            return []
-        return sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file())
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror}", where=str(folder)) from error
-
-
-def _semver(name: str) -> tuple[Any, ...]:
-    """Sorts as semantic versions do; what is none of them comes before them all."""
-    match = _SEMVER.fullmatch(name)
-    if not match:
-        return (-1, -1, -1, False, ())
-    parts = (match[4] or "-").removeprefix("-").split(".")
-    stage = tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
-    return (*(int(part) for part in match.groups()[:3]), match[4] is None, stage)
-
-
-def identify(folder: Path, weights_dir: Path, stated: str | None) -> ModelIdentity:
-    """Model and version: the folder names ``<model>/<version>``.
-
-    Where ``weights_dir`` is itself the version folder, its names only count when it is named as a
-    semantic version; any other folder's place on this machine is nobody's business, and its version is
-    what ``normalization.json`` states.
-
-    Raises:
-        WeightsError: No version is known, or a name cannot be part of a file name.
-    """
-    place = folder.absolute()  # not resolved: a link's own name is what it was given
-    name, version = place.parent.name, place.name
-    if folder == weights_dir and not _SEMVER.fullmatch(version):
-        if not stated:
-            raise WeightsError(
-                "does not say which version it is",
-                where=str(folder),
-                hint=f"name the folder <model>/v1.2.3, or state `version` in {NORMALIZATION}",
-            )
-        name, version = DEFAULT_MODEL, stated
-    for what, text in (("model", name), ("version", version)):
-        if not _NAME.fullmatch(text):
-            raise WeightsError(
-                f"{text!r} cannot name a {what}",
-                where=str(folder),
-                hint="letters, digits, dot, dash, plus and underscore, 64 at most",
-            )
-    return ModelIdentity(name=name, version=version)
-
-
-def read_files(folder: Path) -> dict[str, bytes]:
-    """The files that a build reads: weights, normalization and model configuration, by name.
-
-    Raises:
-        WeightsError: No weights file, or one cannot be read.
-    """
-    paths = _weights_files(folder)
-    if not paths:
-        raise WeightsError("no weights file (.pth, .pt or .onnx)", where=str(folder))
-    paths += [folder / name for name in (NORMALIZATION, MODEL_CONFIG) if (folder / name).exists()]
-    try:
-        return {path.name: path.read_bytes() for path in paths}
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
-
-
-def model_card(folder: Path) -> str:
-    """The folder's model card, for people; empty where there is none. It decides nothing."""
-    path = folder / MODEL_CARD
-    return path.read_text(errors="replace")[:_CARD_CHARACTERS] if path.is_file() else ""
-
-
-def check_sums(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Hold the files against ``sha256sum.txt``, where the folder has one.
-
-    Raises:
-        WeightsError: A file that is listed there holds other bytes.
-    """
-    path = folder / CHECKSUMS
-    if not path.is_file():
-        return
-    lines = [line.split(maxsplit=1) for line in path.read_text(errors="replace").splitlines()]
-    sums = {PurePosixPath(rest[0].removeprefix("*")).name: digest for digest, *rest in lines if rest}
-    weights = _choose_weights(files)
-    if weights not in sums:
-        raise WeightsError(f"does not list {weights}", where=str(path), hint="list it, or remove the list")
-    for name, digest in sums.items():
-        if name in files and sha256_bytes(files[name]) != digest.lower():
-            raise WeightsError(
-                f"is not the file whose sha256 {CHECKSUMS} lists",
-                where=str(folder / name),
-                hint="copy the folder again, or correct the list",
-            )
+    verified: tuple[str, ...]
 
 
 def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
-    """Read a version folder's files.
+    """Judge a version folder's files, in this order: the weights files themselves, their agreement where
+    there are two, tensors, checksums, normalization, motif head.
 
     Args:
         files: As ``read_files`` gives them.
@@ -190,59 +119,119 @@ def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The weights as they came, before tensors are judged: one or both."""
+
+    checkpoint: str | None
+    state: State | None
+    graph: str | None
+    parts: EncoderParts | None
+
+
 def _parse(files: Mapping[str, bytes]) -> TrainedModel:
-    name = _choose_weights(files)
-    data = files[name]
-    _check_is_weights(data, name)
-    config = _json_object(files, MODEL_CONFIG)
-    head = None
-    if name.endswith(_CHECKPOINTS):
-        state = load_checkpoint(data, name)
-        encoder, head = encoder_of(state, name), motif_head_of(state, _motif_names(config), name)
+    source = _load(files)
+    if source.checkpoint and source.state is not None:
+        encoder = _checkpoint_encoder(source)
+        name, kind, numbers = source.checkpoint, "checkpoint", parameter_count(source.state)
+        layers = _checkpoint_layers(encoder)
     else:
-        encoder = read_encoder(load_source(data, name), name)
+        from assets.onnx_source import layer_counts, number_count, validated
+
+        assert source.graph is not None
+        assert source.parts is not None
+        name, kind = source.graph, "onnx"
+        encoder = validated(source.parts, name)
+        numbers, layers = number_count(files[name]), layer_counts(files[name])
+    verified = check_sums(files)
+    config = read_object(files, MODEL_CONFIG)
+    statistics = read_statistics({NORMALIZATION: read_object(files, NORMALIZATION), MODEL_CONFIG: config})
+    head, head_origin = _head(files, source, config)
     return TrainedModel(
-        source="checkpoint" if name.endswith(_CHECKPOINTS) else "onnx",
+        source=kind,
         weights_file=name,
-        weights_data=data,
+        weights_data=files[name],
+        agrees_with=source.graph if source.checkpoint else None,
         encoder=encoder,
+        numbers=numbers,
+        layers=layers,
         head=head,
-        statistics=read_statistics({NORMALIZATION: _json_object(files, NORMALIZATION), MODEL_CONFIG: config}),
+        head_origin=head_origin,
+        statistics=statistics,
+        verified=verified,
     )
 
 
-def _choose_weights(files: Mapping[str, bytes]) -> str:
-    names = sorted(name for name in files if name.endswith(_WEIGHTS))
-    if len(names) != 1:
-        raise WeightsError(
-            f"{len(names)} weights files ({', '.join(names)}), expected one",
-            hint="keep the file that the release shall be made from; nothing here says which is right",
-        )
-    return names[0]
+def _load(files: Mapping[str, bytes]) -> _Source:
+    """The weights files themselves, and that they are one training where there are two."""
+    checkpoint, graph = choose_weights(files)
+    for name in (checkpoint, graph):
+        if name:
+            _check_is_weights(files[name], name)
+    state = load_checkpoint(files[checkpoint], checkpoint) if checkpoint else None
+    parts = None
+    if graph:
+        from assets.onnx_source import load_source, read_parts
+
+        parts = read_parts(load_source(files[graph], graph), graph)
+    if checkpoint and state is not None and graph and parts:
+        check_agreement(folded_tensors(state), parts.tensors(), (checkpoint, graph))
+    return _Source(checkpoint=checkpoint, state=state, graph=graph, parts=parts)
 
 
 def _check_is_weights(data: bytes, name: str) -> None:
     if data.startswith(b"version https://git-lfs"):
         raise WeightsError("is a Git LFS pointer, not the file", where=name, hint="git lfs pull")
-    start = data[:512]
-    if not start:
-        raise WeightsError("is empty", where=name)
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+    if not data:
+        raise WeightsError("is empty", where=name, hint="copy it again")
+    text = _text_at_start(data)
+    if text:
         raise WeightsError(
-            f"is a text file that begins {start[:40].decode()!r}", where=name, hint="put the weights there"
+            f"is a text file that begins {text[:40]!r}", where=name, hint="put the weights there"
         )
 
 
-def _json_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    if name not in files:
-        return {}
+def _text_at_start(data: bytes) -> str:
+    """The file's first characters where it is text; empty where it is not."""
     try:
-        value = json.loads(files[name])
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"not JSON: {error}", where=name) from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"holds a {type(value).__name__}, expected an object", where=name)
-    return value
+        # Incremental: the last character may be cut in two.
+        text = codecs.getincrementaldecoder("utf-8")().decode(data[:512])
+    except UnicodeDecodeError:
+        return ""
+    return text if all(c.isprintable() or c in "\t\n\r" for c in text) else ""
+
+
+def _checkpoint_encoder(source: _Source) -> EncoderWeights:
+    assert source.checkpoint is not None
+    assert source.state is not None
+    check_tensors(source.state, source.checkpoint)
+    encoder = encoder_of(source.state, source.checkpoint)
+    if source.graph and source.parts:
+        check_structure(encoder.blocks, source.parts.blocks, (source.checkpoint, source.graph))
+    return encoder
+
+
+def _checkpoint_layers(encoder: EncoderWeights) -> dict[str, int]:
+    shortcuts = sum(block.residual is not None for block in encoder.blocks)
+    return {"Conv1d": shortcuts, "Conv1d with weight norm": 2 * len(encoder.blocks), "Linear": 1}
+
+
+def _head(
+    files: Mapping[str, bytes], source: _Source, config: dict[str, Any]
+) -> tuple[MotifHead | None, HeadOrigin | None]:
+    """The one motif head that the folder gives; None where one is to be fitted."""
+    head = None
+    if source.checkpoint and source.state is not None:
+        head = motif_head_of(source.state, _motif_names(config), source.checkpoint)
+    if MOTIF_HEAD not in files:
+        return head, None
+    if head:
+        raise WeightsError(
+            f"{source.checkpoint} has a motif head of its own (activity_classifier, {head.size} motifs)",
+            where=MOTIF_HEAD,
+            hint="remove one of them: nothing here says which is right",
+        )
+    return parse_head(files[MOTIF_HEAD], MOTIF_HEAD)
 
 
 def _motif_names(config: dict[str, Any]) -> tuple[str, ...] | None:
@@ -251,8 +240,39 @@ def _motif_names(config: dict[str, Any]) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise WeightsError("motifs.names is not a list of names", where=MODEL_CONFIG)
+        raise WeightsError(
+            "motifs.names is not a list of names", where=MODEL_CONFIG, hint="one name for each motif"
+        )
     return tuple(names)
+
+
+@contextmanager
+def said_of(folder: VersionFolder) -> Iterator[None]:
+    """Let a refusal name the folder besides the file in it."""
+    try:
+        yield
+    except WeightsError as error:
+        if error.where.startswith(str(folder.path)):
+            raise
+        place = f"{folder.path}/{error.where}" if error.where else str(folder.path)
+        raise WeightsError(error.what, where=place, hint=error.hint) from error
+
+
+def keep_weights(bench: Workbench, folder: VersionFolder) -> Product:
+    """Keep a version folder's deciding files; judge them before.
+
+    Returns:
+        The product ``model_weights``, whose digest is the data version. Its facts are ``model``,
+        ``version`` and ``folder``.
+
+    Raises:
+        WeightsError: The folder has no name.
+        StoreError: It cannot be written.
+    """
+    identity = folder.identity()
+    place = str(folder.path).encode(errors="backslashreplace").decode()
+    facts = {"model": identity.name, "version": identity.version, "folder": place}
+    return bench.put("model_weights", folder.content(), facts=facts)
 
 
 def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, TrainedModel]:
@@ -261,16 +281,10 @@ def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, Tr
     Raises:
         WeightsError: The folder is refused; says why and what to do.
     """
-    folder = find_version(weights_dir)
-    files = read_files(folder)
-    check_sums(folder, files)
-    trained = parse_model(files)
-    stated = _json_object(files, NORMALIZATION).get("version")
-    identity = identify(folder, weights_dir, stated if isinstance(stated, str) else None)
-    facts = {"model": identity.name, "version": identity.version, "folder": str(folder)}
-    # A file of its own: the name is part of what is released, so another name is another content.
-    product = bench.put("model_weights", {**files, IDENTITY: to_json(identity)}, facts=facts)
-    return product, trained
+    folder = read_version(weights_dir)
+    with said_of(folder):
+        trained = parse_model(folder.files)
+        return keep_weights(bench, folder), trained
 
 
 def read_model(bench: Workbench, product: Product) -> tuple[ModelIdentity, TrainedModel]:
@@ -278,3 +292,9 @@ def read_model(bench: Workbench, product: Product) -> tuple[ModelIdentity, Train
     identity = from_json(ModelIdentity, bench.read(product, IDENTITY), IDENTITY)
     files = bench.read_all(product)
     return identity, parse_model({name: data for name, data in files.items() if name != IDENTITY})
+
+
+if __name__ == "__main__":
+    from assets.judgement import main
+
+    sys.exit(main())

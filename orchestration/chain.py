@@ -6,6 +6,7 @@ to load in a few seconds.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +20,8 @@ from assets.product import Product, Workbench
 from orchestration.resources import Places, failures
 
 if TYPE_CHECKING:
+    from assets.judgement import Judgement
     from assets.parity import ParityEvidence
-    from assets.weights import TrainedModel
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,33 +91,30 @@ def model_weights(places: Places) -> dg.ObserveResult:
     """Look at the weights; keep what was accepted for the builds that follow."""
     from pathlib import Path
 
-    from assets.weights import make_model_weights
+    from assets.judgement import judge_weights
+    from assets.weights import keep_weights
 
     bench = places.bench()
-    product, trained = make_model_weights(bench, Path(places.weights_dir))
+    judgement = judge_weights(Path(places.weights_dir))
+    product = keep_weights(bench, judgement.folder)
     bench.remember(product)
     return dg.ObserveResult(
-        data_version=dg.DataVersion(product.digest), metadata=_weights_shown(bench, product, trained)
+        data_version=dg.DataVersion(product.digest), metadata=_weights_shown(bench, product, judgement)
     )
 
 
-def _weights_shown(bench: Workbench, product: Product, trained: TrainedModel) -> dict[str, Any]:
-    """What an observation records."""
-    from pathlib import Path
-
-    from assets.weights import model_card
-
-    card = model_card(Path(product.facts["folder"]))
-    head = f"{trained.head.provenance}, {trained.head.size} motifs" if trained.head else "none: one is fitted"
+def _weights_shown(bench: Workbench, product: Product, judgement: Judgement) -> dict[str, Any]:
+    """What an observation records: what was found, and beside it what the files claim."""
+    card = judgement.folder.card()
+    files = {name: {"sha256": sha256, "bytes": size} for name, (sha256, size) in judgement.files().items()}
+    claims = [dg.TableRecord(dataclasses.asdict(claim)) for claim in judgement.claims]
     return {
-        "model": product.facts["model"],
-        "version": product.facts["version"],
-        "source": trained.source,
-        "read from": dg.MetadataValue.path(product.facts["folder"]),
-        "parameters": trained.encoder.parameter_count,
-        "motif head": head,
+        **judgement.summary(),
+        "parameters": judgement.trained.encoder.parameter_count,
+        "claimed and measured": dg.MetadataValue.table(claims),
+        "read from": dg.MetadataValue.path(str(judgement.folder.path)),
         **({"model card": dg.MetadataValue.md(card)} if card else {}),
-        "files": dg.MetadataValue.json(product.files),
+        "files": dg.MetadataValue.json(files),
         "path": dg.MetadataValue.path(str(bench.directory(product))),
         "digest": product.digest,
         "size": dg.MetadataValue.int(product.size),

@@ -76,7 +76,7 @@ class ActiveModel:
 
     @property
     def motif_head(self) -> str:
-        """Where the motif head comes from: ``checkpoint`` or ``fitted``."""
+        """Where the motif head comes from: ``checkpoint``, ``file`` or ``fitted``."""
         return self.manifest.motif_head.provenance
 
     @property

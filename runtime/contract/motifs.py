@@ -11,8 +11,9 @@ import numpy.typing as npt
 from runtime.contract.errors import ManifestError
 from runtime.contract.window import LATENT_SIZE, FloatArray
 
-PROVENANCES: Final = ("checkpoint", "fitted")
-"""``checkpoint``: trained with the encoder. ``fitted``: k-means centres of calibration latents."""
+PROVENANCES: Final = ("checkpoint", "file", "fitted")
+"""``checkpoint``: trained with the encoder. ``file``: given beside the weights, in ``motif_head.json``.
+``fitted``: k-means centres of calibration latents."""
 
 
 @dataclass(frozen=True, kw_only=True)

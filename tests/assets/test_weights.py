@@ -2,52 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from assets.product import Workbench
-from assets.weights import (
-    _semver,
-    check_sums,
-    find_version,
-    identify,
-    make_model_weights,
-    parse_model,
-    read_files,
-)
+from assets.version_folder import CHECKSUMS
+from assets.weights import find_version, parse_model, read_files
 from runtime.contract.errors import WeightsError
-from tests.chain import SAMPLE_VERSION, SAMPLE_WEIGHTS
+from tests.chain import SAMPLE_VERSION
 
 pytestmark = pytest.mark.build
 
 State = dict[str, Any]
 
 
-def files_with(change: Callable[[State], None]) -> dict[str, bytes]:
-    """The sample's files with a changed checkpoint."""
+def sample_files() -> dict[str, bytes]:
+    """The sample's files, to be changed: without the checksums, which would see it."""
+    return {name: data for name, data in read_files(SAMPLE_VERSION).items() if name != CHECKSUMS}
+
+
+def sample_state() -> State:
+    """The sample's checkpoint."""
     import torch
 
-    files = read_files(SAMPLE_VERSION)
-    state = torch.load(io.BytesIO(files["tcn_vae.pth"]), weights_only=True)
-    change(state)
+    state: State = torch.load(io.BytesIO(sample_files()["tcn_vae.pth"]), weights_only=True)
+    return state
+
+
+def saved(state: object) -> bytes:
+    """A checkpoint file."""
+    import torch
+
     out = io.BytesIO()
     torch.save(state, out)
-    return {**files, "tcn_vae.pth": out.getvalue()}
+    return out.getvalue()
+
+
+def files_with(change: Callable[[State], None]) -> dict[str, bytes]:
+    """The sample's files with a changed checkpoint."""
+    state = sample_state()
+    change(state)
+    return {**sample_files(), "tcn_vae.pth": saved(state)}
 
 
 def with_json(name: str, change: Callable[[dict[str, Any]], None]) -> dict[str, bytes]:
     """The sample's files with a changed document."""
-    files = read_files(SAMPLE_VERSION)
+    files = sample_files()
     document = json.loads(files[name])
     change(document)
     return {**files, name: json.dumps(document).encode()}
@@ -65,10 +70,7 @@ def test_sample_is_read_whole() -> None:
 
 def test_folded_weights_are_what_pytorch_convolves_with() -> None:
     """Weight norm by hand, in float64, against the folded tensors."""
-    import torch
-
-    files = read_files(SAMPLE_VERSION)
-    state = torch.load(io.BytesIO(files["tcn_vae.pth"]), weights_only=True)
+    files, state = sample_files(), sample_state()
     direction = state["tcn_encoder.network.1.conv2.weight_v"].double()
     length = state["tcn_encoder.network.1.conv2.weight_g"].double()
     by_hand = direction * length / direction.pow(2).sum(dim=(1, 2), keepdim=True).sqrt()
@@ -166,7 +168,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     out = io.BytesIO()
     torch.save({"fc_mu.weight": Bomb(tmp_path / "ran")}, out)
     with pytest.raises(WeightsError, match="nothing in it was run"):
-        parse_model({**read_files(SAMPLE_VERSION), "tcn_vae.pth": out.getvalue()})
+        parse_model({**sample_files(), "tcn_vae.pth": out.getvalue()})
     assert not (tmp_path / "ran").exists()
 
 
@@ -175,20 +177,21 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"PLACEHOLDER for weights\n", "text file"),
+        ("Plätze für Gewichte\n".encode() * 99, "text file that begins 'Plätze"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
         (b"\x80\x02garbage", "no checkpoint"),
     ],
 )
 def test_what_only_poses_as_a_checkpoint_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(WeightsError, match=words):
-        parse_model({**read_files(SAMPLE_VERSION), "tcn_vae.pth": data})
+        parse_model({**sample_files(), "tcn_vae.pth": data})
 
 
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
 def test_truncated_checkpoint_is_refused(kept: float) -> None:
     files = read_files(SAMPLE_VERSION)
     data = files["tcn_vae.pth"]
-    with pytest.raises(WeightsError, match=r"copy it again|nothing in it was run"):
+    with pytest.raises(WeightsError, match=r"truncated.*copy it again"):
         parse_model({**files, "tcn_vae.pth": data[: int(len(data) * kept)]})
 
 
@@ -216,7 +219,7 @@ def _std(value: Any) -> Callable[[dict[str, Any]], None]:
         (lambda d: d["channel_order"].reverse(), ["channel order"]),
         (lambda d: d["units"].update(gyroscope="deg/s"), ["gyroscope", "deg/s", "rad/s"]),
         (lambda d: d["normalization"]["zscore_mean"].__setitem__(0, 0.5), ["different statistics"]),
-        (lambda d: d["normalization"]["zscore_mean"].__setitem__(0, 10**400), ["OverflowError"]),
+        (lambda d: d["normalization"]["zscore_mean"].__setitem__(0, 10**400), ["zscore_mean", "bits"]),
         (lambda d: d["normalization"].update(method="minmax"), ["minmax", "z-score"]),
         (lambda d: d["normalization"].update(per_channel=False), ["for each channel"]),
         (lambda d: d.update(sampling_rate_hz=50), ["sampling_rate_hz is 50"]),
@@ -239,104 +242,6 @@ def test_normalization_is_needed() -> None:
         parse_model({"tcn_vae.pth": files["tcn_vae.pth"]})
 
 
-def test_newest_version_is_the_highest_number_then_the_name(tmp_path: Path) -> None:
-    for name in ("v0.9.0", "v0.10.0", "v0.10.0-rc1", "zzz"):
-        (tmp_path / "tcn_encoder" / name).mkdir(parents=True)
-        (tmp_path / "tcn_encoder" / name / "w.pth").write_bytes(b"x")
-    (tmp_path / "tcn_encoder" / "v9.0.0").mkdir()
-    assert find_version(tmp_path).name == "v0.10.0"
-    shutil.rmtree(tmp_path / "tcn_encoder" / "v0.10.0")
-    for name in ("v0.10.0-rc2", "v0.10.0-rc.2", "v0.10.0-rc.10"):
-        assert _semver("v0.10.0-rc.1") < _semver(name) < _semver("v0.10.0")
-    assert _semver("v0.10.0-rc.2") < _semver("v0.10.0-rc.10")
-    assert find_version(tmp_path).name == "v0.10.0-rc1"
-    (tmp_path / "tcn_encoder" / "v0.11.0+cu121").mkdir()
-    (tmp_path / "tcn_encoder" / "v0.11.0+cu121" / "w.pth").write_bytes(b"x")
-    assert find_version(tmp_path).name == "v0.11.0+cu121"
-
-
-def test_a_version_folder_may_be_named_itself() -> None:
-    assert find_version(SAMPLE_VERSION) == SAMPLE_VERSION
-    for weights_dir in (SAMPLE_VERSION, SAMPLE_WEIGHTS):
-        identity = identify(SAMPLE_VERSION, weights_dir, None)
-        assert (identity.name, identity.version) == ("tcn_encoder", "v0.1.0")
-
-
-def test_a_folder_of_any_name_does_not_lend_it_to_the_release(tmp_path: Path) -> None:
-    """Where somebody keeps a folder is no input: the same files give the same name."""
-    for place in ("alice", "bob"):
-        shutil.copytree(SAMPLE_VERSION, tmp_path / place)
-        product, _ = make_model_weights(Workbench(tmp_path / "bench"), tmp_path / place)
-        assert (product.facts["model"], product.facts["version"]) == ("tcn_encoder", "v0.1.0")
-    with pytest.raises(WeightsError, match="which version"):
-        identify(tmp_path / "alice", tmp_path / "alice", None)
-
-
-def test_a_links_own_name_counts_and_not_where_it_leads(tmp_path: Path) -> None:
-    shutil.copytree(SAMPLE_VERSION, tmp_path / "home" / "exp42")
-    (tmp_path / "w" / "tcn_encoder").mkdir(parents=True)
-    link = tmp_path / "w" / "tcn_encoder" / "v0.2.0"
-    link.symlink_to(tmp_path / "home" / "exp42")
-    assert identify(find_version(tmp_path / "w"), tmp_path / "w", None).version == "v0.2.0"
-
-
-def test_another_name_is_another_content(tmp_path: Path) -> None:
-    for version in ("v0.1.0", "v0.2.0"):
-        shutil.copytree(SAMPLE_VERSION, tmp_path / version / "tcn_encoder" / version)
-    bench = Workbench(tmp_path / "bench")
-    digests = {make_model_weights(bench, tmp_path / v)[0].digest for v in ("v0.1.0", "v0.2.0")}
-    assert len(digests) == 2
-
-
-@pytest.mark.parametrize("spelling", ["./tcn_vae.pth", "v0.1.0/tcn_vae.pth", "*tcn_vae.pth"])
-def test_a_wrong_checksum_is_seen_in_every_spelling(tmp_path: Path, spelling: str) -> None:
-    (tmp_path / "sha256sum.txt").write_text(f"{'0' * 64}  {spelling}\n")
-    files = read_files(SAMPLE_VERSION)
-    with pytest.raises(WeightsError, match="is not the file whose sha256"):
-        check_sums(tmp_path, files)
-    (tmp_path / "sha256sum.txt").write_text(f"{'0' * 64}  other\n")
-    with pytest.raises(WeightsError, match=r"does not list tcn_vae\.pth"):
-        check_sums(tmp_path, files)
-
-
-def test_names_that_cannot_be_files_are_refused_at_once(tmp_path: Path) -> None:
-    folder = tmp_path / "my model" / "v1.0.0"
-    with pytest.raises(WeightsError, match="'my model' cannot name a model"):
-        identify(folder, tmp_path, None)
-
-
-def test_checksums_are_verified_where_they_are(tmp_path: Path) -> None:
-    folder = tmp_path / "tcn_encoder" / "v0.1.0"
-    shutil.copytree(SAMPLE_VERSION, folder)
-    make_model_weights(Workbench(tmp_path / "bench"), tmp_path)
-    data = bytearray((folder / "tcn_vae.pth").read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / "tcn_vae.pth").write_bytes(bytes(data))
-    with pytest.raises(WeightsError, match=r"tcn_vae\.pth: is not the file whose sha256"):
-        make_model_weights(Workbench(tmp_path / "bench"), tmp_path)
-
-
-@settings(max_examples=60)
-@given(st.integers(0, 10**9), st.integers(1, 255))
-def test_a_damaged_checkpoint_never_leaks_another_error(position: int, flip: int) -> None:
-    """torch checks no checksums: some damage is read as other numbers, the rest is refused by us."""
-    files = read_files(SAMPLE_VERSION)
-    data = bytearray(files["tcn_vae.pth"])
-    # The directory at the end and the pickle at the start are what a reader trips over.
-    place = position % 4000
-    data[place if position % 2 else len(data) - 1 - place] ^= flip
-    with contextlib.suppress(WeightsError):
-        parse_model({**files, "tcn_vae.pth": bytes(data)})
-
-
-def test_no_weights_and_two_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="WEIGHTS_DIR"):
-        find_version(tmp_path)
-    files = read_files(SAMPLE_VERSION)
-    with pytest.raises(WeightsError, match=r"2 weights files \(other.onnx, tcn_vae.pth\)"):
-        parse_model({**files, "other.onnx": b"x"})
-
-
 def test_the_users_encoder_is_read(upstream: Path) -> None:
     trained = parse_model(read_files(find_version(upstream / "weights")))
     assert trained.source == "onnx"
@@ -350,9 +255,15 @@ def test_the_users_encoder_is_read(upstream: Path) -> None:
         ("lfs_pointer", ".pth", "git lfs pull"),
         ("placeholder", ".pth", "is a text file that begins 'PLACEHOLDER"),
         ("placeholder", ".onnx", "is a text file that begins"),
-        ("placeholder", "", "2 weights files"),
-        ("mismatched", ".pth", "no tcn_encoder.network.<block>"),
-        ("mismatched", "", "2 weights files"),
+        ("placeholder", "", "is a text file that begins 'PLACEHOLDER"),
+        ("mismatched", ".pth", r"has no fc_mu\.weight and 1 more .*an encoder without fc_mu has no latent"),
+        (
+            "mismatched",
+            "",
+            r"tcn_encoder_for_edgeinfer\.pth: blocks\.0\.conv1\.weight is not that of "
+            r"tcn_encoder_for_edgeinfer\.onnx: largest difference 1\.13.*"
+            r"sha256 95a1795007e2 and 589f4e7e7e0a; 18 of 18 .*another training",
+        ),
     ],
 )
 def test_the_users_bad_files_are_refused(upstream: Path, folder: str, keep: str, words: str) -> None:
