@@ -44,16 +44,16 @@ class Claim:
     Args:
         what: What is claimed.
         claimed: The claim; ``not stated`` where there is none.
-        where: File and path of keys; empty where nothing is claimed.
         measured: What was measured, or why nothing was.
         agrees: ``yes``, ``no`` or ``unknown``.
+        where: File and path of keys; empty where nothing is claimed.
     """
 
     what: str
     claimed: str
-    where: str
     measured: str
     agrees: str
+    where: str
 
 
 @dataclass(frozen=True, kw_only=True)

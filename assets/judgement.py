@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assets.claims import Claim, claims_of, printable
+from assets.claims import NO, Claim, claims_of, printable
 from assets.normalization import stating
 from assets.version_folder import (
     CHECKSUMS,
@@ -60,6 +60,7 @@ class Judgement:
             "motif head": self._head(),
             "normalization": " and ".join(self._stating()) + (", which agree" * (len(self._stating()) > 1)),
             "checksums": self._checksums(),
+            "claims": self._contradicted(),
         }
 
     def _source(self) -> str:
@@ -89,6 +90,12 @@ class Judgement:
         if CHECKSUMS not in self.folder.files:
             return f"none: there is no {CHECKSUMS}"
         return f"{CHECKSUMS}: verified {printable(', '.join(self.trained.verified))}"
+
+    def _contradicted(self) -> str:
+        wrong = [claim.what for claim in self.claims if claim.agrees == NO]
+        if not wrong:
+            return "none is contradicted by what was measured"
+        return f"{len(wrong)} contradicted by what was measured: {printable(', '.join(wrong))}"
 
     def to_document(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -156,8 +163,8 @@ def _lines(judgement: Judgement) -> Iterator[str]:
     yield from _table(("channel", "mean", "std", "unit"), [(c, f"{m:g}", f"{s:g}", u) for c, m, s, u in rows])
     yield ""
     yield from _table(
-        ("what", "claimed", "where", "measured", "agrees"),
-        [(c.what, c.claimed, c.where, c.measured, c.agrees) for c in judgement.claims],
+        tuple(field.name for field in dataclasses.fields(Claim)),
+        [dataclasses.astuple(claim) for claim in judgement.claims],
     )
 
 
