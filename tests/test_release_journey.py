@@ -99,14 +99,14 @@ def test_answers_are_pytorchs_within_the_parity_reports_figures(running: Running
 
 
 def test_dagsters_ui_knows_the_run(running: Running) -> None:
-    query = "{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId } } }"
+    events = "assetMaterializations(limit: 1) { runId } assetObservations(limit: 1) { runId }"
+    query = f"{{ assetNodes {{ assetKey {{ path }} {events} }} }}"
     answer = httpx.post(f"{running.ui_url}/graphql", json={"query": query}, timeout=30).json()
     nodes = answer["data"]["assetNodes"]
-    assert {"/".join(node["assetKey"]["path"]) for node in nodes} >= {
-        "model_weights",
-        "emulator/canary_release",
-    }
-    assert all(node["assetMaterializations"] for node in nodes)
+    named = {"/".join(node["assetKey"]["path"]): node for node in nodes}
+    assert named.pop("model_weights")["assetObservations"]
+    assert "emulator/canary_release" in named
+    assert all(node["assetMaterializations"] for node in named.values())
 
 
 def test_a_flipped_bit_is_named_and_never_served(running: Running, tmp_path: Path) -> None:
