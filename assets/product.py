@@ -192,6 +192,24 @@ class Workbench:
                 waiting.append(self._described(asset, f"{digest}.json", f"no longer holds {digest[:12]}"))
         return dict(sorted(found.items()))
 
+    def check_latest(self, product: Product, *assets: str) -> None:
+        """Refuse a product that was made from others than those that these assets made last.
+
+        Dagster records the latest of them as what a link was made from, so it must be so.
+
+        Raises:
+            ProductMixedError: An asset was made again since; names it and what to materialize.
+        """
+        ancestry = self.ancestry(product)
+        for asset in assets:
+            latest, mine = self.latest(asset).digest, ancestry.get(asset, "nothing")
+            if mine != latest:
+                raise ProductMixedError(
+                    f"was made from {asset} {mine[:12]}, {latest[:12]} was made since",
+                    where=product.asset,
+                    hint=f"materialize what follows {asset} again",
+                )
+
     def read_all(self, product: Product) -> dict[str, bytes]:
         """Bytes of all of a product's files, verified."""
         return {name: self.read(product, name) for name in product.files}
