@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import dagster as dg
 
+from assets.version_folder import DECIDING, TELLING, WEIGHTS
 from orchestration.chain import model_weights
 from orchestration.resources import Places
+from runtime.contract.errors import WeightsError
 
 LOOK_SECONDS: Final = 15
 """Seconds between two looks: what changed between them is still being copied."""
+MOST_ATTEMPTS: Final = 3
+"""Observations of one state that fail: the disk may have been full, or the weights are refused."""
+STATE_TAG: Final = "hailo-pipeline/weights"
 FRESH_SECONDS: Final = 20.0
-REST_SECONDS: Final = 1.0
+REST_LOOKS: Final = 5
+"""Looks in a row, a second apart, that must show the same before a build takes it."""
+MOST_LOOKS: Final = 600
 
 observe_weights = dg.define_asset_job(
     "observe_weights",
@@ -31,56 +36,115 @@ observe_weights = dg.define_asset_job(
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """What the sensor remembers: the state that it saw last, and the one that it had judged."""
+    """What the sensor remembers: the state that it saw last, the one that it had judged, and how often."""
 
     seen: str = ""
     judged: str = ""
+    attempts: int = 0
 
 
 def state_of(weights_dir: Path) -> str:
     """Digest of names, sizes and times of the files that a version folder below may hold.
 
     Contents are not read: a look costs a few system calls, also for large files on a network share.
-    A file that vanishes meanwhile counts as gone.
+    Other files do not count: a log that grows beside the weights keeps nobody waiting.
     """
-    lines = [
-        f"{path.relative_to(weights_dir)} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
-        for path, status in _files(weights_dir)
-    ]
+    lines = [f"{path} {found}" for path, found in _files(weights_dir).items()]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def _files(weights_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(weights_dir: Path) -> dict[str, str]:
+    """Size, time and inode of each file that an observation would read; an error where it has none."""
+    return {str(path.relative_to(weights_dir)): _found(path) for path in _paths(weights_dir)}
+
+
+def _paths(weights_dir: Path) -> Iterator[Path]:
     for path in sorted({*weights_dir.glob("*"), *weights_dir.glob("*/*/*")}):
-        with contextlib.suppress(FileNotFoundError):
-            yield path, path.stat()
+        if path.suffix in WEIGHTS or path.name in (*DECIDING, *TELLING):
+            yield path
 
 
-def wait_for_rest(weights_dir: Path, say: Callable[[str], None]) -> None:
-    """Wait while a copy into the folder is under way; at once where nothing changed for a while."""
-    newest = max((status.st_ctime for _, status in _files(weights_dir)), default=0.0)
-    if abs(time.time() - newest) > FRESH_SECONDS:
+def _found(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"error {error.errno}"  # gone meanwhile, or a link that leads nowhere: a state like any other
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        # Not the time of modification, which `cp -p` and rsync bring along.
+        return path.lstat().st_ctime
+    except OSError:
+        return 0.0
+
+
+def wait_for_rest(
+    weights_dir: Path,
+    say: Callable[[str], None],
+    *,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait while a copy into the folder is under way; at once where nothing changed for a while.
+
+    Raises:
+        WeightsError: A file still changes after ``MOST_LOOKS`` seconds; names it.
+    """
+    newest = max(map(_changed_at, _paths(weights_dir)), default=0.0)
+    if now() - newest > FRESH_SECONDS:  # a clock that is ahead counts as fresh
         return
-    before, now = "", state_of(weights_dir)
-    while before != now:
-        if before:
-            say(f"files in {weights_dir} still change: waiting")
-        before = now
-        time.sleep(REST_SECONDS)
-        now = state_of(weights_dir)
+    say(f"{weights_dir} changed just now: waiting until it stays as it is")
+    files, quiet, changing = _files(weights_dir), 0, ""
+    for _ in range(MOST_LOOKS):
+        sleep(1.0)
+        later = _files(weights_dir)
+        differing = sorted(name for name in {*files, *later} if files.get(name) != later.get(name))
+        quiet = 0 if differing else quiet + 1
+        changing = differing[0] if differing else changing
+        files = later
+        if quiet == REST_LOOKS:
+            return
+    raise WeightsError(
+        f"still changes after {MOST_LOOKS} s",
+        where=str(weights_dir / changing),
+        hint="let the copy end first",
+    )
 
 
-def look(watch: Watch, state: str) -> tuple[Watch, str]:
+def look(watch: Watch, state: str, outcome: str) -> tuple[Watch, str]:
     """Compare a state with what was seen before.
+
+    Args:
+        watch: What was remembered.
+        state: What is there now.
+        outcome: What became of the observation of this state: ``succeeded``, ``failed``, ``runs``, or
+            empty where there is none.
 
     Returns:
         What to remember, and why nothing is to be judged now; empty where it is.
     """
-    if state == watch.judged:
-        return Watch(seen=state, judged=state), "nothing changed since the last observation"
-    if state != watch.seen:
-        return Watch(seen=state, judged=watch.judged), "changed just now: perhaps it is still being copied"
-    return Watch(seen=state, judged=state), ""
+    seen = replace(watch, seen=state)
+    if state != watch.judged:
+        if state != watch.seen:
+            return seen, "changed just now: perhaps it is still being copied"
+        return Watch(seen=state, judged=state, attempts=1), ""
+    if outcome in ("failed", "") and watch.attempts < MOST_ATTEMPTS:
+        return replace(seen, attempts=watch.attempts + 1), ""
+    if outcome == "failed":
+        return seen, f"its observation failed {watch.attempts} times: see the runs of {observe_weights.name}"
+    return seen, "it is being observed" if outcome == "runs" else "nothing changed since it was observed"
+
+
+def outcome_of(instance: dg.DagsterInstance, state: str) -> str:
+    """What became of the latest observation of a state, in the words of ``look``."""
+    found = instance.get_runs(dg.RunsFilter(tags={STATE_TAG: state}), limit=1)
+    if not found:
+        return ""
+    if not found[0].is_finished:
+        return "runs"
+    return "succeeded" if found[0].is_success else "failed"
 
 
 @dg.sensor(
@@ -92,9 +156,10 @@ def look(watch: Watch, state: str) -> tuple[Watch, str]:
 def weights_watch(context: dg.SensorEvaluationContext, places: Places) -> dg.SensorResult:
     """Ask for an observation once a changed folder has come to rest."""
     watch = Watch(**json.loads(context.cursor)) if context.cursor else Watch()
-    watch, waits = look(watch, state_of(Path(places.weights_dir)))
+    state = state_of(Path(places.weights_dir))
+    watch, waits = look(watch, state, outcome_of(context.instance, state))
     return dg.SensorResult(
-        run_requests=[] if waits else [dg.RunRequest()],
+        run_requests=[] if waits else [dg.RunRequest(tags={STATE_TAG: state})],
         skip_reason=waits or None,
         cursor=json.dumps(asdict(watch)),
     )

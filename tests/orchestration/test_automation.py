@@ -15,8 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration.automation import Watch, look, state_of, wait_for_rest, weights_watch
+from orchestration.automation import (
+    MOST_ATTEMPTS,
+    MOST_LOOKS,
+    REST_LOOKS,
+    Watch,
+    look,
+    state_of,
+    wait_for_rest,
+    weights_watch,
+)
 from orchestration.resources import Places
+from runtime.contract.errors import WeightsError
 from tests.chain import SAMPLE_VERSION
 from tests.running import Running, end, start
 from tests.simulators import wait_for
@@ -24,20 +34,41 @@ from tests.simulators import wait_for
 pytestmark = pytest.mark.build
 
 
-@given(st.lists(st.sampled_from("abc"), max_size=30))
-def test_what_came_to_rest_is_judged_once(states: list[str]) -> None:
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["succeeded", "runs"])), max_size=30))
+def test_what_came_to_rest_is_judged_once(looks: list[tuple[str, str]]) -> None:
     """Whatever happens to the folder: only a state that was seen twice in a row, and not the last judged."""
     watch = Watch()
     judged: list[str] = []
-    for index, state in enumerate(states):
-        watch, waits = look(watch, state)
+    for index, (state, outcome) in enumerate(looks):
+        watch, waits = look(watch, state, outcome)
         if not waits:
             assert index > 0
-            assert states[index - 1] == state
+            assert looks[index - 1][0] == state
             assert judged[-1:] != [state]
             judged.append(state)
-    if len(states) > 1 and states[-1] == states[-2]:
-        assert judged[-1] == states[-1]
+    if len(looks) > 1 and looks[-1][0] == looks[-2][0]:
+        assert judged[-1] == looks[-1][0]
+
+
+@pytest.mark.parametrize("outcome", ["failed", ""])
+def test_an_observation_that_failed_or_was_lost_is_repeated_and_then_not(outcome: str) -> None:
+    watch, waits = look(Watch(seen="a"), "a", "")
+    for _ in range(MOST_ATTEMPTS - 1):
+        assert not waits
+        watch, waits = look(watch, "a", "runs")
+        assert waits == "it is being observed"
+        watch, waits = look(watch, "a", outcome)
+    assert not waits
+    for _ in range(3):
+        watch, waits = look(watch, "a", "failed")
+        assert "failed 3 times" in waits
+    watch, waits = look(watch, "b", "")
+    watch, waits = look(watch, "b", "")
+    assert not waits
+
+
+def test_the_sensor_runs_from_the_start() -> None:
+    assert weights_watch.default_status is dg.DefaultSensorStatus.RUNNING
 
 
 @pytest.fixture
@@ -82,46 +113,88 @@ def test_a_folder_that_is_not_there_has_a_state_too(tmp_path: Path) -> None:
     assert state_of(tmp_path / "none") == state_of(tmp_path / "none")
 
 
+def test_what_an_observation_does_not_read_keeps_nobody_waiting(weights: Path) -> None:
+    """A training's log that grows, and a link that leads to itself."""
+    before = state_of(weights)
+    (weights / "tcn_encoder" / "v0.1.0" / "train.log").write_text("epoch 1")
+    (weights / "loop").symlink_to(weights / "loop")
+    assert state_of(weights) == before
+    (weights / "tcn_encoder" / "v0.1.0" / "loop.pth").symlink_to("loop.pth")
+    assert state_of(weights) != before
+
+
 def test_the_sensor_waits_for_a_copy_and_then_asks_once(weights: Path) -> None:
     places = Places(weights_dir=str(weights), calib_dir="", build_dir="", release_store="")
     cursor: str | None = None
 
-    def tick() -> dg.SensorResult:
-        nonlocal cursor
-        with dg.build_sensor_context(cursor=cursor, resources={"places": places}) as context:
-            result = weights_watch(context)
-        assert isinstance(result, dg.SensorResult)
-        cursor = result.cursor
-        return result
+    with dg.DagsterInstance.ephemeral() as instance:
 
-    assert tick().skip_reason
-    assert len(tick().run_requests or []) == 1
-    assert not tick().run_requests
-    grow(weights / "tcn_encoder" / "v0.1.0")
-    assert "still being copied" in str(tick().skip_reason)
-    grow(weights / "tcn_encoder" / "v0.1.0")
-    assert "still being copied" in str(tick().skip_reason)
-    assert len(tick().run_requests or []) == 1
+        def tick() -> dg.SensorResult:
+            nonlocal cursor
+            resources = {"places": places}
+            with dg.build_sensor_context(instance, cursor, resources=resources) as context:
+                result = weights_watch(context)
+            assert isinstance(result, dg.SensorResult)
+            cursor = result.cursor
+            return result
 
+        def run(request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
+            instance.add_run(dg.DagsterRun("observe_weights", tags=dict(request.tags), status=status))
 
-def test_a_build_waits_for_a_copy_that_is_under_way(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three more pieces come, then none."""
-    pieces, said = [1, 2, 3], list[str]()
-
-    def sleep(seconds: float) -> None:
-        if pieces:
-            pieces.pop()
+        assert tick().skip_reason
+        (request,) = tick().run_requests or []
+        run(request, dg.DagsterRunStatus.STARTED)
+        assert "being observed" in str(tick().skip_reason)
+        run(request, dg.DagsterRunStatus.FAILURE)
+        (request,) = tick().run_requests or []
+        run(request, dg.DagsterRunStatus.SUCCESS)
+        assert "nothing changed" in str(tick().skip_reason)
+        for _ in range(2):
             grow(weights / "tcn_encoder" / "v0.1.0")
+            assert "still being copied" in str(tick().skip_reason)
+        assert len(tick().run_requests or []) == 1
 
-    monkeypatch.setattr("orchestration.automation.time.sleep", sleep)
-    wait_for_rest(weights, said.append)
-    assert pieces == []
-    assert len(said) == 3
-    assert "still change" in said[0]
-    long_ago = time.time() + 3600
-    monkeypatch.setattr("orchestration.automation.time.time", lambda: long_ago)
-    monkeypatch.setattr("orchestration.automation.time.sleep", lambda _: pytest.fail("waited"))
-    wait_for_rest(weights, said.append)
+
+class Clock:
+    """Seconds that pass when somebody sleeps; what happens meanwhile is up to the test."""
+
+    def __init__(self, happens: Callable[[int], None] = lambda second: None) -> None:
+        self.slept, self.happens = 0, happens
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += 1
+        self.happens(self.slept)
+
+
+def test_a_build_waits_for_a_copy_that_is_under_way(weights: Path) -> None:
+    """Two more pieces come, the second after a pause; then nothing for five seconds."""
+    clock = Clock(lambda second: grow(weights / "tcn_encoder" / "v0.1.0") if second in (1, 5) else None)
+    said: list[str] = []
+    wait_for_rest(weights, said.append, sleep=clock.sleep)
+    assert clock.slept == 5 + REST_LOOKS
+    (line,) = said
+    assert "changed just now" in line
+
+
+def test_a_build_does_not_wait_for_what_has_long_been_there(weights: Path) -> None:
+    """By when the files came, which copies of old files do not tell by their own time."""
+    for path in weights.rglob("*"):
+        os.utime(path, (0, 0))
+    clock = Clock()
+    wait_for_rest(weights, lambda _: None, sleep=clock.sleep)
+    assert clock.slept == REST_LOOKS
+    wait_for_rest(weights, lambda _: pytest.fail("waited"), now=lambda: time.time() + 3600)
+    wait_for_rest(weights / "none", lambda _: pytest.fail("waited"))
+    ahead = Clock()
+    wait_for_rest(weights, lambda _: None, now=lambda: time.time() - 3600, sleep=ahead.sleep)
+    assert ahead.slept == REST_LOOKS
+
+
+def test_a_file_that_never_rests_is_named(weights: Path) -> None:
+    clock = Clock(lambda second: grow(weights / "tcn_encoder" / "v0.1.0"))
+    with pytest.raises(WeightsError, match=r"v0\.1\.0/tcn_vae\.pth: still changes after 600 s"):
+        wait_for_rest(weights, lambda _: None, sleep=clock.sleep)
+    assert clock.slept == MOST_LOOKS
 
 
 QUERY = """{

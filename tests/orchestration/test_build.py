@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestration.build import alone_in
-from tests.chain import ROOT
+from tests.chain import ROOT, SAMPLE_VERSION
 
 pytestmark = pytest.mark.build
 SECOND = """
@@ -83,6 +84,13 @@ def test_ctrl_c_ends_a_build_without_a_traceback(tmp_path: Path) -> None:
         rest, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "Traceback" not in rest
+
+
+def test_a_build_waits_for_weights_that_came_just_now(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE_VERSION, tmp_path / "weights" / "tcn_encoder" / "v0.1.0")
+    with started_build(tmp_path, WEIGHTS_DIR=tmp_path / "weights") as process:
+        assert process.stdout is not None
+        assert "changed just now" in process.stdout.readline()
 
 
 @pytest.mark.parametrize("place", ["DAGSTER_HOME", "BUILD_DIR"])
