@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.errors import WeightsError
+from runtime.contract.files import read_bounded
 from runtime.contract.release import ModelIdentity
 
 NORMALIZATION: Final = "normalization.json"
@@ -33,6 +34,9 @@ DECIDING: Final = (NORMALIZATION, MODEL_CONFIG, MOTIF_HEAD)
 TELLING: Final = (CHECKSUMS, EVALUATION, MODEL_CARD)
 """What only says something about the others: read and judged, no part of the product."""
 _CARD_CHARACTERS: Final = 20_000
+MOST_WEIGHTS: Final = 2 << 30
+MOST_WORDS: Final = 4 << 20
+"""Bytes of a weights file and of any other: far beyond a real one, and this is held in memory."""
 _GIVE: Final = "give one checkpoint, one ONNX encoder, or both of one training"
 _RIGHTS: Final = "check the folder's rights"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -122,14 +126,14 @@ def find_version(weights_dir: Path) -> Path:
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    """A folder's weights files; hidden ones (what a copy has not finished) are nobody's."""
+    """A folder's weights files, readable or not; hidden ones (unfinished copies) and folders are nobody's."""
     try:
         if not folder.is_dir():
             return []
         return sorted(
             path
             for path in folder.iterdir()
-            if path.suffix in WEIGHTS and not path.name.startswith(".") and path.is_file()
+            if path.suffix in WEIGHTS and not path.name.startswith(".") and not path.is_dir()
         )
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", where=str(folder), hint=_RIGHTS) from error
@@ -152,7 +156,8 @@ def read_files(folder: Path) -> dict[str, bytes]:
     bytes, whatever happens to the folder meanwhile.
 
     Raises:
-        WeightsError: No weights file, or a file cannot be read or is gone since it was listed.
+        WeightsError: No weights file, or a file that cannot be read, is no file, is too large, or is gone
+            since it was listed.
     """
     paths = _weights_files(folder)
     if not paths:
@@ -161,14 +166,34 @@ def read_files(folder: Path) -> dict[str, bytes]:
     if strange:
         raise WeightsError(f"a file is named {strange[0]!r}", where=str(folder), hint="rename it")
     paths += [folder / name for name in (*DECIDING, *TELLING) if os.path.lexists(folder / name)]
+    return {path.name: _read(path) for path in paths}
+
+
+def _read(path: Path) -> bytes:
+    """One file; what is no file, or too large to be one of these, neither waits nor fills the memory."""
+    limit = MOST_WEIGHTS if path.name.endswith(WEIGHTS) else MOST_WORDS
     try:
-        return {path.name: path.read_bytes() for path in paths}
-    except OSError as error:
+        data = read_bounded(path, limit)
+    except FileNotFoundError as error:
+        link = path.is_symlink()
         raise WeightsError(
-            f"cannot be read: {error.strerror}",
-            where=str(error.filename),
-            hint="while the folder is still being copied, try again",
+            f"cannot be read: {error.strerror}" + " where the link leads" * link,
+            where=str(path),
+            hint="fetch the content that it stands for (git annex get, dvc pull)"
+            if link
+            else "while the folder is still being copied, try again",
         ) from error
+    except OSError as error:  # a pipe, a device, a directory, no rights
+        raise WeightsError(
+            f"cannot be read: {error.strerror}", where=str(path), hint=f"expected a file; {_RIGHTS}"
+        ) from error
+    if len(data) > limit:
+        raise WeightsError(
+            f"is larger than {limit >> 20} MiB",
+            where=str(path),
+            hint="put the file there that its name promises",
+        )
+    return data
 
 
 def model_card(folder: Path) -> str:

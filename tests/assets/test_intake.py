@@ -1,0 +1,61 @@
+"""What may lie in a version folder besides good files: it is named, and nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from assets import version_folder
+from assets.judgement import judge_weights
+from assets.version_folder import read_files
+from runtime.contract.errors import WeightsError
+from tests.chain import SAMPLE_VERSION
+
+pytestmark = pytest.mark.build
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the sample, without the checksums, to be changed."""
+    copy = Path(shutil.copytree(SAMPLE_VERSION, tmp_path / "w" / "tcn_encoder" / "v0.1.0"))
+    (copy / "sha256sum.txt").unlink()
+    return copy
+
+
+@pytest.mark.parametrize("name", ["model_card.md", "motif_head.json", "normalization.json", "other.onnx"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, name: str, kind: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "device":
+        (folder / name).symlink_to("/dev/zero")
+    elif not name.endswith(".onnx"):  # a folder of that name is nobody's
+        (folder / name).mkdir()
+    else:
+        return
+    with pytest.raises(WeightsError, match=r"cannot be read: (is no regular file|Is a directory)") as refusal:
+        judge_weights(folder.parent.parent)
+    assert refusal.value.where == str(folder / name)
+    assert "copied" not in refusal.value.hint
+
+
+def test_a_file_without_end_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (folder / "model_card.md").open("r+b") as card:
+        card.truncate((4 << 20) + 1)
+    with pytest.raises(WeightsError, match=r"model_card\.md: is larger than 4 MiB"):
+        read_files(folder)
+    (folder / "model_card.md").unlink()
+    assert version_folder.MOST_WEIGHTS == 2 << 30
+    monkeypatch.setattr(version_folder, "MOST_WEIGHTS", 1 << 20)
+    with pytest.raises(WeightsError, match=r"tcn_vae\.pth: is larger than 1 MiB"):
+        read_files(folder)
+
+
+def test_a_link_to_nothing_beside_good_weights_is_not_passed_over(folder: Path) -> None:
+    (folder / "other.onnx").symlink_to("../../.git/annex/objects/gone")
+    with pytest.raises(WeightsError, match=r"other\.onnx: cannot be read: No such file.*annex get"):
+        judge_weights(folder)
