@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assets.agreement import check_agreement, check_structure
+from assets.agreement import check_agreement, check_function, check_structure
 from assets.checkpoint import (
     check_tensors,
     encoder_of,
@@ -133,6 +133,7 @@ def _parse(files: Mapping[str, bytes]) -> TrainedModel:
     source = _load(files)
     if source.checkpoint and source.state is not None:
         encoder = _checkpoint_encoder(source)
+        _check_graph(files, source, encoder)
         name, kind, numbers = source.checkpoint, "checkpoint", parameter_count(source.state)
         layers = _checkpoint_layers(encoder)
     else:
@@ -142,6 +143,7 @@ def _parse(files: Mapping[str, bytes]) -> TrainedModel:
         assert source.parts is not None
         name, kind = source.graph, "onnx"
         encoder = validated(source.parts, name)
+        _check_graph(files, source, encoder)
         numbers, layers = number_count(files[name]), layer_counts(files[name])
     verified = check_sums(files)
     config = read_object(files, MODEL_CONFIG)
@@ -209,6 +211,16 @@ def _checkpoint_encoder(source: _Source) -> EncoderWeights:
     if source.graph and source.parts:
         check_structure(encoder.blocks, source.parts.blocks, (source.checkpoint, source.graph))
     return encoder
+
+
+def _check_graph(files: Mapping[str, bytes], source: _Source, encoder: EncoderWeights) -> None:
+    """That the ONNX file, where there is one, computes what the weights mean."""
+    if source.graph:
+        from assets.onnx_child import trial_windows
+        from assets.onnx_source import trial_latents
+
+        found = trial_latents(files[source.graph], source.graph)
+        check_function(encoder, trial_windows(), found, source.graph)
 
 
 def _checkpoint_layers(encoder: EncoderWeights) -> dict[str, int]:
