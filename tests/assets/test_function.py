@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from assets.agreement import FUNCTION_TOLERANCE, check_function
+from assets.checkpoint import torch_latents
 from assets.encoder import EncoderWeights
 from assets.onnx_child import trial_windows
 from assets.onnx_model import canonical_graph
@@ -18,7 +19,7 @@ from assets.onnx_source import load_source, trial_latents
 from assets.weights import parse_model
 from runtime.contract.errors import WeightsError
 from tests.assets.test_onnx_model import foreign_graph, small_encoder
-from tests.assets.test_weights import sample_files
+from tests.assets.test_weights import sample_files, saved
 
 pytestmark = pytest.mark.build
 
@@ -62,11 +63,30 @@ def test_the_child_and_the_parent_try_the_same_windows() -> None:
 
 def test_numpys_latents_are_pytorchs() -> None:
     """The forward pass that judges is written a second time: hold it against the first."""
-    from assets.checkpoint import torch_latents
-
     files, windows = sample_files(), trial_windows()
     mine = parse_model(files).encoder.latents(windows)
     np.testing.assert_allclose(mine, torch_latents(files["tcn_vae.pth"], windows, "w"), atol=1e-5)
+
+
+def test_a_kernel_of_one_step_is_an_encoder_too() -> None:
+    """It has no surplus to cut off. PyTorch, numpy and the canonical graph say the same."""
+    import torch
+
+    from assets.tcn_vae import TcnEncoder
+
+    torch.manual_seed(0)
+    data = saved(TcnEncoder((9, 4, 6), kernel=1, motifs=3).state_dict())
+    trained = parse_model({**sample_files(), "model_config.json": b"{}", "tcn_vae.pth": data})
+    source = torch_latents(data, trial_windows(), "w")
+    np.testing.assert_allclose(trained.encoder.latents(trial_windows()), source, atol=1e-5)
+    np.testing.assert_allclose(
+        run_graph(canonical_graph(trained.encoder), trial_windows()), source, atol=1e-5
+    )
+
+
+def test_what_pytorch_cannot_compute_is_our_error() -> None:
+    with pytest.raises(WeightsError, match="w: PyTorch cannot compute with it"):
+        torch_latents(sample_files()["tcn_vae.pth"], np.zeros((1, 100, 8), np.float32), "w")
 
 
 def check(share: float, encoder: EncoderWeights) -> None:
