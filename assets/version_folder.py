@@ -29,10 +29,13 @@ DEFAULT_MODEL: Final = "tcn_encoder"
 CHECKPOINTS: Final = (".pth", ".pt")
 GRAPHS: Final = (".onnx",)
 WEIGHTS: Final = (*CHECKPOINTS, *GRAPHS)
+_OTHER_WEIGHTS: Final = (".safetensors", ".ckpt", ".h5", ".tflite")
 DECIDING: Final = (NORMALIZATION, MODEL_CONFIG, MOTIF_HEAD)
 """What shapes a release, beside the weights: part of the product, and so of its data version."""
 TELLING: Final = (CHECKSUMS, EVALUATION, MODEL_CARD)
 """What only says something about the others: read and judged, no part of the product."""
+_MEANT: Final = (*DECIDING, CHECKSUMS, MODEL_CARD)
+"""What makes a folder one that somebody meant as a version, also where its weights cannot be read."""
 _CARD_CHARACTERS: Final = 20_000
 MOST_WEIGHTS: Final = 2 << 30
 MOST_WORDS: Final = 4 << 20
@@ -93,10 +96,11 @@ def deciding(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def find_version(weights_dir: Path) -> Path:
     """The folder to build from: ``weights_dir`` itself, or the newest ``<model>/<version>`` in it.
 
-    Newest is the highest semantic version, then the name.
+    Newest is the highest semantic version, then the name. A folder that was meant as a version is one
+    without weights that can be read, too: it is refused then, and no older one taken for it.
 
     Raises:
-        WeightsError: No folder with a weights file.
+        WeightsError: No such folder.
     """
     if _weights_files(weights_dir):
         return weights_dir
@@ -105,7 +109,7 @@ def find_version(weights_dir: Path) -> Path:
             folder
             for folder in weights_dir.glob("*/*")
             if not folder.name.startswith(".") and not folder.parent.name.startswith(".")
-            if _weights_files(folder)
+            if _is_meant(folder)
         ]
     except OSError as error:
         raise WeightsError(
@@ -126,15 +130,23 @@ def find_version(weights_dir: Path) -> Path:
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    """A folder's weights files, readable or not; hidden ones (unfinished copies) and folders are nobody's."""
+    """A folder's weights files, readable or not; folders of such a name are nobody's."""
+    return [path for path in _visible(folder) if path.suffix in WEIGHTS and not path.is_dir()]
+
+
+def _is_meant(folder: Path) -> bool:
+    """Whether this was meant as a version, by its weights (of any kind) or by the files beside them."""
+    return any(
+        path.name in _MEANT or path.suffix.lower() in (*WEIGHTS, *_OTHER_WEIGHTS) for path in _visible(folder)
+    )
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What a folder holds; hidden files (what a copy has not finished) are nobody's."""
     try:
         if not folder.is_dir():
             return []
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix in WEIGHTS and not path.name.startswith(".") and not path.is_dir()
-        )
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", where=str(folder), hint=_RIGHTS) from error
 
@@ -161,7 +173,12 @@ def read_files(folder: Path) -> dict[str, bytes]:
     """
     paths = _weights_files(folder)
     if not paths:
-        raise WeightsError("no weights file (.pth, .pt or .onnx)", where=str(folder), hint=_GIVE)
+        found = ", ".join(repr(path.name)[1:-1] for path in _visible(folder)[:8])
+        raise WeightsError(
+            f"no weights file that is read (.pth, .pt or .onnx); here are: {found or 'no files'}",
+            where=str(folder),
+            hint=f"{_GIVE}; while the folder is still being copied, try again",
+        )
     strange = [path.name for path in paths if not path.name.isprintable()]
     if strange:
         raise WeightsError(f"a file is named {strange[0]!r}", where=str(folder), hint="rename it")

@@ -59,3 +59,47 @@ def test_a_link_to_nothing_beside_good_weights_is_not_passed_over(folder: Path) 
     (folder / "other.onnx").symlink_to("../../.git/annex/objects/gone")
     with pytest.raises(WeightsError, match=r"other\.onnx: cannot be read: No such file.*annex get"):
         judge_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tcn_vae.pth", r"v0\.2\.0/tcn_vae\.pth: cannot be read: No such file .*where the link leads"),
+        (
+            "tcn_vae.PTH",
+            r"v0\.2\.0: no weights file that is read \(\.pth, \.pt or .*; here are: .*\.PTH",
+        ),
+        ("m.safetensors", r"here are: .*m\.safetensors.*normalization\.json"),
+    ],
+)
+@pytest.mark.parametrize("documents", [True, False])
+def test_the_newest_version_is_refused_and_no_older_one_taken(
+    folder: Path, name: str, words: str, documents: bool
+) -> None:
+    newest = folder.with_name("v0.2.0")
+    shutil.copytree(folder, newest)
+    (newest / "tcn_vae.pth").unlink()
+    for path in [] if documents else list(newest.iterdir()):
+        path.unlink()
+    if name.endswith(".pth"):
+        (newest / name).symlink_to("../../.git/annex/objects/gone")
+    else:
+        (newest / name).write_bytes(b"x")
+    with pytest.raises(WeightsError, match=words if documents else words.rpartition(".*norm")[0] or words):
+        judge_weights(folder.parent.parent)
+
+
+@pytest.mark.parametrize(
+    "name", ["normalization.json", "model_config.json", "motif_head.json", "sha256sum.txt", "model_card.md"]
+)
+def test_a_folder_with_any_known_document_was_meant(folder: Path, name: str) -> None:
+    newest = folder.with_name("v0.2.0")
+    newest.mkdir()
+    (newest / "notes.txt").write_text("nobody's")
+    (newest / ".normalization.json").write_text("{}")
+    assert judge_weights(folder.parent.parent).identity.version == "v0.1.0"
+    (newest / name).write_text("{}")
+    with pytest.raises(WeightsError, match=r"v0\.2\.0: no weights file that is read"):
+        judge_weights(folder.parent.parent)
+    newest.rename(folder.with_name(".v0.2.0"))
+    assert judge_weights(folder.parent.parent).identity.version == "v0.1.0"
