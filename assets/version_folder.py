@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -288,11 +288,12 @@ def choose_weights(files: Mapping[str, bytes]) -> tuple[str | None, str | None]:
     return chosen[0], chosen[1]
 
 
-def check_sums(files: Mapping[str, bytes]) -> tuple[str, ...]:
+def check_sums(files: Mapping[str, bytes], version: str = "") -> tuple[str, ...]:
     """Hold the files against ``sha256sum.txt``, where there is one.
 
     Args:
         files: As ``read_files`` gives them.
+        version: Name of their folder: of a list of several folders, its lines count.
 
     Returns:
         Names of the files that were verified. A listed file that is not here is no fault: a release's
@@ -304,12 +305,11 @@ def check_sums(files: Mapping[str, bytes]) -> tuple[str, ...]:
     """
     if CHECKSUMS not in files:
         return ()
-    sums = _sums(files[CHECKSUMS])
+    sums = _sums(files, version)
     for name in (name for name in choose_weights(files) if name):
         if name not in sums:
             raise WeightsError(f"does not list {name}", where=CHECKSUMS, hint="list it, or remove the list")
-    verified = sorted(sums.keys() & files.keys())
-    for name in verified:
+    for name in sums:
         found = sha256_bytes(files[name])
         if found != sums[name]:
             raise WeightsError(
@@ -318,12 +318,30 @@ def check_sums(files: Mapping[str, bytes]) -> tuple[str, ...]:
                 where=name,
                 hint="copy the folder again, or correct the list",
             )
-    return tuple(verified)
+    return tuple(sums)
 
 
-def _sums(data: bytes) -> dict[str, str]:
-    """File name (its folder, if any, left out) to digest, as coreutils and BSD write them."""
+def _sums(files: Mapping[str, bytes], version: str) -> dict[str, str]:
+    """The digest that is listed for each of the files, sorted by name.
+
+    The list itself is left out: no list can hold its own digest, and ``sha256sum *`` puts one there.
+    """
+    lines = list(_sum_lines(files[CHECKSUMS]))
     sums: dict[str, str] = {}
+    for name in sorted(files.keys() - {CHECKSUMS}):
+        listed = [line for line in lines if line[1].name == name]
+        # A path may lead here in two ways; where none does, folders are nobody's.
+        here = [line for line in listed if line[1].parent.name in ("", version)]
+        for number, _, digest in here or listed:
+            if sums.setdefault(name, digest) != digest:
+                raise WeightsError(
+                    f"line {number} gives {name!r} a second digest", where=CHECKSUMS, hint="keep one of them"
+                )
+    return sums
+
+
+def _sum_lines(data: bytes) -> Iterator[tuple[int, PurePosixPath, str]]:
+    """Number, path and digest of each line, as coreutils and BSD write them."""
     for number, text in enumerate(data.decode(errors="replace").splitlines(), start=1):
         line = text.strip()
         if not line or line.startswith("#"):
@@ -336,12 +354,7 @@ def _sums(data: bytes) -> dict[str, str]:
                 hint="write it with sha256sum",
             )
         digest, path = (match[1], match[2]) if match else (other[2], other[1]) if other else ("", "")
-        name = PurePosixPath(path.strip()).name
-        if sums.setdefault(name, digest.lower()) != digest.lower():
-            raise WeightsError(
-                f"line {number} gives {name!r} a second digest", where=CHECKSUMS, hint="keep one of them"
-            )
-    return sums
+        yield number, PurePosixPath(path.strip()), digest.lower()
 
 
 def read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

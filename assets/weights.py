@@ -96,18 +96,19 @@ class TrainedModel:
     verified: tuple[str, ...]
 
 
-def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
+def parse_model(files: Mapping[str, bytes], version: str = "") -> TrainedModel:
     """Judge a version folder's files, in this order: the weights files themselves, their agreement where
     there are two, tensors, checksums, normalization, motif head.
 
     Args:
         files: As ``read_files`` gives them.
+        version: Name of their folder, for a list of checksums that names several.
 
     Raises:
         WeightsError: What is wrong, in which file and tensor, and what to do.
     """
     try:
-        return _parse(files)
+        return _parse(files, version)
     except PipelineError:
         raise
     except Exception as error:
@@ -129,7 +130,7 @@ class _Source:
     parts: EncoderParts | None
 
 
-def _parse(files: Mapping[str, bytes]) -> TrainedModel:
+def _parse(files: Mapping[str, bytes], version: str) -> TrainedModel:
     source = _load(files)
     if source.checkpoint and source.state is not None:
         encoder = _checkpoint_encoder(source)
@@ -145,7 +146,7 @@ def _parse(files: Mapping[str, bytes]) -> TrainedModel:
         encoder = validated(source.parts, name)
         _check_graph(files, source, encoder)
         numbers, layers = number_count(files[name]), layer_counts(files[name])
-    verified = check_sums(files)
+    verified = check_sums(files, version)
     config = read_object(files, MODEL_CONFIG)
     statistics = read_statistics({NORMALIZATION: read_object(files, NORMALIZATION), MODEL_CONFIG: config})
     head, head_origin = _head(files, source, config)
@@ -295,7 +296,7 @@ def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, Tr
     """
     folder = read_version(weights_dir)
     with said_of(folder):
-        trained = parse_model(folder.files)
+        trained = parse_model(folder.files, folder.path.absolute().name)
         return keep_weights(bench, folder), trained
 
 

@@ -11,6 +11,7 @@ import pytest
 from assets import version_folder
 from assets.judgement import judge_weights
 from assets.version_folder import read_files
+from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import WeightsError
 from tests.chain import SAMPLE_VERSION
 
@@ -103,3 +104,32 @@ def test_a_folder_with_any_known_document_was_meant(folder: Path, name: str) -> 
         judge_weights(folder.parent.parent)
     newest.rename(folder.with_name(".v0.2.0"))
     assert judge_weights(folder.parent.parent).identity.version == "v0.1.0"
+
+
+def test_a_list_that_lists_itself_is_heeded_for_the_others(folder: Path) -> None:
+    """``sha256sum * > sha256sum.txt``, run twice."""
+    lines = [f"{sha256_bytes(p.read_bytes())}  {p.name}\n" for p in sorted(folder.iterdir())]
+    (folder / "sha256sum.txt").write_text("".join([*lines, f"{'0' * 64}  sha256sum.txt\n"]))
+    assert "sha256sum.txt" not in judge_weights(folder).trained.verified
+    assert "tcn_vae.pth" in judge_weights(folder).trained.verified
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_a_list_of_two_versions_this_folders_lines_count(folder: Path, order: int) -> None:
+    right, wrong = sha256_bytes((folder / "tcn_vae.pth").read_bytes()), "0" * 64
+    for mine, other in (
+        ("v0.1.0/", "v0.0.9/"),
+        ("tcn/v0.1.0/", "tcn/v0.0.9/"),
+        ("./", "v0.0.9/"),
+        ("", "x/"),
+    ):
+        lines = [f"{right}  {mine}tcn_vae.pth\n", f"{wrong}  {other}tcn_vae.pth\n"]
+        (folder / "sha256sum.txt").write_text("".join(lines[::order]))
+        assert judge_weights(folder).trained.verified == ("tcn_vae.pth",)
+        lines = [f"{wrong}  {mine}tcn_vae.pth\n", f"{right}  {other}tcn_vae.pth\n"]
+        (folder / "sha256sum.txt").write_text("".join(lines[::order]))
+        with pytest.raises(WeightsError, match="is not the file whose sha256"):
+            judge_weights(folder)
+    (folder / "sha256sum.txt").write_text(f"{right}  tcn_vae.pth\n{wrong}  v0.1.0/tcn_vae.pth\n")
+    with pytest.raises(WeightsError, match=r"line 2 gives 'tcn_vae\.pth' a second digest"):
+        judge_weights(folder)
