@@ -1,4 +1,4 @@
-"""Whether a checkpoint and an ONNX file beside it are one training: tensor by tensor, folded."""
+"""Whether a checkpoint and an ONNX file are one training, and whether the latter is what its weights mean."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Final
 
 import numpy as np
 
-from assets.encoder import Block, named_convolutions
+from assets.encoder import Block, EncoderWeights, named_convolutions
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import WeightsError
 from runtime.contract.window import FloatArray
 
 TOLERANCE: Final = 1e-6
 """Of a tensor's largest absolute weight: what folding in another order may change in float32."""
+FUNCTION_TOLERANCE: Final = 1e-4
+"""Of the largest number of the latents: what another order of sums may change in float32, and far more."""
 _HINT: Final = (
     "another training: keep the file that the release shall be made from, or export the ONNX from this "
     "checkpoint again"
@@ -96,3 +98,41 @@ def _dilations(blocks: Sequence[Block]) -> dict[str, int]:
         for index, block in enumerate(blocks)
         for name, convolution in named_convolutions(block)
     }
+
+
+def check_function(encoder: EncoderWeights, windows: FloatArray, found: FloatArray, name: str) -> None:
+    """Hold what an ONNX file computes against its weights in a causal encoder.
+
+    Its pads and slices are not read: equal weights behind other pads are another function.
+
+    Args:
+        encoder: As it was read, from the file or from the checkpoint beside it.
+        windows: float32 (N, 100, 9), normalized.
+        found: What the file gave for them, one row for each.
+        name: The file's name.
+
+    Raises:
+        WeightsError: It is another function; says how far they are apart.
+    """
+    expected = encoder.latents(windows)
+    if found.shape != expected.shape:
+        raise WeightsError(
+            f"gives {found.shape[1]} numbers for a window, expected {expected.shape[1]}",
+            where=name,
+            hint="export the encoder with the latent of one window as its output",
+        )
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        raise WeightsError(
+            "computes a latent that is not finite",
+            where=name,
+            hint="the weights are too large for float32: look at the training",
+        )
+    scale, apart = float(np.abs(expected).max()), float(np.abs(expected - found).max())
+    if apart > FUNCTION_TOLERANCE * scale:
+        raise WeightsError(
+            f"computes something else than its weights in a causal encoder: latents differ by {apart:.3g} "
+            f"(largest {scale:.3g}, at most {FUNCTION_TOLERANCE:g} of it)",
+            where=name,
+            hint="pad each convolution with zeros before the first step only: causal pads [dilation * "
+            "(kernel - 1), 0], or that many on both sides and a slice that cuts the end off",
+        )

@@ -309,10 +309,17 @@ def torch_latents(data: bytes, windows: FloatArray, where: str) -> FloatArray:
 
     Returns:
         float32 (N, 64).
+
+    Raises:
+        WeightsError: Not a checkpoint, or PyTorch cannot compute with it.
     """
     import torch
 
     module = _module(load_checkpoint(data, where), where)
-    with torch.inference_mode():
-        latents: FloatArray = module(torch.from_numpy(np.ascontiguousarray(windows))).numpy()
+    try:
+        with torch.inference_mode():
+            latents: FloatArray = module(torch.from_numpy(np.ascontiguousarray(windows))).numpy()
+    except Exception as error:  # RuntimeError for the most part, but torch promises nothing
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"PyTorch cannot compute with it: {first}", where=where, hint=_MISFIT) from error
     return latents

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 YES, NO, UNKNOWN = "yes", "no", "unknown"
 NOT_STATED: Final = "not stated"
+UNREADABLE: Final = "could not be read"
 NOT_MEASURED: Final = "not measured here"
 _MOST_ROWS: Final = 100
 _MOST_CHARACTERS: Final = 160
 _DEEPEST: Final = 12
+_MOST_DIGITS: Final = 40
 
 Path = tuple[str, ...]
 Scalar = str | int | float | bool | None
@@ -87,12 +89,21 @@ def claims_of(folder: VersionFolder, trained: TrainedModel) -> tuple[Claim, ...]
     Returns:
         At most 100 rows, in the order of the files; whatever the documents hold.
     """
-    files, facts = folder.files, _facts(folder, trained)
+    facts = _facts(folder, trained)
     rows: list[Claim] = []
     for name in (NORMALIZATION, MODEL_CONFIG, EVALUATION):
-        rows += _document_claims(files, name, facts)
-    rows += _card_claims(folder.card(), facts)
-    return tuple([*_unclaimed(rows, facts), *rows][:_MOST_ROWS])
+        rows += _as_far_as_read(_document_claims(folder.files, name, facts), name)
+    rows += _as_far_as_read(_card_claims(folder.card(), facts), MODEL_CARD)
+    return tuple([*_as_far_as_read(_unclaimed(rows, facts), ""), *rows][:_MOST_ROWS])
+
+
+def _as_far_as_read(rows: Iterator[Claim], where: str) -> Iterator[Claim]:
+    """The rows of one file; what trips their reader is a row too: the weights are no worse for a claim."""
+    try:
+        yield from rows
+    except Exception as error:  # anything: a claim refuses nothing
+        said = f"{type(error).__name__}: {str(error)[:_MOST_CHARACTERS]}"
+        yield _claim("claims", (UNREADABLE, where), (said, UNKNOWN))
 
 
 def _facts(folder: VersionFolder, trained: TrainedModel) -> _Facts:
@@ -179,8 +190,11 @@ def _rule_for(path: Path, document: str, value: Leaf) -> _Rule | None:
 
 def number_of(value: object) -> int | float | None:
     """A number, also where it is written as text with separators; None for anything else."""
-    if isinstance(value, str) and re.fullmatch(r"\d{1,3}(,?\d{3})*|\d{1,15}", value.strip()[:40]):
-        return int(value.strip().replace(",", ""))
+    if isinstance(value, str):
+        text = value.strip()
+        if len(text) > _MOST_DIGITS or not re.fullmatch(r"\d{1,3}(,?\d{3})*|\d{1,15}", text):
+            return None
+        return int(text.replace(",", ""))
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.contract.errors import WeightsError
 from runtime.contract.window import CHANNELS, LATENT_SIZE, FloatArray
@@ -80,10 +81,42 @@ class EncoderWeights:
         yield "latent.weight", self.latent_weight
         yield "latent.bias", self.latent_bias
 
+    def latents(self, windows: FloatArray) -> NDArray[np.float64]:
+        """What the weights mean, in float64 and without any library's help.
+
+        Args:
+            windows: float32 (N, T, 9), normalized.
+
+        Returns:
+            float64 (N, 64), not finite where the weights are too large.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            signal = windows.astype(np.float64).transpose(0, 2, 1)
+            for block in self.blocks:
+                inner = np.maximum(_convolved(block.conv1, signal), 0)
+                inner = np.maximum(_convolved(block.conv2, inner), 0)
+                side = _convolved(block.residual, signal) if block.residual else signal
+                signal = np.maximum(inner + side, 0)
+            result: NDArray[np.float64] = signal.mean(axis=2) @ self.latent_weight.T.astype(np.float64)
+            return result + self.latent_bias
+
     @property
     def parameter_count(self) -> int:
         """Numbers in the folded encoder."""
         return sum(int(tensor.size) for _, tensor in self.tensors())
+
+
+def _convolved(convolution: Convolution, signal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A causal convolution of (N, in, T): each tap sees the signal some steps later, after zeros."""
+    count, _, steps = signal.shape
+    outputs, _, kernel = convolution.weight.shape
+    result = np.broadcast_to(convolution.bias.astype(np.float64)[:, None], (count, outputs, steps)).copy()
+    for tap in range(kernel):
+        late = convolution.dilation * (kernel - 1 - tap)
+        if late < steps:
+            weight = convolution.weight[:, :, tap].astype(np.float64)
+            result[:, :, late:] += weight @ signal[:, :, : steps - late]
+    return result
 
 
 def named_convolutions(block: Block) -> list[tuple[str, Convolution]]:

@@ -130,7 +130,7 @@ def judge_folder(folder: VersionFolder) -> Judgement:
         WeightsError: As ``judge_weights``.
     """
     with said_of(folder):
-        trained = parse_model(folder.files)
+        trained = parse_model(folder.files, folder.path.absolute().name)
         identity = folder.identity()
         claims = claims_of(folder, trained)
     return Judgement(folder=folder, identity=identity, trained=trained, claims=claims)

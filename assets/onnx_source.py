@@ -25,8 +25,8 @@ MAX_DILATION: Final = 8192
 """Far beyond a window, and small enough for any library to compute with."""
 _AGAIN: Final = "copy it again, or export it again"
 _LOOPS: Final = frozenset({"Loop", "Scan", "SequenceMap"})
-# Operators that only move or cut values. What they do is not interpreted here: the canonical
-# graph is compared with this source on golden windows, and that gate sees any misreading.
+# Operators that only move or cut values. What they do is not interpreted here: what the file computes is
+# compared with what its weights mean (agreement.check_function), and that sees any misreading.
 _LAYOUT: Final = frozenset(
     {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Pad", "Identity"}
 )
@@ -56,7 +56,16 @@ def load_source(data: bytes, where: str) -> onnx.ModelProto:
             hint="export the encoder with one output: nothing here says which of these is the latent",
         )
     # What it might change of the meaning is seen later: the source itself runs as it came.
-    return onnx.load_from_string(_simplified(data, where))
+    return onnx.load_from_string(_tried(data, where)[1])
+
+
+def trial_latents(data: bytes, where: str) -> FloatArray:
+    """What a file that ``load_source`` took gives for ``onnx_child.trial_windows``, as it came.
+
+    Returns:
+        float32 (3, numbers of one window).
+    """
+    return _tried(data, where)[0]
 
 
 def _parsed(data: bytes, where: str) -> onnx.ModelProto:
@@ -78,8 +87,8 @@ def _parsed(data: bytes, where: str) -> onnx.ModelProto:
 
 
 @functools.lru_cache(maxsize=8)  # every link of a build reads the same file
-def _simplified(data: bytes, where: str) -> bytes:
-    """The simplified model, serialized, from a child that may crash or hang without harm."""
+def _tried(data: bytes, where: str) -> tuple[FloatArray, bytes]:
+    """What it computes and the simplified model, from a child that may crash or hang without harm."""
     child = [sys.executable, "-I", str(Path(__file__).with_name("onnx_child.py"))]
     try:
         run = subprocess.run(
@@ -102,7 +111,8 @@ def _simplified(data: bytes, where: str) -> bytes:
             where=where,
             hint=_AGAIN,
         )
-    return run.stdout
+    latents, model = onnx_child.unpacked(run.stdout)
+    return latents, model
 
 
 def _outside(graph: onnx.GraphProto) -> str:

@@ -65,7 +65,8 @@ class Chomp1d(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         """Map (N, C, T + surplus) to (N, C, T)."""
-        return signal[:, :, : -self.surplus].contiguous()
+        # Counted from the start: a kernel of one tap has no surplus, and [:-0] is nothing.
+        return signal[:, :, : signal.shape[2] - self.surplus].contiguous()
 
 
 class TemporalBlock(nn.Module):

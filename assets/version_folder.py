@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.errors import WeightsError
+from runtime.contract.files import read_bounded
 from runtime.contract.release import ModelIdentity
 
 NORMALIZATION: Final = "normalization.json"
@@ -28,11 +29,17 @@ DEFAULT_MODEL: Final = "tcn_encoder"
 CHECKPOINTS: Final = (".pth", ".pt")
 GRAPHS: Final = (".onnx",)
 WEIGHTS: Final = (*CHECKPOINTS, *GRAPHS)
+_OTHER_WEIGHTS: Final = (".safetensors", ".ckpt", ".h5", ".tflite")
 DECIDING: Final = (NORMALIZATION, MODEL_CONFIG, MOTIF_HEAD)
 """What shapes a release, beside the weights: part of the product, and so of its data version."""
 TELLING: Final = (CHECKSUMS, EVALUATION, MODEL_CARD)
 """What only says something about the others: read and judged, no part of the product."""
+_MEANT: Final = (*DECIDING, CHECKSUMS, MODEL_CARD)
+"""What makes a folder one that somebody meant as a version, also where its weights cannot be read."""
 _CARD_CHARACTERS: Final = 20_000
+MOST_WEIGHTS: Final = 2 << 30
+MOST_WORDS: Final = 4 << 20
+"""Bytes of a weights file and of any other: far beyond a real one, and this is held in memory."""
 _GIVE: Final = "give one checkpoint, one ONNX encoder, or both of one training"
 _RIGHTS: Final = "check the folder's rights"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
@@ -89,10 +96,11 @@ def deciding(files: Mapping[str, bytes]) -> dict[str, bytes]:
 def find_version(weights_dir: Path) -> Path:
     """The folder to build from: ``weights_dir`` itself, or the newest ``<model>/<version>`` in it.
 
-    Newest is the highest semantic version, then the name.
+    Newest is the highest semantic version, then the name. A folder that was meant as a version is one
+    without weights that can be read, too: it is refused then, and no older one taken for it.
 
     Raises:
-        WeightsError: No folder with a weights file.
+        WeightsError: No such folder.
     """
     if _weights_files(weights_dir):
         return weights_dir
@@ -101,7 +109,7 @@ def find_version(weights_dir: Path) -> Path:
             folder
             for folder in weights_dir.glob("*/*")
             if not folder.name.startswith(".") and not folder.parent.name.startswith(".")
-            if _weights_files(folder)
+            if _is_meant(folder)
         ]
     except OSError as error:
         raise WeightsError(
@@ -122,15 +130,23 @@ def find_version(weights_dir: Path) -> Path:
 
 
 def _weights_files(folder: Path) -> list[Path]:
-    """A folder's weights files; hidden ones (what a copy has not finished) are nobody's."""
+    """A folder's weights files, readable or not; folders of such a name are nobody's."""
+    return [path for path in _visible(folder) if path.suffix in WEIGHTS and not path.is_dir()]
+
+
+def _is_meant(folder: Path) -> bool:
+    """Whether this was meant as a version, by its weights (of any kind) or by the files beside them."""
+    return any(
+        path.name in _MEANT or path.suffix.lower() in (*WEIGHTS, *_OTHER_WEIGHTS) for path in _visible(folder)
+    )
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What a folder holds; hidden files (what a copy has not finished) are nobody's."""
     try:
         if not folder.is_dir():
             return []
-        return sorted(
-            path
-            for path in folder.iterdir()
-            if path.suffix in WEIGHTS and not path.name.startswith(".") and path.is_file()
-        )
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", where=str(folder), hint=_RIGHTS) from error
 
@@ -152,23 +168,49 @@ def read_files(folder: Path) -> dict[str, bytes]:
     bytes, whatever happens to the folder meanwhile.
 
     Raises:
-        WeightsError: No weights file, or a file cannot be read or is gone since it was listed.
+        WeightsError: No weights file, or a file that cannot be read, is no file, is too large, or is gone
+            since it was listed.
     """
     paths = _weights_files(folder)
     if not paths:
-        raise WeightsError("no weights file (.pth, .pt or .onnx)", where=str(folder), hint=_GIVE)
+        found = ", ".join(repr(path.name)[1:-1] for path in _visible(folder)[:8])
+        raise WeightsError(
+            f"no weights file that is read (.pth, .pt or .onnx); here are: {found or 'no files'}",
+            where=str(folder),
+            hint=f"{_GIVE}; while the folder is still being copied, try again",
+        )
     strange = [path.name for path in paths if not path.name.isprintable()]
     if strange:
         raise WeightsError(f"a file is named {strange[0]!r}", where=str(folder), hint="rename it")
     paths += [folder / name for name in (*DECIDING, *TELLING) if os.path.lexists(folder / name)]
+    return {path.name: _read(path) for path in paths}
+
+
+def _read(path: Path) -> bytes:
+    """One file; what is no file, or too large to be one of these, neither waits nor fills the memory."""
+    limit = MOST_WEIGHTS if path.name.endswith(WEIGHTS) else MOST_WORDS
     try:
-        return {path.name: path.read_bytes() for path in paths}
-    except OSError as error:
+        data = read_bounded(path, limit)
+    except FileNotFoundError as error:
+        link = path.is_symlink()
         raise WeightsError(
-            f"cannot be read: {error.strerror}",
-            where=str(error.filename),
-            hint="while the folder is still being copied, try again",
+            f"cannot be read: {error.strerror}" + " where the link leads" * link,
+            where=str(path),
+            hint="fetch the content that it stands for (git annex get, dvc pull)"
+            if link
+            else "while the folder is still being copied, try again",
         ) from error
+    except OSError as error:  # a pipe, a device, a directory, no rights
+        raise WeightsError(
+            f"cannot be read: {error.strerror}", where=str(path), hint=f"expected a file; {_RIGHTS}"
+        ) from error
+    if len(data) > limit:
+        raise WeightsError(
+            f"is larger than {limit >> 20} MiB",
+            where=str(path),
+            hint="put the file there that its name promises",
+        )
+    return data
 
 
 def model_card(folder: Path) -> str:
@@ -246,11 +288,12 @@ def choose_weights(files: Mapping[str, bytes]) -> tuple[str | None, str | None]:
     return chosen[0], chosen[1]
 
 
-def check_sums(files: Mapping[str, bytes]) -> tuple[str, ...]:
+def check_sums(files: Mapping[str, bytes], version: str = "") -> tuple[str, ...]:
     """Hold the files against ``sha256sum.txt``, where there is one.
 
     Args:
         files: As ``read_files`` gives them.
+        version: Name of their folder: of a list of several folders, its lines count.
 
     Returns:
         Names of the files that were verified. A listed file that is not here is no fault: a release's
@@ -262,12 +305,11 @@ def check_sums(files: Mapping[str, bytes]) -> tuple[str, ...]:
     """
     if CHECKSUMS not in files:
         return ()
-    sums = _sums(files[CHECKSUMS])
+    sums = _sums(files, version)
     for name in (name for name in choose_weights(files) if name):
         if name not in sums:
             raise WeightsError(f"does not list {name}", where=CHECKSUMS, hint="list it, or remove the list")
-    verified = sorted(sums.keys() & files.keys())
-    for name in verified:
+    for name in sums:
         found = sha256_bytes(files[name])
         if found != sums[name]:
             raise WeightsError(
@@ -276,12 +318,30 @@ def check_sums(files: Mapping[str, bytes]) -> tuple[str, ...]:
                 where=name,
                 hint="copy the folder again, or correct the list",
             )
-    return tuple(verified)
+    return tuple(sums)
 
 
-def _sums(data: bytes) -> dict[str, str]:
-    """File name (its folder, if any, left out) to digest, as coreutils and BSD write them."""
+def _sums(files: Mapping[str, bytes], version: str) -> dict[str, str]:
+    """The digest that is listed for each of the files, sorted by name.
+
+    The list itself is left out: no list can hold its own digest, and ``sha256sum *`` puts one there.
+    """
+    lines = list(_sum_lines(files[CHECKSUMS]))
     sums: dict[str, str] = {}
+    for name in sorted(files.keys() - {CHECKSUMS}):
+        listed = [line for line in lines if line[1].name == name]
+        # A path may lead here in two ways; where none does, folders are nobody's.
+        here = [line for line in listed if line[1].parent.name in ("", version)]
+        for number, _, digest in here or listed:
+            if sums.setdefault(name, digest) != digest:
+                raise WeightsError(
+                    f"line {number} gives {name!r} a second digest", where=CHECKSUMS, hint="keep one of them"
+                )
+    return sums
+
+
+def _sum_lines(data: bytes) -> Iterator[tuple[int, PurePosixPath, str]]:
+    """Number, path and digest of each line, as coreutils and BSD write them."""
     for number, text in enumerate(data.decode(errors="replace").splitlines(), start=1):
         line = text.strip()
         if not line or line.startswith("#"):
@@ -294,12 +354,7 @@ def _sums(data: bytes) -> dict[str, str]:
                 hint="write it with sha256sum",
             )
         digest, path = (match[1], match[2]) if match else (other[2], other[1]) if other else ("", "")
-        name = PurePosixPath(path.strip()).name
-        if sums.setdefault(name, digest.lower()) != digest.lower():
-            raise WeightsError(
-                f"line {number} gives {name!r} a second digest", where=CHECKSUMS, hint="keep one of them"
-            )
-    return sums
+        yield number, PurePosixPath(path.strip()), digest.lower()
 
 
 def read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

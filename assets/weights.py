@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assets.agreement import check_agreement, check_structure
+from assets.agreement import check_agreement, check_function, check_structure
 from assets.checkpoint import (
     check_tensors,
     encoder_of,
@@ -96,18 +96,19 @@ class TrainedModel:
     verified: tuple[str, ...]
 
 
-def parse_model(files: Mapping[str, bytes]) -> TrainedModel:
+def parse_model(files: Mapping[str, bytes], version: str = "") -> TrainedModel:
     """Judge a version folder's files, in this order: the weights files themselves, their agreement where
     there are two, tensors, checksums, normalization, motif head.
 
     Args:
         files: As ``read_files`` gives them.
+        version: Name of their folder, for a list of checksums that names several.
 
     Raises:
         WeightsError: What is wrong, in which file and tensor, and what to do.
     """
     try:
-        return _parse(files)
+        return _parse(files, version)
     except PipelineError:
         raise
     except Exception as error:
@@ -129,10 +130,11 @@ class _Source:
     parts: EncoderParts | None
 
 
-def _parse(files: Mapping[str, bytes]) -> TrainedModel:
+def _parse(files: Mapping[str, bytes], version: str) -> TrainedModel:
     source = _load(files)
     if source.checkpoint and source.state is not None:
         encoder = _checkpoint_encoder(source)
+        _check_graph(files, source, encoder)
         name, kind, numbers = source.checkpoint, "checkpoint", parameter_count(source.state)
         layers = _checkpoint_layers(encoder)
     else:
@@ -142,8 +144,9 @@ def _parse(files: Mapping[str, bytes]) -> TrainedModel:
         assert source.parts is not None
         name, kind = source.graph, "onnx"
         encoder = validated(source.parts, name)
+        _check_graph(files, source, encoder)
         numbers, layers = number_count(files[name]), layer_counts(files[name])
-    verified = check_sums(files)
+    verified = check_sums(files, version)
     config = read_object(files, MODEL_CONFIG)
     statistics = read_statistics({NORMALIZATION: read_object(files, NORMALIZATION), MODEL_CONFIG: config})
     head, head_origin = _head(files, source, config)
@@ -209,6 +212,16 @@ def _checkpoint_encoder(source: _Source) -> EncoderWeights:
     if source.graph and source.parts:
         check_structure(encoder.blocks, source.parts.blocks, (source.checkpoint, source.graph))
     return encoder
+
+
+def _check_graph(files: Mapping[str, bytes], source: _Source, encoder: EncoderWeights) -> None:
+    """That the ONNX file, where there is one, computes what the weights mean."""
+    if source.graph:
+        from assets.onnx_child import trial_windows
+        from assets.onnx_source import trial_latents
+
+        found = trial_latents(files[source.graph], source.graph)
+        check_function(encoder, trial_windows(), found, source.graph)
 
 
 def _checkpoint_layers(encoder: EncoderWeights) -> dict[str, int]:
@@ -283,7 +296,7 @@ def make_model_weights(bench: Workbench, weights_dir: Path) -> tuple[Product, Tr
     """
     folder = read_version(weights_dir)
     with said_of(folder):
-        trained = parse_model(folder.files)
+        trained = parse_model(folder.files, folder.path.absolute().name)
         return keep_weights(bench, folder), trained
 
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from assets.claims import claims_of
+from assets.claims import UNREADABLE, claims_of
 from assets.motif_head import parse_head
 from assets.onnx_model import canonical_graph, check_agreement
 from assets.onnx_run import run_graph
@@ -40,7 +40,8 @@ def judged(files: dict[str, bytes], *, check_graph: bool = False) -> bool:
     """Whether the files are accepted; any error must be ours, and say what to do in text."""
     try:
         trained = parse_model(files)
-        claims_of(VersionFolder(path=SAMPLE_VERSION, weights_dir=SAMPLE_VERSION, files=files), trained)
+        folder = VersionFolder(path=SAMPLE_VERSION, weights_dir=SAMPLE_VERSION, files=files)
+        assert UNREADABLE not in [claim.claimed for claim in claims_of(folder, trained)]
         if check_graph:
             windows = np.random.default_rng(0).normal(size=(1, 100, 9)).astype(np.float32)
             source = run_graph(trained.weights_data, windows)
@@ -283,6 +284,8 @@ scalars = st.one_of(
     st.integers(10**300, 10**400),
     st.floats(),
     st.text(max_size=12),
+    st.text("0123456789, x", min_size=30, max_size=90),
+    st.integers(1, 90).map(lambda size: "1" * size + " params"),
     st.sampled_from(["\ud800", "a\nb", "µT", "", "1,104,240", "w.onnx"]),
 )
 values = st.recursive(

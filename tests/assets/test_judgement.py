@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from assets import claims
 from assets.claims import Claim, claims_of, number_of, printable
 from assets.judgement import judge_weights, main
 from assets.motif_head import head_from_centres
@@ -170,6 +171,28 @@ def test_numbers_and_text() -> None:
     ]
     assert printable("a\nb\ud800µ") == "a\\nb\\ud800µ"
     assert len(printable("x" * 1000)) == 160
+
+
+def test_a_number_is_the_whole_text(sample: tuple[VersionFolder, TrainedModel]) -> None:
+    """And of a length: what begins like a number may end as anything."""
+    for text in ("1" * 40 + " params", "1" * 41, "1" * 5000, "1," + "000," * 20 + "x"):
+        assert number_of(text) is None
+        assert row(sample, {"parameters": text}, "eval_metrics.json").agrees == "unknown"
+    assert number_of(" " + "1" * 39 + " ") == int("1" * 39)
+
+
+def test_what_trips_the_reader_of_claims_is_a_row_and_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trip(value: object) -> None:
+        raise ArithmeticError(f"of {value}")
+
+    whole = judge_weights(SAMPLE_VERSION).claims
+    monkeypatch.setattr(claims, "number_of", trip)
+    found = judge_weights(SAMPLE_VERSION).claims
+    unread = [claim for claim in found if claim.claimed == "could not be read"]
+    assert "eval_metrics.json" in [claim.where for claim in unread]
+    assert all(claim.measured.startswith("ArithmeticError: of ") for claim in unread)
+    assert {claim.agrees for claim in unread} == {"unknown"}
+    assert {claim.where for claim in found} & {claim.where for claim in whole}
 
 
 def test_the_command_prints_the_judgement(capsys: pytest.CaptureFixture[str]) -> None:

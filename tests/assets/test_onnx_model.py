@@ -51,6 +51,8 @@ def foreign_graph(weights: EncoderWeights, *, opset: int, style: str) -> bytes:
     """The same encoder as other exporters write it: rank 3, constants as nodes, odd names.
 
     ``style``: ``chomp`` pads both sides and slices; ``pad`` pads explicitly; ``causal`` pads in Conv.
+    ``centred`` pads both sides with half and ``late`` slices the start off: other functions of the same
+    weights.
     """
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, FloatArray] = {}
@@ -70,13 +72,17 @@ def foreign_graph(weights: EncoderWeights, *, opset: int, style: str) -> bytes:
         name = f"w{len(tensors)}"
         tensors[name], tensors[f"{name}b"] = convolution.weight, convolution.bias
         padding = convolution.padding
-        pads = {"chomp": [padding, padding], "causal": [padding, 0], "pad": [0, 0]}[style]
+        both = [padding, padding]
+        pads = {"chomp": both, "late": both, "causal": [padding, 0], "pad": [0, 0]}.get(style)
+        pads = pads or [padding // 2, padding // 2]
         if style == "pad" and padding:
             source = add("Pad", source, constant([0, 0, padding, 0, 0, 0]))
         dilations = [convolution.dilation]
         out = add("Conv", source, name, f"{name}b", pads=pads, dilations=dilations)
         if style == "chomp" and padding:
             out = add("Slice", out, constant([0]), constant([-padding]), constant([2]))
+        if style == "late" and padding:
+            out = add("Slice", out, constant([padding]), constant([10**6]), constant([2]))
         return out
 
     current = add("Transpose", "windows", perm=[0, 2, 1])

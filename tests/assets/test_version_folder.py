@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from assets import version_folder
 from assets.product import Workbench
 from assets.version_folder import (
     CHECKSUMS,
@@ -21,6 +22,7 @@ from assets.version_folder import (
 from assets.weights import make_model_weights, parse_model
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import WeightsError
+from runtime.contract.files import read_bounded
 from tests.chain import SAMPLE_VERSION, SAMPLE_WEIGHTS
 
 pytestmark = pytest.mark.build
@@ -151,16 +153,15 @@ def test_files_are_read_once_and_judged_as_they_were_read(
 ) -> None:
     folder = shutil.copytree(SAMPLE_VERSION, tmp_path / "v0.1.0")
     read: list[str] = []
-    original = Path.read_bytes
 
-    def once(path: Path) -> bytes:
+    def once(path: Path, limit: int) -> bytes:
         read.append(path.name)
-        data = original(path)
+        data = read_bounded(path, limit)
         path.chmod(0o644)
         path.write_bytes(b"something else")
         return data
 
-    monkeypatch.setattr(Path, "read_bytes", once)
+    monkeypatch.setattr(version_folder, "read_bounded", once)
     version = read_version(folder)
     parse_model(version.files)
     assert sorted(read) == sorted(path.name for path in SAMPLE_VERSION.iterdir())
@@ -172,13 +173,12 @@ def test_a_file_that_vanishes_while_it_is_read_is_our_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(SAMPLE_VERSION, tmp_path / "v0.1.0")
-    original = Path.read_bytes
 
-    def gone(path: Path) -> bytes:
+    def gone(path: Path, limit: int) -> bytes:
         path.unlink()
-        return original(path)
+        return read_bounded(path, limit)
 
-    monkeypatch.setattr(Path, "read_bytes", gone)
+    monkeypatch.setattr(version_folder, "read_bounded", gone)
     with pytest.raises(WeightsError, match=r"tcn_vae\.pth: cannot be read: No such file.*try again"):
         read_files(folder)
 
