@@ -63,6 +63,12 @@ def load_checkpoint(data: bytes, where: str) -> State:
         raise WeightsError(
             f"is damaged or no checkpoint: {first}", where=where, hint="copy it again"
         ) from error
+    if isinstance(state, dict) and isinstance(state.get("model_state_dict"), dict):
+        raise WeightsError(
+            "is a training checkpoint, expected a dict of names to float tensors",
+            where=where,
+            hint="save its model_state_dict alone",
+        )
     stranger = _stranger(state)
     if stranger:
         raise WeightsError(
@@ -82,6 +88,31 @@ def _check_is_whole(data: bytes, where: str) -> None:
             f"is truncated or damaged: {len(data)} bytes, and the directory at its end is missing",
             where=where,
             hint="copy it again",
+        )
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        _check_members(data, where)
+
+
+def _check_members(data: bytes, where: str) -> None:
+    """torch.save stores its members as they are: what would be inflated is no checkpoint, and a danger."""
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except Exception as error:  # a damaged directory makes zipfile raise almost anything
+        raise WeightsError(
+            f"is damaged or no checkpoint: {error}", where=where, hint="copy it again"
+        ) from error
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise WeightsError(
+            "is a TorchScript archive, expected a dict of names to float tensors",
+            where=where,
+            hint="save model.state_dict() with torch.save, of the model before torch.jit",
+        )
+    compressed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if compressed or sum(member.file_size for member in members) > len(data):
+        raise WeightsError(
+            "is compressed, or claims to hold more than its bytes",
+            where=where,
+            hint="save model.state_dict() with torch.save",
         )
 
 

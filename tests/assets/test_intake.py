@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from assets import version_folder
 from assets.judgement import judge_weights
 from assets.version_folder import read_files
+from assets.weights import parse_model
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import WeightsError
+from tests.assets.test_weights import sample_files, sample_state, saved, with_json
 from tests.chain import SAMPLE_VERSION
 
 pytestmark = pytest.mark.build
@@ -133,3 +137,59 @@ def test_of_a_list_of_two_versions_this_folders_lines_count(folder: Path, order:
     (folder / "sha256sum.txt").write_text(f"{right}  tcn_vae.pth\n{wrong}  v0.1.0/tcn_vae.pth\n")
     with pytest.raises(WeightsError, match=r"line 2 gives 'tcn_vae\.pth' a second digest"):
         judge_weights(folder)
+
+
+@pytest.mark.parametrize("shape", [[1, 9, 1, 100], [1, 9, 100], [1, 100, 9], [9, 100], [1, 1, 100, 9]])
+def test_an_input_shape_of_any_layout_is_one_window(shape: list[int]) -> None:
+    parse_model(with_json("normalization.json", lambda d: d.update(model_specs={"input_shape": shape})))
+    with pytest.raises(WeightsError, match="input_shape is"):
+        parse_model(
+            with_json("normalization.json", lambda d: d.update(model_specs={"input_shape": [*shape, 2]}))
+        )
+
+
+def repacked(extra: dict[str, bytes], compression: int) -> bytes:
+    """The sample's checkpoint, its members written again."""
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(sample_files()["tcn_vae.pth"])) as given,
+        zipfile.ZipFile(out, "w", compression) as made,
+    ):
+        for name in given.namelist():
+            made.writestr(name, given.read(name))
+        for name, data in extra.items():
+            made.writestr(name, data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (repacked({}, zipfile.ZIP_DEFLATED), "is compressed"),
+        (
+            repacked({"archive/constants.pkl": b"x"}, zipfile.ZIP_STORED),
+            "TorchScript archive.*before torch.jit",
+        ),
+        (
+            saved({"e": 3, "model_state_dict": sample_state()}),
+            "training checkpoint.*_state_dict alone",
+        ),
+    ],
+)
+def test_other_archives_are_named(data: bytes, words: str) -> None:
+    with pytest.raises(WeightsError, match=words) as refusal:
+        parse_model({**sample_files(), "tcn_vae.pth": data})
+    assert "weights_only" not in str(refusal.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_real_torchscript_archive_is_named(recwarn: pytest.WarningsRecorder) -> None:
+    """Some of its members are compressed: that is not what to say of it."""
+    import torch
+
+    out = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), out)
+    recwarn.clear()
+    with pytest.raises(WeightsError, match="is a TorchScript archive"):
+        parse_model({**sample_files(), "tcn_vae.pth": out.getvalue()})
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
