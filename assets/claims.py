@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from assets.normalization import is_one_window
 from assets.version_folder import (
     EVALUATION,
     MODEL_CARD,
@@ -233,7 +234,7 @@ def _steps(value: Leaf, _path: Path, _facts: _Facts) -> _Finding:
 
 
 def _input(value: Leaf, _path: Path, _facts: _Facts) -> _Finding:
-    return "input shape", _text([1, *WINDOW_SHAPE]), _verdict(value, [1, *WINDOW_SHAPE])
+    return "input shape", _text([1, *WINDOW_SHAPE]), YES if is_one_window(value) else NO
 
 
 def _output(value: Leaf, _path: Path, _facts: _Facts) -> _Finding:

@@ -160,7 +160,7 @@ def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) 
     )
     for place, key, expected in claims:
         stated = place.get(key, expected)
-        if key == "input_shape" and _is_one_window(stated):
+        if key == "input_shape" and is_one_window(stated):
             continue
         if stated != expected:
             raise WeightsError(
@@ -170,7 +170,7 @@ def _check_claims(document: dict[str, Any], section: dict[str, Any], name: str) 
             )
 
 
-def _is_one_window(shape: object) -> bool:
+def is_one_window(shape: object) -> bool:
     """Whether this is one window in any layout that is read: rank 3 or 4, channels first or last."""
     if not isinstance(shape, list):
         return False

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assets.agreement import TOLERANCE, check_agreement, check_structure, difference, digest
+from assets.agreement import check_agreement, check_structure, difference, digest
 from assets.encoder import EncoderWeights, named_convolutions
 from assets.motif_head import head_from_centres
 from assets.onnx_model import canonical_graph
@@ -61,8 +61,8 @@ def test_another_training_is_refused_with_tensor_difference_and_both_digests() -
 @pytest.mark.parametrize("largest", [1e-3, 1.0, 3e4])
 def test_rounding_is_measured_against_the_tensors_largest_weight(largest: float) -> None:
     values = np.asarray([-largest, largest / 3, 0.0], np.float32)
-    for share, same in ((0.9, True), (1.2, False)):
-        apart = values.astype(np.float64) + share * TOLERANCE * largest
+    for share, same in ((0.9e-6, True), (1.2e-6, False)):
+        apart = values.astype(np.float64) + share * largest
         assert (difference(values.astype(np.float64), apart) == "") is same  # type: ignore[arg-type]
 
 

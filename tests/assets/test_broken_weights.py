@@ -241,6 +241,25 @@ def test_a_graph_that_aborts_its_readers_is_refused() -> None:
         load_source(model.SerializeToString(), "absurd.onnx")
 
 
+def test_a_few_bytes_cannot_ask_for_all_memory() -> None:
+    """A constant of 6 GB in a file of 300 bytes: refused by the child's limit, before it is there."""
+    model = onnx.load_from_string(foreign_graph(small_encoder(), opset=17, style="causal"))
+    size = onnx.numpy_helper.from_array(np.asarray([1500, 1000, 1000], np.int64), "size")
+    model.graph.initializer.append(size)
+    last = model.graph.node[-1]
+    name = last.output[0]
+    last.output[0] = "before"
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ConstantOfShape", ["size"], ["huge"]),
+            onnx.helper.make_node("ReduceSum", ["huge"], ["nothing"], keepdims=0),
+            onnx.helper.make_node("Add", ["before", "nothing"], [name]),
+        ]
+    )
+    with pytest.raises(WeightsError, match=r"allocate|memory|crash \(status"):
+        load_source(model.SerializeToString(), "huge.onnx")
+
+
 def test_a_crash_of_the_child_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = foreign_graph(small_encoder(seed=9), opset=17, style="pad")
     monkeypatch.setattr(sys, "executable", "/bin/false")

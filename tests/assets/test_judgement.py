@@ -99,6 +99,7 @@ def test_claims_that_hold_are_not_contradicted() -> None:
         ({"kernel_size": 3}, "kernel", "yes"),
         ({"latent_dim": 64}, "latent size", "yes"),
         ({"anywhere": [{"input_shape": [1, 100, 6]}]}, "input shape", "no"),
+        ({"anywhere": [{"input_shape": [1, 9, 1, 100]}]}, "input shape", "yes"),
         ({"files": {"checkpoint": "tcn_vae.pth"}}, "weights file", "yes"),
         ({"files": {"checkpoint": "best.pth"}}, "weights file", "no"),
         ({"files": {"onnx": "x.onnx"}}, "weights file", "unknown"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from assets import version_folder
+from assets.judgement import judge_folder
 from assets.product import Workbench
 from assets.version_folder import (
     CHECKSUMS,
+    IDENTITY,
     _semver,
     check_sums,
     find_version,
@@ -19,7 +21,7 @@ from assets.version_folder import (
     read_object,
     read_version,
 )
-from assets.weights import make_model_weights, parse_model
+from assets.weights import keep_weights, make_model_weights, parse_model
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import WeightsError
 from runtime.contract.files import read_bounded
@@ -164,6 +166,11 @@ def test_files_are_read_once_and_judged_as_they_were_read(
     monkeypatch.setattr(version_folder, "read_bounded", once)
     version = read_version(folder)
     parse_model(version.files)
+    product = keep_weights(Workbench(tmp_path / "bench"), judge_folder(version).folder)
+    kept = Workbench(tmp_path / "bench").read_all(product)
+    kept.pop(IDENTITY)
+    assert kept == {name: (SAMPLE_VERSION / name).read_bytes() for name in kept}
+    assert "tcn_vae.pth" in kept
     assert sorted(read) == sorted(path.name for path in SAMPLE_VERSION.iterdir())
     assert version.identity().version == "v0.1.0"
     assert "Trained on synthetic data" in version.card()
