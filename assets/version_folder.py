@@ -29,7 +29,8 @@ DEFAULT_MODEL: Final = "tcn_encoder"
 CHECKPOINTS: Final = (".pth", ".pt")
 GRAPHS: Final = (".onnx",)
 WEIGHTS: Final = (*CHECKPOINTS, *GRAPHS)
-_OTHER_WEIGHTS: Final = (".safetensors", ".ckpt", ".h5", ".tflite")
+ANY_WEIGHTS: Final = (*WEIGHTS, ".safetensors", ".ckpt", ".h5", ".tflite")
+"""Suffixes, in lower case, of what somebody may mean as weights; all but ``WEIGHTS`` are refused by name."""
 DECIDING: Final = (NORMALIZATION, MODEL_CONFIG, MOTIF_HEAD)
 """What shapes a release, beside the weights: part of the product, and so of its data version."""
 TELLING: Final = (CHECKSUMS, EVALUATION, MODEL_CARD)
@@ -136,9 +137,7 @@ def _weights_files(folder: Path) -> list[Path]:
 
 def _is_meant(folder: Path) -> bool:
     """Whether this was meant as a version, by its weights (of any kind) or by the files beside them."""
-    return any(
-        path.name in _MEANT or path.suffix.lower() in (*WEIGHTS, *_OTHER_WEIGHTS) for path in _visible(folder)
-    )
+    return any(path.name in _MEANT or path.suffix.lower() in ANY_WEIGHTS for path in _visible(folder))
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -211,12 +210,6 @@ def _read(path: Path) -> bytes:
             hint="put the file there that its name promises",
         )
     return data
-
-
-def model_card(folder: Path) -> str:
-    """The folder's model card, for people; empty where there is none. It decides nothing."""
-    path = folder / MODEL_CARD
-    return path.read_text(errors="replace")[:_CARD_CHARACTERS] if path.is_file() else ""
 
 
 def read_version(weights_dir: Path) -> VersionFolder:

@@ -12,7 +12,7 @@ from typing import Final
 
 import dagster as dg
 
-from assets.version_folder import DECIDING, TELLING, WEIGHTS
+from assets.version_folder import ANY_WEIGHTS, DECIDING, TELLING
 from orchestration.chain import model_weights
 from orchestration.resources import Places
 from runtime.contract.errors import WeightsError
@@ -60,7 +60,7 @@ def _files(weights_dir: Path) -> dict[str, str]:
 
 def _paths(weights_dir: Path) -> Iterator[Path]:
     for path in sorted({*weights_dir.glob("*"), *weights_dir.glob("*/*/*")}):
-        if path.suffix in WEIGHTS or path.name in (*DECIDING, *TELLING):
+        if path.suffix.lower() in ANY_WEIGHTS or path.name in (*DECIDING, *TELLING):
             yield path
 
 
