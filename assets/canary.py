@@ -20,8 +20,10 @@ from assets.weights import TrainedModel, read_model
 from runtime.contract.document import from_json, sha256_bytes
 from runtime.contract.errors import PublicationRefusedError
 from runtime.contract.release import (
+    LSB_ELSEWHERE,
     SCHEMA,
     Artifact,
+    CalibrationRecord,
     GoldenRecord,
     InputSpec,
     Manifest,
@@ -88,6 +90,7 @@ def assemble(
         output=OutputSpec.for_encoder(evidence.result.provenance),
         motif_head=evidence.motif_head,
         upstream={**upstream, hef.asset: hef.digest, parity_report.asset: parity_report.digest},
+        calibration=_calibration(bench, hef),
         toolchain=_with_tools(toolchain.record(), exporter, evidence.tools),
         parity=evidence.result,
         golden=record,
@@ -117,13 +120,26 @@ def _golden(
         full_precision=reference,
         artifact=toolchain.infer(artifact, windows),
     )
+    output = toolchain.output_quantization(artifact)
     record = GoldenRecord(
         file=GOLDEN_NAME,
         windows=len(windows),
         full_precision_tolerance=FULL_PRECISION_TOLERANCE,
-        artifact_tolerance=2 * toolchain.output_step(artifact),
+        artifact_tolerance=LSB_ELSEWHERE * output.scale,
+        output=output,
+        kernel_family=toolchain.kernel_family(),
     )
     return buffer.getvalue(), record
+
+
+def _calibration(bench: Workbench, hef: Product) -> CalibrationRecord:
+    sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
+    return CalibrationRecord(
+        origin=sets.index.origin,
+        windows=len(sets.calibration.windows),
+        windows_sha256=sets.calibration.sha256,
+        strata=sets.index.sets["calibration"].labels,
+    )
 
 
 def _with_tools(record: ToolchainRecord, exporter: str, more: Mapping[str, str]) -> ToolchainRecord:

@@ -18,8 +18,9 @@ from assets.toolchain import Toolchain
 from assets.weights import read_model
 from runtime.contract.document import to_json
 from runtime.contract.errors import PipelineError
+from runtime.contract.gate import missed_bounds
 from runtime.contract.motifs import MotifHead, MotifScorer
-from runtime.contract.release import ParityResult, missed_thresholds
+from runtime.contract.release import ParityResult
 from runtime.contract.window import FloatArray, normalize
 
 REPORT_NAME: Final = "parity.json"
@@ -106,13 +107,14 @@ def judge(
 ) -> ParityResult:
     """Compare, and hold the numbers against the policy."""
     metrics = compare(reference, found, scorer)
-    failures = missed_thresholds(metrics, thresholds)
+    failures = missed_bounds(metrics, thresholds, {})
     return ParityResult(
         artifact_sha256=artifact_sha256,
         provenance=provenance,
         windows=len(reference),
         metrics=metrics,
         thresholds=thresholds,
+        ceilings={},
         failures=failures,
         passed=not failures,
     )

@@ -29,10 +29,12 @@ from runtime.contract.motifs import MotifHead
 from runtime.contract.release import (
     MANIFEST_NAME,
     Artifact,
+    CalibrationRecord,
     GoldenRecord,
     InputSpec,
     Manifest,
     ModelIdentity,
+    OutputQuantization,
     OutputSpec,
     ParityResult,
     ToolchainRecord,
@@ -123,6 +125,7 @@ class ReleaseSimulator:
     statistics: ChannelStatistics = STATISTICS
     golden_offset: float = 0.0
     tolerance: float = 0.07
+    kernel_family: str = "recorded-elsewhere"
     files: dict[str, bytes] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -146,7 +149,7 @@ class ReleaseSimulator:
         kinds = {ARTIFACT: kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
         provenance = "measured" if hardware else "emulated"
         manifest = Manifest(
-            schema=1,
+            schema=2,
             target=self.target,
             model=ModelIdentity(name="tiny", version=self.version),
             artifact=ARTIFACT,
@@ -158,6 +161,9 @@ class ReleaseSimulator:
             output=OutputSpec.for_encoder(provenance),
             motif_head=motif_head(self.motifs),
             upstream={"onnx_model": sha256_bytes(b"onnx_model")},
+            calibration=CalibrationRecord(
+                origin="synthetic", windows=64, windows_sha256=sha256_bytes(b"windows"), strata={"rest": 64}
+            ),
             toolchain=ToolchainRecord(
                 id="hailo-dfc" if hardware else "emulator",
                 hardware=hardware,
@@ -166,7 +172,12 @@ class ReleaseSimulator:
             ),
             parity=parity(contents[ARTIFACT], provenance),
             golden=GoldenRecord(
-                file=GOLDEN, windows=4, full_precision_tolerance=1e-4, artifact_tolerance=self.tolerance
+                file=GOLDEN,
+                windows=4,
+                full_precision_tolerance=1e-4,
+                artifact_tolerance=self.tolerance,
+                output=OutputQuantization(scale=self.tolerance / 2, zero_point=0),
+                kernel_family=self.kernel_family,
             ),
         )
         return dataclasses.replace(manifest, **self.changes)
@@ -199,6 +210,7 @@ def parity(artifact: bytes, provenance: str = "emulated") -> ParityResult:
         windows=8,
         metrics={"mean_cosine": 0.999, "sqnr_db": 32.5},
         thresholds={"mean_cosine": 0.95},
+        ceilings={},
         failures=(),
         passed=True,
     )
@@ -220,6 +232,10 @@ class FakeEngine(Engine):
         super().__init__(manifest)
         self._answer = answer
         self.closings = 0
+
+    @property
+    def kernel_family(self) -> str:
+        return "fake"
 
     def _infer(self, tensor: FloatArray) -> FloatArray:
         return self._answer(tensor)

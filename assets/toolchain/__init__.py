@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 
 from runtime.contract.errors import PipelineError, ToolchainError
-from runtime.contract.release import TARGETS, ToolchainRecord
+from runtime.contract.parity import LayerNoise
+from runtime.contract.release import TARGETS, OutputQuantization, ToolchainRecord
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray
 
 STAGES: Final = ("parsed", "quantized", "compiled")
@@ -50,8 +51,12 @@ class Toolchain(abc.ABC):
         """Id, tool versions and options that shape what this toolchain makes."""
 
     @abc.abstractmethod
-    def output_step(self, built: Built) -> float:
-        """Size of one step (LSB) of a quantized model's output, in latent units."""
+    def output_quantization(self, built: Built) -> OutputQuantization:
+        """How the integers of a quantized model's output become latents."""
+
+    @abc.abstractmethod
+    def kernel_family(self) -> str:
+        """The integer kernels that ``infer`` runs an artifact on: ``cpu.kernel_family``, or a chip."""
 
     def parse(self, onnx_model: bytes) -> Built:
         """Take the canonical ONNX graph in.
@@ -131,6 +136,30 @@ class Toolchain(abc.ABC):
             )
         return latents
 
+    def layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:
+        """Where a quantized model's noise comes from, layer by layer.
+
+        Args:
+            parsed: full_precision.
+            quantized: What ``optimize`` made of it.
+            windows: float32 (N, 100, 9), normalized, not of the calibration set.
+
+        Returns:
+            None where the toolchain has no way to tell.
+
+        Raises:
+            ToolchainError: The analysis failed.
+        """
+        _check_stage(parsed, "parsed")
+        _check_stage(quantized, "quantized")
+        _check_windows(windows)
+        try:
+            return self._layer_noise(parsed, quantized, windows)
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise ToolchainError(f"layer analysis failed: {error}", where=self.target) from error
+
     def _checked(self, verb: str, stage: str, work: Callable[[], Built]) -> Built:
         try:
             built = work()
@@ -153,6 +182,9 @@ class Toolchain(abc.ABC):
 
     @abc.abstractmethod
     def _compile(self, quantized: Built) -> Built: ...
+
+    @abc.abstractmethod
+    def _layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None: ...
 
     @abc.abstractmethod
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray: ...

@@ -24,8 +24,10 @@ from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 from assets.onnx_model import OPERATORS, canonicalize, serialize
 from assets.onnx_run import exact_session, open_session
 from assets.toolchain import Built, Toolchain
+from runtime.contract.cpu import has_vnni, is_x86, kernel_family, this_cpu
 from runtime.contract.errors import ToolchainError
-from runtime.contract.release import EMULATED_KIND, ToolchainRecord
+from runtime.contract.parity import LayerNoise
+from runtime.contract.release import EMULATED_KIND, OutputQuantization, ToolchainRecord
 from runtime.contract.window import GRAPH_INPUT_NAME, GRAPH_OUTPUT_NAME, FloatArray, to_graph_layout
 
 INTEGER_PATHS: Final = ("u8s8", "u8s8-7bit")
@@ -46,20 +48,7 @@ def integer_path_for(architecture: str, cpu_flags: frozenset[str]) -> str:
         architecture: As ``platform.machine()`` says.
         cpu_flags: As /proc/cpuinfo lists them.
     """
-    x86 = architecture in ("x86_64", "AMD64", "i686")
-    return "u8s8" if not x86 or cpu_flags & {"avx512_vnni", "avx_vnni"} else "u8s8-7bit"
-
-
-def this_cpu() -> tuple[str, frozenset[str]]:
-    """Architecture and flags of this machine's CPU."""
-    import platform
-
-    flags: set[str] = set()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            flags.update(value.split())
-    return platform.machine(), frozenset(flags)
+    return "u8s8" if not is_x86(architecture) or has_vnni(cpu_flags) else "u8s8-7bit"
 
 
 class EmulatorToolchain(Toolchain):
@@ -147,14 +136,23 @@ class EmulatorToolchain(Toolchain):
         data = serialize(model)
         return Built(stage="compiled", kind=EMULATED_KIND, suffix=".emulated-int8.onnx", data=data)
 
-    def output_step(self, built: Built) -> float:
-        """Scale of the output's DequantizeLinear."""
+    def output_quantization(self, built: Built) -> OutputQuantization:
+        """Scale and zero point of the output's DequantizeLinear."""
         graph = onnx.load_from_string(built.data).graph
-        scales = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
         for node in graph.node:
             if GRAPH_OUTPUT_NAME in node.output and node.op_type == "DequantizeLinear":
-                return float(scales[node.input[1]])
+                return OutputQuantization(
+                    scale=float(values[node.input[1]]), zero_point=int(values[node.input[2]])
+                )
         raise ToolchainError("the output is not quantized", where=built.kind)
+
+    def kernel_family(self) -> str:
+        """That of this machine's CPU."""
+        return kernel_family(*this_cpu())
+
+    def _layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:
+        return None
 
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray:
         session = self._sessions.get(built.data)

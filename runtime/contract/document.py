@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,7 +42,13 @@ def to_json(document: object) -> bytes:
     return (text + "\n").encode()
 
 
-def from_json(kind: type[T], data: bytes, where: str) -> T:
+def from_json(
+    kind: type[T],
+    data: bytes,
+    where: str,
+    *,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> T:
     """Read a dataclass from JSON bytes; refuse whatever the dataclass does not say.
 
     Args:
@@ -50,6 +56,7 @@ def from_json(kind: type[T], data: bytes, where: str) -> T:
             float, bool, or one of these or None.
         data: At most ``MAX_DOCUMENT_BYTES``.
         where: Name of the document, for messages.
+        upgrade: Turns an older schema's object into the present one's, before it is read.
 
     Raises:
         ManifestError: Not JSON, a missing or unknown key, a wrong type, or a number that is not
@@ -62,6 +69,8 @@ def from_json(kind: type[T], data: bytes, where: str) -> T:
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"not JSON: {error}", where=where) from error
     try:
+        if upgrade and isinstance(value, dict):
+            value = upgrade(value)
         result: T = _decode(kind, value, where)
     except ManifestError as error:
         # A dataclass that checks itself does not know which document it comes from.

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from runtime.contract.document import from_json, sha256_bytes, to_json
-from runtime.contract.errors import ManifestError, PublicationRefusedError
+from runtime.contract.errors import ManifestError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.window import (
     CHANNELS,
@@ -24,14 +27,21 @@ from runtime.contract.window import (
     UNITS,
     WINDOW_SHAPE,
     ChannelStatistics,
+    FloatArray,
 )
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
+READABLE_SCHEMAS: Final = (1, 2)
 MANIFEST_NAME: Final = "manifest.json"
 TARGETS: Final = ("emulator", "hailo8", "hailo8l")
 NUMBER_PROVENANCES: Final = ("measured", "emulated", "estimated")
 EMULATED_KIND: Final = "emulated-int8"
 """Kind of the emulator's artifacts, and of nothing else."""
+ORIGINS: Final = ("captured", "synthetic")
+UNKNOWN_ORIGIN: Final = "unknown"
+"""Of schema 1, which did not say."""
+LSB_ELSEWHERE: Final = 2
+"""Steps by which a golden output may differ on another kernel family than the one that recorded it."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 MAX_ARTIFACT_BYTES: Final = 2**30
 """An artifact is read into memory to be verified; a HEF has a few MB."""
@@ -162,8 +172,9 @@ class ParityResult:
         windows: How many windows, disjoint from the calibration set.
         metrics: Name to value; a dB, a cosine or a share, as the name says.
         thresholds: Name to smallest accepted value.
-        failures: One sentence for each threshold that was missed.
-        passed: No failures and at least one threshold.
+        ceilings: Name to largest accepted value; none in schema 1.
+        failures: One sentence for each bound that was missed.
+        passed: No failures and at least one bound.
     """
 
     artifact_sha256: str
@@ -171,8 +182,53 @@ class ParityResult:
     windows: int
     metrics: dict[str, float]
     thresholds: dict[str, float]
+    ceilings: dict[str, float]
     failures: tuple[str, ...]
     passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputQuantization:
+    """latent = (integer - ``zero_point``) * ``scale``.
+
+    Args:
+        scale: Size of one step (LSB) in latent units, above zero.
+        zero_point: The integer that stands for 0.0.
+    """
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ManifestError(f"{self.scale} is not above zero", where="output.scale")
+
+    def integers(self, latents: FloatArray) -> npt.NDArray[np.int64]:
+        """The integers that an artifact gave before they became latents.
+
+        Args:
+            latents: float32, any shape, finite; as the artifact gave them.
+        """
+        steps = np.rint(latents.astype(np.float64) / self.scale)
+        result: npt.NDArray[np.int64] = steps.astype(np.int64) + self.zero_point
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRecord:
+    """The windows that the artifact's ranges come from.
+
+    Args:
+        origin: ``captured`` or ``synthetic`` (``unknown`` in schema 1); shown wherever the release is.
+        windows: How many.
+        windows_sha256: Digest of their values; empty in schema 1.
+        strata: Windows in each stratum.
+    """
+
+    origin: str
+    windows: int
+    windows_sha256: str
+    strata: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,14 +241,20 @@ class GoldenRecord:
         windows: N.
         full_precision_tolerance: Largest absolute difference by which two machines' float
             kernels may differ.
-        artifact_tolerance: Largest absolute difference by which an engine may differ from
-            ``artifact``; two steps of the quantized output.
+        artifact_tolerance: Largest absolute difference by which an engine on another kernel
+            family may differ from ``artifact``; ``LSB_ELSEWHERE`` steps of the quantized output.
+        output: How the artifact's output integers become ``artifact``; None in schema 1, whose
+            outputs are compared by ``artifact_tolerance`` everywhere.
+        kernel_family: The kernels that computed ``artifact`` (``cpu.kernel_family``, or a chip): an
+            engine on the same ones must give the same integers. Empty in schema 1.
     """
 
     file: str
     windows: int
     full_precision_tolerance: float
     artifact_tolerance: float
+    output: OutputQuantization | None
+    kernel_family: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,13 +274,13 @@ class Manifest:
     output: OutputSpec
     motif_head: MotifHead
     upstream: dict[str, str]
+    calibration: CalibrationRecord
     toolchain: ToolchainRecord
     parity: ParityResult
     golden: GoldenRecord
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ManifestError(f"schema {self.schema}, this version reads {SCHEMA}", where="schema")
+        _check_schema(self.schema)
         if self.target not in TARGETS:
             raise ManifestError(f"{self.target!r} is none of {', '.join(TARGETS)}", where="target")
         names = [artifact.name for artifact in self.artifacts]
@@ -232,6 +294,13 @@ class Manifest:
         self._check_specs()
 
     def _check_specs(self) -> None:
+        origins = ORIGINS if self.schema > 1 else (UNKNOWN_ORIGIN,)
+        if self.calibration.origin not in origins:
+            raise ManifestError(
+                f"{self.calibration.origin!r} is none of {', '.join(origins)}", where="calibration.origin"
+            )
+        if self.schema > 1 and (self.golden.output is None or not self.golden.kernel_family):
+            raise ManifestError("does not say which integers and kernels it holds", where="golden")
         expected = InputSpec.for_encoder(self.input.normalization)
         if self.input != expected:
             raise ManifestError("not the window that this contract knows", where="input")
@@ -292,45 +361,36 @@ def release_id(data: bytes) -> str:
 
 
 def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
-    """Read a manifest; ManifestError names the document, ``where``, and the field that is wrong."""
-    return from_json(Manifest, data, where)
+    """Read a manifest of any schema in ``READABLE_SCHEMAS``.
 
-
-def check_publishable(manifest: Manifest) -> None:
-    """Let a release out only with a passed parity about this very artifact.
-
-    The verdict is worked out again from the recorded numbers: a report that merely says
-    ``passed`` is not believed, and a policy without thresholds refuses.
+    What an older schema did not say is filled in as not known, never guessed.
 
     Raises:
-        PublicationRefusedError: Parity is missing, failed, about other bytes, or was judged by
-            nothing.
+        ManifestError: Names the document, ``where``, and the field that is wrong.
     """
-    parity = manifest.parity
-    if parity.artifact_sha256 != manifest.primary.sha256:
-        raise PublicationRefusedError(
-            f"parity was computed on {parity.artifact_sha256[:12]}, the artifact is "
-            f"{manifest.primary.sha256[:12]}",
-            where="parity.artifact_sha256",
-            hint="materialize parity_report for this artifact",
+    return from_json(Manifest, data, where, upgrade=_from_schema_1)
+
+
+def _check_schema(schema: int) -> None:
+    if schema not in READABLE_SCHEMAS:
+        raise ManifestError(
+            f"schema {schema}, this version reads {', '.join(map(str, READABLE_SCHEMAS))}",
+            where="schema",
+            hint="a newer version wrote it: update this one",
         )
-    missed = missed_thresholds(parity.metrics, parity.thresholds)
-    if not parity.passed or missed or parity.failures:
-        reasons = "; ".join(dict.fromkeys((*parity.failures, *missed))) or "the report says failed"
-        raise PublicationRefusedError(f"parity failed: {reasons}", where="parity")
-    if parity.windows < 1:
-        raise PublicationRefusedError("parity was judged on no window", where="parity.windows")
 
 
-def missed_thresholds(metrics: dict[str, float], thresholds: dict[str, float]) -> tuple[str, ...]:
-    """One sentence for each threshold that is missed; a missing metric and no policy miss too."""
-    if not thresholds:
-        return ("the policy has no thresholds",)
-    missed = []
-    for name, smallest in sorted(thresholds.items()):
-        value = metrics.get(name)
-        if value is None:
-            missed.append(f"{name} was not computed")
-        elif not value >= smallest:
-            missed.append(f"{name} is {value:.4g}, at least {smallest:.4g} is required")
-    return tuple(missed)
+def _from_schema_1(document: dict[str, Any]) -> dict[str, Any]:
+    """What schema 1 did not say yet; documents of another schema are left alone."""
+    schema = document.get("schema")
+    if type(schema) is not int:
+        return document
+    _check_schema(schema)
+    if schema > 1:
+        return document
+    added = {"calibration": {"origin": UNKNOWN_ORIGIN, "windows": 0, "windows_sha256": "", "strata": {}}}
+    for name, more in (("parity", {"ceilings": {}}), ("golden", {"output": None, "kernel_family": ""})):
+        if isinstance(document.get(name), dict):
+            added[name] = {**document[name], **more}
+    # Keys that are there already stay what they are, and are refused as unknown to schema 1 where they are.
+    return {**document, **added} if "calibration" not in document else document

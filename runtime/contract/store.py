@@ -50,13 +50,13 @@ from runtime.contract.files import (
     write_directory,
     write_synced,
 )
+from runtime.contract.gate import check_publishable
 from runtime.contract.release import (
     MANIFEST_NAME,
     TARGETS,
     Artifact,
     Manifest,
     check_digest,
-    check_publishable,
     manifest_bytes,
     parse_manifest,
     release_id,
@@ -103,7 +103,7 @@ class Release:
         """Hold the gate against this release: it may have come here around ``publish``.
 
         Raises:
-            PublicationRefusedError: As ``release.check_publishable``; names the manifest.
+            PublicationRefusedError: As ``gate.check_publishable``; names the manifest.
         """
         try:
             check_publishable(self.manifest)

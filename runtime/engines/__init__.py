@@ -33,6 +33,11 @@ class Engine(abc.ABC):
         self._statistics = manifest.input.normalization
         self._closed = False
 
+    @property
+    @abc.abstractmethod
+    def kernel_family(self) -> str:
+        """The kernels that run the artifact: ``cpu.kernel_family``, or a chip."""
+
     def infer(self, window: Window) -> FloatArray:
         """Run one window.
 

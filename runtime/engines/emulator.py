@@ -7,6 +7,7 @@ from typing import Final
 
 import onnxruntime as ort
 
+from runtime.contract.cpu import kernel_family, this_cpu
 from runtime.contract.errors import EngineError
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release
@@ -37,6 +38,11 @@ class EmulatorEngine(Engine):
         primary = release.manifest.primary
         self._session: ort.InferenceSession | None = _open_session(release.read(primary.name), primary.name)
         _check_graph(self._session, release.manifest)
+
+    @property
+    def kernel_family(self) -> str:
+        """That of this machine's CPU."""
+        return kernel_family(*this_cpu())
 
     def _infer(self, tensor: FloatArray) -> FloatArray:
         assert self._session is not None

@@ -69,7 +69,7 @@ def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
     )
     np.testing.assert_allclose(golden["full_precision"], full, atol=1e-4)
     # No looser than what another kind of CPU may need: the runtime's golden check would see nothing.
-    step = chain.toolchain.output_step(take_built(chain.bench, chain.products["hef"]))
+    step = chain.toolchain.output_quantization(take_built(chain.bench, chain.products["hef"])).scale
     assert manifest.golden.artifact_tolerance == 2 * step
     assert step < 0.2
     assert len(golden["windows"]) == manifest.golden.windows >= 16

@@ -97,7 +97,7 @@ class ToolchainSuite:
 
     def test_output_step_is_the_smallest_difference_of_the_artifact(self, graph: bytes) -> None:
         toolchain, _, _, compiled = self.built(graph)
-        step = toolchain.output_step(compiled)
+        step = toolchain.output_quantization(compiled).scale
         latents = toolchain.infer(compiled, some_windows(seed=2)).astype(np.float64)
         np.testing.assert_allclose(latents / step, np.round(latents / step), atol=1e-3)
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from runtime.contract.errors import ManifestError, PublicationRefusedError
+from runtime.contract.gate import check_publishable
 from runtime.contract.release import (
     MAX_ARTIFACT_BYTES,
     Manifest,
     ParityResult,
-    check_publishable,
     manifest_bytes,
     parse_manifest,
     release_id,
@@ -53,7 +53,7 @@ def test_what_was_emulated_is_for_no_hardware() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 2, "this version reads 1"),
+        (("schema",), 3, "this version reads 1, 2"),
         (("target",), "hailo15", "target"),
         (("artifact",), "other.onnx", "not among the artifacts"),
         (("golden", "file"), "other.npz", "golden.file"),

@@ -21,7 +21,7 @@ from runtime.config import RuntimeConfig
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import EngineError, PipelineError
 from runtime.contract.motifs import MotifScorer
-from runtime.contract.release import GoldenRecord
+from runtime.contract.release import GoldenRecord, OutputQuantization
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import ChannelStatistics
 from runtime.engines import open_engine
@@ -223,7 +223,14 @@ def golden_of_nothing_but_a_head(root: Path) -> RuntimeConfig:
 
 
 ZEROS = np.zeros((4, 64), np.float32)
-NO_WINDOWS = GoldenRecord(file=GOLDEN, windows=0, full_precision_tolerance=1.0, artifact_tolerance=1.0)
+NO_WINDOWS = GoldenRecord(
+    file=GOLDEN,
+    windows=0,
+    full_precision_tolerance=1.0,
+    artifact_tolerance=1.0,
+    output=OutputQuantization(scale=0.5, zero_point=0),
+    kernel_family="elsewhere",
+)
 
 
 @pytest.mark.parametrize(
