@@ -347,10 +347,15 @@ def torch_latents(data: bytes, windows: FloatArray, where: str) -> FloatArray:
     import torch
 
     module = _module(load_checkpoint(data, where), where)
+    # On one thread, so that the last bits, which parity records, do not depend on cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             latents: FloatArray = module(torch.from_numpy(np.ascontiguousarray(windows))).numpy()
     except Exception as error:  # RuntimeError for the most part, but torch promises nothing
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"PyTorch cannot compute with it: {first}", where=where, hint=_MISFIT) from error
+    finally:
+        torch.set_num_threads(threads)
     return latents

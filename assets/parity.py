@@ -2,119 +2,56 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from assets import policy
+from assets.assembly import put_together, unjudged
 from assets.calibration import WindowSets, parse_sets
+from assets.champion import compare_with_champion
+from assets.contexts import Contexts, run_contexts
+from assets.input_gate import gate_for_model
+from assets.metrics import LatentScale
 from assets.motif_head import MOTIFS, fit_head
+from assets.policy import FAMILY, FamilyPolicy, load_policy
 from assets.product import Product, Workbench
 from assets.quantized_har import take_built
-from assets.toolchain import Toolchain
-from assets.weights import read_model
-from runtime.contract.document import to_json
-from runtime.contract.errors import PipelineError
+from assets.report import Report, render
+from assets.toolchain import Built, Toolchain
+from assets.weights import TrainedModel, read_model
+from runtime.contract.document import from_json, to_json
 from runtime.contract.gate import missed_bounds
 from runtime.contract.motifs import MotifHead, MotifScorer
+from runtime.contract.parity import (
+    EVIDENCE_SCHEMA,
+    LATENTS_NAME,
+    REPORT_NAME,
+    ChampionComparison,
+    Finding,
+    ParityEvidence,
+    PublicationEvidence,
+    StratumResult,
+)
 from runtime.contract.release import ParityResult
-from runtime.contract.window import FloatArray, normalize
-
-REPORT_NAME: Final = "parity.json"
-
-
-class ParityError(PipelineError):
-    """Latents that cannot be compared."""
-
-    code = "parity"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParityEvidence:
-    """What ``parity_report`` makes, and ``canary_release`` takes.
-
-    Args:
-        result: Metrics, thresholds and verdict, bound to the artifact's digest.
-        motif_head: The head whose agreement was judged; the release carries the same.
-        origin: ``captured`` or ``synthetic``: where the windows came from.
-        evaluation_sha256: Digest of the windows that it was judged on.
-        by_label: The same metrics for each activity.
-        tools: Versions of what fitted the head, where it was fitted.
-        upstream: Asset key to digest of everything that the artifact was made from, so that other
-            sources make another report even where the artifact came out the same.
-    """
-
-    result: ParityResult
-    motif_head: MotifHead
-    origin: str
-    evaluation_sha256: str
-    by_label: dict[str, dict[str, float]]
-    tools: dict[str, str]
-    upstream: dict[str, str]
-
-
-def compare(reference: FloatArray, found: FloatArray, scorer: MotifScorer) -> dict[str, float]:
-    """Metrics of one context against another.
-
-    Args:
-        reference: float32 (N, 64), full_precision.
-        found: float32 (N, 64), of the artifact on the same windows.
-        scorer: The motif head that both are scored with.
-
-    Returns:
-        ``mean_cosine`` (1 is best), ``sqnr_db`` (signal power over error power, all dimensions
-        together, dB), ``motif_top1_agreement`` (share of windows whose best motif is the same).
-
-    Raises:
-        ParityError: A latent is not finite, or full_precision is zero throughout.
-    """
-    wide = reference.astype(np.float64)
-    if not (np.isfinite(wide).all() and np.isfinite(found).all()):
-        raise ParityError("a latent is not finite", hint="look at the weights and at the windows")
-    if not wide.any():
-        raise ParityError("full_precision is zero for every window", hint="look at the encoder's training")
-    error = found.astype(np.float64) - wide
-    return {
-        "mean_cosine": float(np.mean(_cosines(wide, wide + error))),
-        "sqnr_db": float(10 * np.log10(np.sum(wide**2) / max(float(np.sum(error**2)), 1e-30))),
-        "motif_top1_agreement": float(
-            np.mean(scorer.scores(reference).argmax(axis=1) == scorer.scores(found).argmax(axis=1))
-        ),
-    }
-
-
-def _cosines(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Cosine of each pair of rows; 0 where one of them is zero, since nothing then agrees."""
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    products = np.einsum("nd,nd->n", first, second)
-    result: npt.NDArray[np.float64] = np.divide(
-        products, lengths, out=np.zeros_like(products), where=lengths > 0
-    )
-    return result
+from runtime.contract.store import ReleaseStore
+from runtime.contract.window import normalize
 
 
 def judge(
-    reference: FloatArray,
-    found: FloatArray,
-    scorer: MotifScorer,
-    *,
-    artifact_sha256: str,
-    thresholds: dict[str, float],
-    provenance: str,
+    metrics: dict[str, float], policy: FamilyPolicy, *, artifact_sha256: str, provenance: str, windows: int
 ) -> ParityResult:
-    """Compare, and hold the numbers against the policy."""
-    metrics = compare(reference, found, scorer)
-    failures = missed_bounds(metrics, thresholds, {})
+    """Hold the numbers against the policy; one that was not computed is missed, and so is an empty policy."""
+    failures = missed_bounds(metrics, policy.thresholds, policy.ceilings)
     return ParityResult(
         artifact_sha256=artifact_sha256,
         provenance=provenance,
-        windows=len(reference),
+        windows=windows,
         metrics=metrics,
-        thresholds=thresholds,
-        ceilings={},
+        thresholds=policy.thresholds,
+        ceilings=policy.ceilings,
         failures=failures,
         passed=not failures,
     )
@@ -134,48 +71,167 @@ def make_parity_report(
         motifs: Size of a fitted head, where the weights came without one.
 
     Raises:
+        CalibrationError: The input gate refuses the windows.
         ProductMissingError: Something that the artifact was made from is gone.
         ToolchainError: A context could not be run.
         ParityError: There is nothing to compare.
     """
+    subject = _take_up(bench, toolchain, hef, motifs)
+    findings = gate_for_model(subject.sets, subject.trained.statistics, toolchain.target)
+    contexts = _run(bench, toolchain, subject)
+    evidence = _evidence(toolchain, subject, contexts, findings, upstream=bench.ancestry(hef))
+    files = {REPORT_NAME: to_json(evidence), LATENTS_NAME: _latents(contexts, subject.sets)}
+    return bench.put(f"{toolchain.target}/parity_report", files, made_from=[hef]), evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is judged, and everything that it was made from."""
+
+    hef: Product
+    trained: TrainedModel
+    sets: WindowSets
+    stages: dict[str, Built]
+    head: MotifHead
+
+
+def _take_up(bench: Workbench, toolchain: Toolchain, hef: Product, motifs: int) -> _Subject:
     _, trained = read_model(bench, bench.ancestor(hef, "model_weights"))
     sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
-    onnx_model = bench.ancestor(hef, "onnx_model")
-    full_precision = toolchain.parse(bench.read(onnx_model))
-    head = trained.head or fit_head(
-        toolchain.infer(full_precision, normalize(sets.calibration.windows, trained.statistics)), motifs
-    )
-    windows = normalize(sets.evaluation.windows, trained.statistics)
-    reference = toolchain.infer(full_precision, windows)
-    artifact = take_built(bench, hef)
-    toolchain.check_made(artifact)
-    found = toolchain.infer(artifact, windows)
-    result = judge(
-        reference,
-        found,
-        MotifScorer(head),
-        artifact_sha256=hef.digest,
-        thresholds=policy.load_policy(),
-        provenance="measured" if toolchain.record().hardware else "emulated",
-    )
-    evidence = ParityEvidence(
-        result=result,
-        motif_head=head,
-        origin=sets.index.origin,
-        evaluation_sha256=sets.evaluation.sha256,
-        by_label=_by_label(reference, found, sets, MotifScorer(head)),
-        tools={} if trained.head else {"scipy": metadata.version("scipy")},
-        upstream=bench.ancestry(hef),
-    )
-    asset = f"{toolchain.target}/parity_report"
-    return bench.put(asset, {REPORT_NAME: to_json(evidence)}, made_from=[hef]), evidence
-
-
-def _by_label(
-    reference: FloatArray, found: FloatArray, sets: WindowSets, scorer: MotifScorer
-) -> dict[str, dict[str, float]]:
-    labels = np.asarray(sets.evaluation.labels)
-    return {
-        str(label): compare(reference[labels == label], found[labels == label], scorer)
-        for label in np.unique(labels)
+    stages = {
+        "parsed": toolchain.parse(bench.read(bench.ancestor(hef, "onnx_model"))),
+        "quantized": take_built(bench, bench.ancestor(hef, f"{toolchain.target}/quantized_har")),
+        "compiled": take_built(bench, hef),
     }
+    toolchain.check_made(stages["compiled"])
+    calibration = normalize(sets.calibration.windows, trained.statistics)
+    head = trained.head or fit_head(toolchain.infer(stages["parsed"], calibration), motifs)
+    return _Subject(hef=hef, trained=trained, sets=sets, stages=stages, head=head)
+
+
+def _run(bench: Workbench, toolchain: Toolchain, subject: _Subject) -> Contexts:
+    """Every context, the artifact as a candidate release that no store would take."""
+    hef = subject.hef
+    provenance = "measured" if toolchain.record().hardware else "emulated"
+    candidate = put_together(
+        bench,
+        toolchain,
+        unjudged(hef, subject.head, provenance),
+        hef=hef,
+        upstream={**bench.ancestry(hef), hef.asset: hef.digest},
+    )
+    windows = subject.sets.evaluation.windows
+    return run_contexts(toolchain, subject.trained, subject.stages, candidate, windows)
+
+
+def _evidence(
+    toolchain: Toolchain,
+    subject: _Subject,
+    contexts: Contexts,
+    findings: tuple[Finding, ...],
+    upstream: dict[str, str],
+) -> ParityEvidence:
+    policy, sets, trained = load_policy(), subject.sets, subject.trained
+    scale = LatentScale(
+        contexts.reference,
+        MotifScorer(subject.head),
+        active_share=policy.active_share,
+        clear_margin=policy.clear_margin,
+    )
+    evaluation = normalize(sets.evaluation.windows, trained.statistics)
+    result = judge(
+        scale.metrics(contexts.reference, contexts.found),
+        policy,
+        artifact_sha256=subject.hef.digest,
+        provenance=contexts.provenance,
+        windows=len(evaluation),
+    )
+    return ParityEvidence(
+        schema=EVIDENCE_SCHEMA,
+        family=FAMILY,
+        result=result,
+        typical=policy.typical,
+        motif_head=subject.head,
+        origin=sets.index.origin,
+        calibration_sha256=sets.calibration.sha256,
+        evaluation_sha256=sets.evaluation.sha256,
+        strata_by=sets.index.strata.definition,
+        contexts=contexts.results,
+        judged=contexts.judged,
+        strata=_by_stratum(scale, contexts, sets),
+        dimensions=scale.dimensions(contexts.reference, contexts.found),
+        layers=toolchain.layer_noise(subject.stages["parsed"], subject.stages["quantized"], evaluation),
+        findings=findings,
+        tools={} if trained.head else {"scipy": metadata.version("scipy")},
+        upstream=upstream,
+    )
+
+
+def _by_stratum(scale: LatentScale, contexts: Contexts, sets: WindowSets) -> tuple[StratumResult, ...]:
+    strata = np.asarray(sets.evaluation.strata)
+    return tuple(
+        StratumResult(
+            name=str(name),
+            windows=int(np.sum(strata == name)),
+            metrics=scale.metrics(contexts.reference[strata == name], contexts.found[strata == name]),
+        )
+        for name in np.unique(strata)
+    )
+
+
+def _latents(contexts: Contexts, sets: WindowSets) -> bytes:
+    """What the report's pictures show: float32 (N, 64) of both sides, and each window's stratum."""
+    buffer = io.BytesIO()
+    strata = np.asarray(sets.evaluation.strata)
+    np.savez(buffer, full_precision=contexts.reference, found=contexts.found, strata=strata)
+    return buffer.getvalue()
+
+
+def read_evidence(bench: Workbench, parity_report: Product) -> ParityEvidence:
+    """Take up what ``make_parity_report`` made, verified."""
+    return from_json(ParityEvidence, bench.read(parity_report, REPORT_NAME), REPORT_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A parity report beside the champion of the day.
+
+    Args:
+        publication: Evidence and comparison: what is kept with a publication.
+        latents: ``full_precision`` and ``found`` float32 (N, 64), ``strata`` (N,).
+    """
+
+    publication: PublicationEvidence
+    latents: dict[str, npt.NDArray[np.generic]]
+
+    @property
+    def champion(self) -> ChampionComparison:
+        """The comparison."""
+        return self.publication.champion
+
+    def report(self) -> Report:
+        """The report for people and programs; equal evidence gives equal bytes."""
+        return render(self.publication, self.latents)
+
+
+def hold_against_champion(
+    bench: Workbench, toolchain: Toolchain, store: ReleaseStore, *, hef: Product, parity_report: Product
+) -> Judged:
+    """Compare with the release that ``stable`` names now.
+
+    Raises:
+        PipelineError: There is a champion, and it cannot be read or compared with.
+    """
+    evidence = read_evidence(bench, parity_report)
+    champion = compare_with_champion(bench, toolchain, store, load_policy(), hef=hef)
+    identity, _ = read_model(bench, bench.ancestor(hef, "model_weights"))
+    with np.load(io.BytesIO(bench.read(parity_report, LATENTS_NAME)), allow_pickle=False) as archive:
+        latents = {name: archive[name] for name in archive.files}
+    publication = PublicationEvidence(
+        schema=EVIDENCE_SCHEMA,
+        model=f"{identity.name} {identity.version}",
+        target=toolchain.target,
+        parity=evidence,
+        champion=champion,
+    )
+    return Judged(publication=publication, latents=latents)

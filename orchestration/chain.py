@@ -22,7 +22,6 @@ from runtime.contract.document import sha256_bytes
 
 if TYPE_CHECKING:
     from assets.judgement import Judgement
-    from assets.parity import ParityEvidence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -261,38 +260,22 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
     )
     @_explained
     def parity_report(places: Places, config: MotifConfig, hef: Product) -> Result:
-        from assets.parity import make_parity_report
+        from assets.parity import hold_against_champion, make_parity_report
+        from assets.report import keep_report
         from assets.toolchain import open_toolchain
+        from orchestration.parity_view import parity_check_result, parity_metadata
 
-        bench = places.bench()
+        bench, toolchain = places.bench(), open_toolchain(target)
         bench.check_latest(hef, "calibration_set", "onnx_model", f"{target}/quantized_har")
-        product, evidence = make_parity_report(bench, open_toolchain(target), hef=hef, motifs=config.motifs)
-        metadata, check = _parity_shown(evidence)
+        product, evidence = make_parity_report(bench, toolchain, hef=hef, motifs=config.motifs)
+        judged = hold_against_champion(bench, toolchain, places.store(), hef=hef, parity_report=product)
+        report = judged.report()
+        path = keep_report(Path(places.reports_dir), target, report)
+        metadata = parity_metadata(evidence, judged.champion, report.images, path, places.reports_url)
+        check = parity_check_result(evidence, judged.champion)
         return _result(bench, product, metadata, judged_by, check_results=[check])
 
     return parity_report
-
-
-def _parity_shown(evidence: ParityEvidence) -> tuple[dict[str, Any], dg.AssetCheckResult]:
-    """The evidence as the UI shows it, and as the check that blocks."""
-    result = evidence.result
-    numbers = {name: dg.MetadataValue.float(value) for name, value in result.metrics.items()}
-    check = dg.AssetCheckResult(
-        check_name="parity",
-        passed=result.passed,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description="; ".join(result.failures) or "every threshold is met",
-        metadata=numbers,
-    )
-    metadata = {
-        "verdict": "passed" if result.passed else "FAILED",
-        **numbers,
-        "numbers": result.provenance,
-        "windows": f"{result.windows} {evidence.origin}",
-        "judged artifact": result.artifact_sha256,
-        "motif head": evidence.motif_head.provenance,
-    }
-    return metadata, check
 
 
 def _canary_release(target: str) -> dg.AssetsDefinition:

@@ -1,0 +1,128 @@
+"""The champion: what ``stable`` names, compared on the golden windows that it carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from assets.canary import assemble, publish_canary
+from assets.champion import champion_golden, compare_with_champion
+from assets.policy import load_policy
+from runtime.contract.document import sha256_bytes
+from runtime.contract.errors import DigestMismatchError, PublicationRefusedError
+from runtime.contract.parity import ITSELF, NO_CHAMPION, ChampionComparison
+from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.window import FloatArray
+from tests.chain import Chain
+from tests.simulators import flip_bit
+
+pytestmark = pytest.mark.build
+
+
+def compare(chain: Chain, store: ReleaseStore) -> ChampionComparison:
+    return compare_with_champion(
+        chain.bench, chain.toolchain, store, load_policy(), hef=chain.products["hef"]
+    )
+
+
+def publish(chain: Chain, store: ReleaseStore) -> Release:
+    return publish_canary(
+        chain.bench,
+        chain.toolchain,
+        store,
+        hef=chain.products["hef"],
+        parity_report=chain.products["parity_report"],
+        actor="test",
+        reason="test",
+    )
+
+
+def with_golden(chain: Chain, store: ReleaseStore, noise: float) -> Release:
+    """A stable release whose artifact said something noisier, or more exact, about its golden windows."""
+    manifest, files = assemble(
+        chain.bench,
+        chain.toolchain,
+        hef=chain.products["hef"],
+        parity_report=chain.products["parity_report"],
+    )
+    name = manifest.golden.file
+    with np.load(io.BytesIO(files[name])) as archive:
+        arrays: dict[str, FloatArray] = dict(archive)
+    error = np.random.default_rng(1).normal(size=arrays["full_precision"].shape)
+    error *= noise * np.linalg.norm(arrays["full_precision"]) / np.linalg.norm(error)
+    arrays["artifact"] = (arrays["full_precision"] + error).astype(np.float32)
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    files[name] = buffer.getvalue()
+    changed = tuple(
+        dataclasses.replace(a, sha256=sha256_bytes(files[name]), size=len(files[name])) if a.name == name else a
+        for a in manifest.artifacts
+    )
+    other = dataclasses.replace(manifest, artifacts=changed)
+    release = store.publish(other, files)
+    store.point("stable", release, actor="test", reason="test")
+    return release
+
+
+def test_no_champion_is_no_obstacle_and_says_so(chain: Chain, tmp_path: Path) -> None:
+    found = compare(chain, ReleaseStore(tmp_path / "none"))
+    assert (found.state, found.passed) == (NO_CHAMPION, True)
+    assert (found.sqnr_db, found.champion_sqnr_db, found.metrics) == (None, None, {})
+
+
+def test_the_same_artifact_compares_as_equal(chain: Chain, tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path)
+    release = publish(chain, store)
+    store.point("stable", release, actor="test", reason="test")
+    found = compare(chain, store)
+    assert (found.state, found.release, found.passed) == (ITSELF, release.id, True)
+    assert found.windows == 24
+    assert found.sqnr_db == pytest.approx(found.champion_sqnr_db, abs=1e-6)
+    assert found.metrics == release.manifest.parity.metrics
+
+
+@pytest.mark.parametrize(("better_db", "passes"), [(1.0, True), (2.0, False)])
+def test_at_most_so_much_below_the_champion(
+    chain: Chain, tmp_path: Path, better_db: float, passes: bool
+) -> None:
+    """1.5 dB is allowed: 1 dB below is published, 2 dB below is refused, though parity passed."""
+    store = ReleaseStore(tmp_path)
+    _, reference, artifact = champion_golden(publish(chain, ReleaseStore(tmp_path / "probe")))
+    error = np.linalg.norm(artifact.astype(np.float64) - reference) / np.linalg.norm(reference)
+    champion = with_golden(chain, store, error * 10 ** (-better_db / 20))
+    found = compare(chain, store)
+    assert found.champion_sqnr_db is not None
+    assert found.sqnr_db is not None
+    assert found.champion_sqnr_db - found.sqnr_db == pytest.approx(better_db, abs=0.01)
+    assert found.passed is passes
+    if passes:
+        publish(chain, store)
+        return
+    with pytest.raises(PublicationRefusedError, match="at most 1.5 dB below is allowed"):
+        publish(chain, store)
+    assert store.identifiers() == [champion.id]
+    assert store.current("emulator", "canary") is None
+
+
+def test_a_champion_that_cannot_be_read_is_an_error_and_no_missing_one(chain: Chain, tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path)
+    release = publish(chain, store)
+    store.point("stable", release, actor="test", reason="test")
+    flip_bit(release.directory / release.manifest.golden.file, byte=400)
+    with pytest.raises(DigestMismatchError):
+        compare(chain, store)
+
+
+def test_a_champion_of_the_same_weights_is_no_part_of_the_digest(chain: Chain, tmp_path: Path) -> None:
+    """Another store of the day, the same release; the comparison is kept beside it."""
+    alone, beside = ReleaseStore(tmp_path / "alone"), ReleaseStore(tmp_path / "beside")
+    with_golden(chain, beside, 0.05)
+    assert compare(chain, beside).state == ITSELF
+    first, second = publish(chain, alone), publish(chain, beside)
+    assert first.id == second.id
+    kept = [{path.name for path in store.evidence(first.id)} for store in (alone, beside)]
+    assert kept[0] != kept[1]
