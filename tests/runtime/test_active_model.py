@@ -228,7 +228,7 @@ NO_WINDOWS = GoldenRecord(
     windows=0,
     full_precision_tolerance=1.0,
     artifact_tolerance=1.0,
-    output=OutputQuantization(scale=0.5, zero_point=0),
+    output=OutputQuantization(scale=1 / 32, zero_point=128),
     kernel_family="elsewhere",
 )
 
