@@ -4,6 +4,7 @@ Layout, all links and names relative, so that a copy or a read-only mount works 
 
     releases/<sha256 of the manifest>/manifest.json, artifacts
     channels/<target>/<channel>/00000001.json     one entry for each move; the highest counts
+    evidence/<release>/<kind>-<sha256>.<suffix>   kept beside a release, outside its digest
 
 Everything appears by rename or link of synced files: a reader sees the old state or the new.
 """
@@ -37,6 +38,8 @@ from runtime.contract.errors import (
     collect_problems,
     store_errors,
 )
+from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
+from runtime.contract.evidence import evidence_problems, list_evidence, write_evidence
 from runtime.contract.files import (
     is_directory,
     list_directory,
@@ -199,7 +202,7 @@ class ReleaseStore:
         check_digest(identifier, "release")
         directory = self._directory(identifier)
         with store_errors(directory):
-            there = is_directory(directory)
+            there = self._holds(identifier)
         if not there:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
@@ -222,6 +225,29 @@ class ReleaseStore:
             )
         return release
 
+    def add_evidence(self, release: Release, kind: str, suffix: str, data: bytes) -> Path:
+        """Keep a document beside a release of this store; the release does not change.
+
+        Args:
+            release: It belongs to this one.
+            kind: What it is, ``evidence.PARITY_KIND`` for one.
+            suffix: ``html`` or ``json``.
+            data: At most ``evidence.MAX_EVIDENCE_BYTES``.
+
+        Returns:
+            The file, whose name holds the digest of its bytes; the same again changes nothing.
+
+        Raises:
+            ReleaseNotFoundError: The store does not hold the release.
+            ManifestError: Kind or suffix cannot be.
+            StoreError: It cannot be written; nothing is left.
+        """
+        return write_evidence(self._evidence(self.open(release.id).id), kind, suffix, data)
+
+    def evidence(self, identifier: str) -> list[Path]:
+        """Files kept beside a release, sorted; read them with ``evidence.read_evidence``."""
+        return list_evidence(self._evidence(identifier))
+
     def identifiers(self) -> list[str]:
         """Ids of all releases in the store, sorted; unfinished copies are not among them."""
         folder = self.root / "releases"
@@ -240,6 +266,9 @@ class ReleaseStore:
             for name in [identifier] if identifier else self.identifiers():
                 with collect_problems(found):
                     found += self.open(name).problems()
+            found += evidence_problems(
+                self.root, identifier, lambda name: is_directory(self._directory(name))
+            )
         for target in TARGETS if identifier is None else ():
             with collect_problems(found):
                 if self._channel_names(target):
@@ -267,8 +296,14 @@ class ReleaseStore:
                 self.resolve(target, channel)
         return found
 
+    def _holds(self, identifier: str) -> bool:
+        return is_directory(self._directory(identifier))
+
     def _directory(self, identifier: str) -> Path:
         return self.root / "releases" / check_digest(identifier, "release")
+
+    def _evidence(self, identifier: str) -> Path:
+        return self.root / EVIDENCE_FOLDER / check_digest(identifier, "release")
 
     def _channel(self, target: str, channel: str) -> Path:
         if target not in TARGETS:
