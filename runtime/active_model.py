@@ -72,6 +72,11 @@ class ActiveModel:
         return self.manifest.output.provenance
 
     @property
+    def calibration_origin(self) -> str:
+        """Where the calibration windows came from: ``captured``, ``synthetic`` or ``unknown``."""
+        return self.manifest.calibration.origin
+
+    @property
     def motif_head(self) -> str:
         """Where the motif head comes from: ``checkpoint``, ``file`` or ``fitted``."""
         return self.manifest.motif_head.provenance
@@ -138,8 +143,19 @@ class ModelHolder:
             return cls(
                 InternalError(f"{type(error).__name__} while loading", hint="the log has the traceback")
             )
-        fields = {"event": "model_loaded", "release": model.release_id, "target": model.target}
-        _LOGGER.info("serving %s", model.artifact, extra={"fields": fields})
+        fields = {
+            "event": "model_loaded",
+            "release": model.release_id,
+            "target": model.target,
+            "numbers": model.numbers,
+            "calibration_origin": model.calibration_origin,
+        }
+        _LOGGER.info(
+            "serving %s, calibrated on %s windows",
+            model.artifact,
+            model.calibration_origin,
+            extra={"fields": fields},
+        )
         return cls(model)
 
 
