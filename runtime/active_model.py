@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from pathlib import Path
@@ -13,21 +12,19 @@ import numpy.typing as npt
 
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import (
-    GoldenMismatchError,
     NoManifestError,
     PipelineError,
     ReleaseNotFoundError,
     TargetAmbiguousError,
     TargetMismatchError,
-    WindowError,
     store_errors,
 )
 from runtime.contract.files import is_directory
 from runtime.contract.motifs import MotifScorer
-from runtime.contract.release import Manifest
 from runtime.contract.store import Release, ReleaseStore, open_release
-from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
+from runtime.contract.window import FloatArray, Window
 from runtime.engines import Engine, open_engine
+from runtime.golden import compare_golden
 
 _LOGGER: Final = logging.getLogger("runtime.model")
 _WHERE_TO_LOOK: Final = "publish one with `make run`, or set RELEASE_STORE"
@@ -73,6 +70,11 @@ class ActiveModel:
     def numbers(self) -> str:
         """How the latent comes about: ``measured``, ``emulated`` or ``estimated``."""
         return self.manifest.output.provenance
+
+    @property
+    def calibration_origin(self) -> str:
+        """Where the calibration windows came from: ``captured``, ``synthetic`` or ``unknown``."""
+        return self.manifest.calibration.origin
 
     @property
     def motif_head(self) -> str:
@@ -141,8 +143,19 @@ class ModelHolder:
             return cls(
                 InternalError(f"{type(error).__name__} while loading", hint="the log has the traceback")
             )
-        fields = {"event": "model_loaded", "release": model.release_id, "target": model.target}
-        _LOGGER.info("serving %s", model.artifact, extra={"fields": fields})
+        fields = {
+            "event": "model_loaded",
+            "release": model.release_id,
+            "target": model.target,
+            "numbers": model.numbers,
+            "calibration_origin": model.calibration_origin,
+        }
+        _LOGGER.info(
+            "serving %s, calibrated on %s windows",
+            model.artifact,
+            model.calibration_origin,
+            extra={"fields": fields},
+        )
         return cls(model)
 
 
@@ -180,13 +193,15 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
             where=release.manifest.artifact,
             hint="unset NUM_MOTIFS, or choose a release with that many motifs",
         )
-    model = ActiveModel(release, open_engine(release))
+    engine = open_engine(release)
     try:
-        repeat_golden_windows(model, release)
+        # This warms the engine up, and keeps an artifact away from a machine that computes it
+        # otherwise: u8 x s8 kernels saturate on x86 without VNNI.
+        compare_golden(engine, release).check(release.manifest.artifact)
     except BaseException:
-        model.close()
+        engine.close()
         raise
-    return model
+    return ActiveModel(release, engine)
 
 
 def find_release(config: RuntimeConfig) -> Release:
@@ -230,57 +245,3 @@ def _only_target(store: ReleaseStore) -> str:
             f"the store has releases for {', '.join(targets)}", where=str(store.root), hint="set TARGET"
         )
     return targets[0]
-
-
-def repeat_golden_windows(model: ActiveModel, release: Release) -> None:
-    """Run the release's golden windows and compare with the outputs recorded at build time.
-
-    This warms the engine up, and keeps an artifact away from a machine that computes it
-    otherwise: u8 x s8 kernels saturate on x86 without VNNI.
-
-    Raises:
-        GoldenMismatchError: A window is none, a latent differs by more than
-            ``golden.artifact_tolerance``, or a motif score is not finite.
-        EngineError: The engine failed.
-    """
-    windows, expected = _golden(release)
-    tolerance = release.manifest.golden.artifact_tolerance
-    for index, window in enumerate(windows):
-        try:
-            latent, scores = model.infer(window)
-        except WindowError as error:
-            raise _golden_error(release.manifest, f"golden window {index}: {error}") from error
-        if not np.isfinite(scores).all():
-            raise _golden_error(release.manifest, f"golden window {index} gives a motif score that is none")
-        difference = float(np.abs(latent.astype(np.float64) - expected[index]).max())
-        if not difference <= tolerance:
-            raise GoldenMismatchError(
-                f"golden window {index} differs by {difference:.4g}, at most {tolerance:.4g} is allowed",
-                where=release.manifest.artifact,
-                hint="this machine computes the artifact otherwise than the one that built it: "
-                "rebuild the release for it",
-            )
-
-
-def _golden(release: Release) -> tuple[FloatArray, FloatArray]:
-    """Windows float32 (N, 100, 9) and recorded outputs float32 (N, 64), from verified bytes."""
-    record, manifest = release.manifest.golden, release.manifest
-    try:
-        with np.load(io.BytesIO(release.read(record.file)), allow_pickle=False) as archive:
-            windows, expected = archive["windows"], archive["artifact"]
-    except PipelineError:
-        raise
-    except Exception as error:
-        # numpy and zipfile raise nearly anything for an archive that was made to hurt, MemoryError
-        # for a shape beyond all memory among it.
-        raise _golden_error(manifest, f"cannot be read: {type(error).__name__}: {error}") from error
-    shapes = (windows.shape, expected.shape)
-    if record.windows < 1 or shapes != ((record.windows, *WINDOW_SHAPE), (record.windows, LATENT_SIZE)):
-        raise _golden_error(manifest, f"shapes are {shapes}, the manifest says {record.windows} windows")
-    if windows.dtype != np.float32 or expected.dtype != np.float32:
-        raise _golden_error(manifest, f"types are {windows.dtype} and {expected.dtype}, not float32")
-    return windows, expected
-
-
-def _golden_error(manifest: Manifest, what: str) -> GoldenMismatchError:
-    return GoldenMismatchError(what, where=manifest.golden.file, hint="publish the release again")

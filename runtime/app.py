@@ -78,8 +78,9 @@ class InferResource:
 
     def _headers_of(self, model: ActiveModel) -> dict[str, str]:
         if self._headers[0] is not model:
-            names = {"X-Release": model.release_id, "X-Target": model.target}
-            self._headers = model, names | {"X-Numbers": model.numbers, "X-Motif-Head": model.motif_head}
+            names = {"X-Release": model.release_id, "X-Target": model.target, "X-Numbers": model.numbers}
+            names |= {"X-Calibration-Origin": model.calibration_origin, "X-Motif-Head": model.motif_head}
+            self._headers = model, names
         return self._headers[1]
 
 
@@ -102,6 +103,7 @@ class HealthResource:
             "release": state.release_id,
             "target": state.target,
             "numbers": state.numbers,
+            "calibration_origin": state.calibration_origin,
             "motif_head": state.motif_head,
             "motifs": state.motifs,
         }

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, Final
 from runtime.config import DEFAULT_STORE
 from runtime.contract.channels import CHANNELS, ChannelEntry
 from runtime.contract.document import to_json
-from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, store_errors
+from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, WindowError, store_errors
 from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
-from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.selftest import as_report, self_test
 
 OK: Final = 0
 PROBLEMS: Final = 1
@@ -51,14 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(store: ReleaseStore, options: argparse.Namespace) -> int:
     try:
-        _check_store(store.root)
         code: int = options.command(store, options)
     except PipelineError as error:
         if options.json:
             _print_json(options.failure(error))
             sys.stdout.flush()
         print(f"releasectl: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ReleaseNotFoundError) else PROBLEMS
+        return USAGE if isinstance(error, ReleaseNotFoundError | WindowError) else PROBLEMS
     return code
 
 
@@ -100,10 +101,18 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", parents=[common], help="compare every byte with its digest")
     verify.add_argument("release", metavar="ID", nargs="?", help="default: the whole store")
     verify.set_defaults(command=_verify, failure=_as_report)
+    selftest = commands.add_parser("selftest", parents=[common], help="does a release run here as it should")
+    selftest.add_argument(
+        "release", metavar="RELEASE", help="an id, its first digits, or a release directory"
+    )
+    selftest.add_argument("--windows", type=Path, metavar="NPZ", help="`windows` to run besides")
+    selftest.add_argument("--latents", type=Path, metavar="NPZ", help="where their `latents` go")
+    selftest.set_defaults(command=_selftest, failure=as_report, wrong=selftest.error)
     return parser
 
 
 def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
+    _check_store(store.root)
     entries, bad = _channel_entries(store)
     rows = [_row(store, identifier, entries) for identifier in store.identifiers()]
     if options.json:
@@ -171,6 +180,7 @@ def _print_table(rows: Sequence[Row]) -> None:
 
 
 def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
+    _check_store(store.root)
     release = store.open(_expand(store, options.release))
     everywhere, bad = _channel_entries(store)
     entries = [entry for entry in everywhere if entry.release == release.id]
@@ -230,6 +240,7 @@ def _screen(release: Release, entries: Sequence[ChannelEntry]) -> list[str]:
 
 
 def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
+    _check_store(store.root)
     identifier = _expand(store, options.release) if options.release else None
     problems = store.problems(identifier)
     # Where the releases cannot be listed, that is among the problems.
@@ -249,6 +260,32 @@ def _identifiers(store: ReleaseStore) -> list[str]:
         return store.identifiers()
     except StoreError:
         return []
+
+
+def _selftest(store: ReleaseStore, options: argparse.Namespace) -> int:
+    if (options.windows is None) != (options.latents is None):
+        options.wrong("--windows and --latents go together")
+    found = self_test(_release_named(store, options.release), options.windows, options.latents)
+    if options.json:
+        _print_json(found.document())
+    else:
+        print("\n".join(found.lines()))
+    return OK if found.ok else PROBLEMS
+
+
+def _release_named(store: ReleaseStore, name: str) -> Release:
+    """What has the form of an id is one, of the store; anything else is a path, and needs no store."""
+    if re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_PREFIX},64}}", name):
+        _check_store(store.root)
+        return store.open(_expand(store, name))
+    path = Path(name)
+    with store_errors(path):
+        there = is_directory(path)
+    if not there:
+        raise ReleaseNotFoundError(
+            "is no release directory", where=name, hint=f"an id has at least {SHORTEST_PREFIX} digits"
+        )
+    return open_release(path)
 
 
 def _print_json(value: object) -> None:

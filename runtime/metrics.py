@@ -24,7 +24,15 @@ BUCKETS_SECONDS: Final = (0.001, 0.002, 0.005, 0.010, 0.020, 0.030, 0.045, 0.060
 
 ENGINE_BUCKETS_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.010, 0.025, 0.045, 0.1)
 
-_BUILD_LABELS: Final = ("version", "target", "release", "artifact_sha256", "numbers", "motif_head")
+_BUILD_LABELS: Final = (
+    "version",
+    "target",
+    "release",
+    "artifact_sha256",
+    "numbers",
+    "calibration_origin",
+    "motif_head",
+)
 
 
 class RuntimeMetrics:
@@ -81,11 +89,17 @@ class RuntimeMetrics:
         """Say from now on that this model, or none, is being served."""
         self._build.clear()
         self._loaded.set(0 if model is None else 1)
-        labels = ("", "", "", "", "")
+        shown = dict.fromkeys(_BUILD_LABELS, "") | {"version": VERSION}
         if model is not None:
-            digest = model.manifest.primary.sha256
-            labels = (model.target, model.release_id, digest, model.numbers, model.motif_head)
-        self._build.labels(VERSION, *labels).set(1)
+            shown |= {
+                "target": model.target,
+                "release": model.release_id,
+                "artifact_sha256": model.manifest.primary.sha256,
+                "numbers": model.numbers,
+                "calibration_origin": model.calibration_origin,
+                "motif_head": model.motif_head,
+            }
+        self._build.labels(**shown).set(1)
 
     def request_done(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request; ``route`` must be one of a few known texts."""

@@ -176,7 +176,7 @@ class ReleaseSimulator:
                 windows=4,
                 full_precision_tolerance=1e-4,
                 artifact_tolerance=self.tolerance,
-                output=OutputQuantization(scale=self.tolerance / 2, zero_point=0),
+                output=OutputQuantization(scale=1 / 32, zero_point=128),
                 kernel_family=self.kernel_family,
             ),
         )
@@ -236,6 +236,10 @@ class FakeEngine(Engine):
     @property
     def kernel_family(self) -> str:
         return "fake"
+
+    @property
+    def program(self) -> str:
+        return "fake 1"
 
     def _infer(self, tensor: FloatArray) -> FloatArray:
         return self._answer(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -24,11 +25,22 @@ def read_bounded(path: Path, limit: int) -> bytes:
         NotRegularError: A pipe or a device.
         OSError: It cannot be read, IsADirectoryError among them.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise NotRegularError(None, "is no regular file", str(path))
-        return file.read(min(limit, status.st_size) + 1)
+    with open_regular(path) as file:
+        return file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file to read, without waiting for anything.
+
+    Raises:
+        NotRegularError: A pipe or a device.
+        OSError: It cannot be opened.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegularError(None, "is no regular file", str(path))
+    return file
 
 
 def _open_at_once(path: str, flags: int) -> int:

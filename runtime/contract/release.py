@@ -42,10 +42,9 @@ UNKNOWN_ORIGIN: Final = "unknown"
 """Of schema 1, which did not say."""
 LSB_ELSEWHERE: Final = 2
 """Steps by which a golden output may differ on another kernel family than the one that recorded it."""
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 MAX_ARTIFACT_BYTES: Final = 2**30
 """An artifact is read into memory to be verified; a HEF has a few MB."""
-
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 
 
@@ -202,15 +201,20 @@ class OutputQuantization:
     def __post_init__(self) -> None:
         if not self.scale > 0:
             raise ManifestError(f"{self.scale} is not above zero", where="output.scale")
+        if not -(2**15) <= self.zero_point < 2**16:
+            raise ManifestError(f"{self.zero_point} does not fit 16 bits", where="output.zero_point")
 
     def integers(self, latents: FloatArray) -> npt.NDArray[np.int64]:
         """The integers that an artifact gave before they became latents.
 
         Args:
             latents: float32, any shape, finite; as the artifact gave them.
+
+        Returns: Same shape, within +-2**53, so that a difference of two always fits.
         """
-        steps = np.rint(latents.astype(np.float64) / self.scale)
-        result: npt.NDArray[np.int64] = steps.astype(np.int64) + self.zero_point
+        with np.errstate(over="ignore"):
+            steps = np.rint(latents.astype(np.float64) / self.scale) + self.zero_point
+        result: npt.NDArray[np.int64] = np.clip(steps, -(2.0**53), 2.0**53).astype(np.int64)
         return result
 
 

@@ -4,6 +4,7 @@ Layout, all links and names relative, so that a copy or a read-only mount works 
 
     releases/<sha256 of the manifest>/manifest.json, artifacts
     channels/<target>/<channel>/00000001.json     one entry for each move; the highest counts
+    evidence/<release>/<kind>-<sha256>.<suffix>   kept beside a release, outside its digest
 
 Everything appears by rename or link of synced files: a reader sees the old state or the new.
 """
@@ -16,7 +17,6 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from runtime.contract.channels import (
     CHANNELS,
@@ -27,25 +27,24 @@ from runtime.contract.channels import (
     is_entry_name,
     read_entry,
 )
-from runtime.contract.document import MAX_DOCUMENT_BYTES, sha256_bytes, to_json
+from runtime.contract.document import to_json
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
     ManifestError,
-    NoManifestError,
     PublicationRefusedError,
     ReleaseNotFoundError,
     TargetMismatchError,
     collect_problems,
     store_errors,
 )
+from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
+from runtime.contract.evidence import evidence_problems, list_evidence, write_evidence
 from runtime.contract.files import (
-    NotRegularError,
     is_directory,
     list_directory,
     make_directory,
     move_aside,
-    read_bounded,
     sync_directory,
     write_directory,
     write_synced,
@@ -54,122 +53,14 @@ from runtime.contract.gate import check_publishable
 from runtime.contract.release import (
     MANIFEST_NAME,
     TARGETS,
-    Artifact,
     Manifest,
     check_digest,
     manifest_bytes,
-    parse_manifest,
     release_id,
 )
-
-# What the system says of a path at which there is no file: somebody took it away or put something
-# else there. Any other error says nothing about the bytes.
-_NO_FILE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegularError)
-
-
-class Release:
-    """A release whose manifest's bytes are what its name says."""
-
-    def __init__(self, identifier: str, directory: Path, manifest: Manifest) -> None:
-        self.id = identifier
-        self.directory = directory
-        self.manifest = manifest
-
-    def read(self, name: str) -> bytes:
-        """Bytes of an artifact, verified; load these and nothing read later.
-
-        Raises:
-            DigestMismatchError: Missing, no file, or not the bytes that the manifest names.
-            StoreError: It cannot be read, so nothing is known of its bytes.
-        """
-        artifact = self.manifest.artifact_named(name)
-        path = self.directory / name
-        with store_errors(path):
-            try:
-                data = read_bounded(path, artifact.size)
-            except _NO_FILE as error:
-                raise DigestMismatchError(
-                    f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
-                ) from error
-        _check_bytes(data, artifact, path)
-        return data
-
-    def verify(self) -> None:
-        """Read every artifact; raise for the first that is not what the manifest says."""
-        for artifact in self.manifest.artifacts:
-            self.read(artifact.name)
-
-    def check_publishable(self) -> None:
-        """Hold the gate against this release: it may have come here around ``publish``.
-
-        Raises:
-            PublicationRefusedError: As ``gate.check_publishable``; names the manifest.
-        """
-        try:
-            check_publishable(self.manifest)
-        except PublicationRefusedError as error:
-            raise error.within(str(self.directory / MANIFEST_NAME)) from error
-
-    def problems(self) -> list[str]:
-        """One sentence for each artifact, verdict or extra file that is wrong."""
-        found: list[str] = []
-        for artifact in self.manifest.artifacts:
-            with collect_problems(found):
-                self.read(artifact.name)
-        with collect_problems(found):
-            self.check_publishable()
-        listed = {MANIFEST_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
-        with collect_problems(found), store_errors(self.directory):
-            extra = [name for name in list_directory(self.directory) if name not in listed]
-            found += [f"{self.directory / name}: is not named by the manifest" for name in extra]
-        return found
-
-
-def _check_bytes(data: bytes, artifact: Artifact, path: Path) -> None:
-    if len(data) != artifact.size:
-        found = "more" if len(data) > artifact.size else str(len(data))
-        raise DigestMismatchError(
-            f"{found} bytes, the manifest says {artifact.size}",
-            where=str(path),
-            hint="copy the release again",
-        )
-    digest = sha256_bytes(data)
-    if digest != artifact.sha256:
-        raise DigestMismatchError(
-            f"sha256 is {digest[:16]}..., the manifest says {artifact.sha256[:16]}...",
-            where=str(path),
-            hint="copy the release again",
-        )
-
-
-def open_release(directory: Path) -> Release:
-    """Open a release directory, whose name must be the digest of its manifest.
-
-    Raises:
-        NoManifestError: No manifest in it.
-        StoreError: The manifest cannot be read.
-        DigestMismatchError: The manifest's digest is not the directory's name.
-        ManifestError: The manifest is not what its schema says.
-    """
-    path = directory / MANIFEST_NAME
-    with store_errors(path):
-        try:
-            data = read_bounded(path, MAX_DOCUMENT_BYTES)
-        except _NO_FILE as error:
-            raise NoManifestError(
-                f"no {MANIFEST_NAME}: {error.strerror}",
-                where=str(directory),
-                hint="name a release directory or the artifact inside one; a bare file is not a release",
-            ) from error
-    identifier = release_id(data)
-    if identifier != directory.resolve().name:
-        raise DigestMismatchError(
-            f"the manifest's sha256 is {identifier[:16]}..., the directory is named "
-            f"{directory.resolve().name[:16]}...",
-            where=str(path),
-            hint="copy the release again, and keep its directory's name",
-        )
-    return Release(identifier, directory, parse_manifest(data, str(path)))
+from runtime.contract.release_directory import Release as Release
+from runtime.contract.release_directory import check_bytes
+from runtime.contract.release_directory import open_release as open_release
 
 
 def _is_whole(directory: Path) -> bool:
@@ -228,7 +119,7 @@ class ReleaseStore:
                 f"files {sorted(files)} are not the manifest's {sorted(names)}", where="artifacts"
             )
         for artifact in manifest.artifacts:
-            _check_bytes(files[artifact.name], artifact, Path(artifact.name))
+            check_bytes(files[artifact.name], artifact, Path(artifact.name))
         data = manifest_bytes(manifest)
         identifier = release_id(data)
         directory = self._directory(identifier)
@@ -311,7 +202,7 @@ class ReleaseStore:
         check_digest(identifier, "release")
         directory = self._directory(identifier)
         with store_errors(directory):
-            there = is_directory(directory)
+            there = self._holds(identifier)
         if not there:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
@@ -334,6 +225,29 @@ class ReleaseStore:
             )
         return release
 
+    def add_evidence(self, release: Release, kind: str, suffix: str, data: bytes) -> Path:
+        """Keep a document beside a release of this store; the release does not change.
+
+        Args:
+            release: It belongs to this one.
+            kind: What it is, ``evidence.PARITY_KIND`` for one.
+            suffix: ``html`` or ``json``.
+            data: At most ``evidence.MAX_EVIDENCE_BYTES``.
+
+        Returns:
+            The file, whose name holds the digest of its bytes; the same again changes nothing.
+
+        Raises:
+            ReleaseNotFoundError: The store does not hold the release.
+            ManifestError: Kind or suffix cannot be.
+            StoreError: It cannot be written; nothing is left.
+        """
+        return write_evidence(self._evidence(self.open(release.id).id), kind, suffix, data)
+
+    def evidence(self, identifier: str) -> list[Path]:
+        """Files kept beside a release, sorted; read them with ``evidence.read_evidence``."""
+        return list_evidence(self._evidence(identifier))
+
     def identifiers(self) -> list[str]:
         """Ids of all releases in the store, sorted; unfinished copies are not among them."""
         folder = self.root / "releases"
@@ -352,6 +266,9 @@ class ReleaseStore:
             for name in [identifier] if identifier else self.identifiers():
                 with collect_problems(found):
                     found += self.open(name).problems()
+            found += evidence_problems(
+                self.root, identifier, lambda name: is_directory(self._directory(name))
+            )
         for target in TARGETS if identifier is None else ():
             with collect_problems(found):
                 if self._channel_names(target):
@@ -379,8 +296,14 @@ class ReleaseStore:
                 self.resolve(target, channel)
         return found
 
+    def _holds(self, identifier: str) -> bool:
+        return is_directory(self._directory(identifier))
+
     def _directory(self, identifier: str) -> Path:
         return self.root / "releases" / check_digest(identifier, "release")
+
+    def _evidence(self, identifier: str) -> Path:
+        return self.root / EVIDENCE_FOLDER / check_digest(identifier, "release")
 
     def _channel(self, target: str, channel: str) -> Path:
         if target not in TARGETS:

@@ -38,6 +38,11 @@ class Engine(abc.ABC):
     def kernel_family(self) -> str:
         """The kernels that run the artifact: ``cpu.kernel_family``, or a chip."""
 
+    @property
+    @abc.abstractmethod
+    def program(self) -> str:
+        """The program that runs the artifact, with its version."""
+
     def infer(self, window: Window) -> FloatArray:
         """Run one window.
 

@@ -44,6 +44,11 @@ class EmulatorEngine(Engine):
         """That of this machine's CPU."""
         return kernel_family(*this_cpu())
 
+    @property
+    def program(self) -> str:
+        """ONNX Runtime's name and version."""
+        return f"onnxruntime {ort.__version__}"
+
     def _infer(self, tensor: FloatArray) -> FloatArray:
         assert self._session is not None
         try:

@@ -68,6 +68,23 @@ def test_the_releases_own_normalization_counts(tmp_path: Path) -> None:
     assert ModelHolder.load(config(tmp_path)).state.code == "golden_mismatch"  # type: ignore[union-attr]
 
 
+def test_the_log_says_what_is_served_and_on_what_it_was_calibrated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "stable")
+    with caplog.at_level(logging.INFO, "runtime.model"):
+        ModelHolder.load(config(tmp_path))
+    (record,) = caplog.records
+    assert record.getMessage() == f"serving {ARTIFACT}, calibrated on synthetic windows"
+    assert record.fields == {  # type: ignore[attr-defined]
+        "event": "model_loaded",
+        "release": release.id,
+        "target": "emulator",
+        "numbers": "emulated",
+        "calibration_origin": "synthetic",
+    }
+
+
 @pytest.mark.parametrize(
     "way", ["directory", "artifact", "link to directory", "link to artifact", "relative"]
 )
@@ -228,7 +245,7 @@ NO_WINDOWS = GoldenRecord(
     windows=0,
     full_precision_tolerance=1.0,
     artifact_tolerance=1.0,
-    output=OutputQuantization(scale=0.5, zero_point=0),
+    output=OutputQuantization(scale=1 / 32, zero_point=128),
     kernel_family="elsewhere",
 )
 

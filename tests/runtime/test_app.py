@@ -35,6 +35,7 @@ def test_a_window_gives_latent_and_scores(service: Service) -> None:
     headers = result.headers
     assert headers["x-release"] == model.release_id
     assert (headers["x-target"], headers["x-numbers"]) == ("emulator", "emulated")
+    assert headers["x-calibration-origin"] == "synthetic"
     assert headers["x-motif-head"] == "checkpoint"
     assert headers["content-type"] == "application/json"
 
@@ -166,6 +167,7 @@ def test_healthz_says_what_is_served(service: Service) -> None:
         "release": model.release_id,
         "target": "emulator",
         "numbers": "emulated",
+        "calibration_origin": "synthetic",
         "motif_head": "checkpoint",
         "motifs": 12,
     }
@@ -251,6 +253,7 @@ def test_metrics_are_prometheus_text(service: Service) -> None:
     (build,) = families["hailo_build_info"].samples
     assert build.labels["release"] == service.holder.model.release_id  # type: ignore[union-attr]
     assert build.labels["target"] == "emulator"
+    assert build.labels["calibration_origin"] == "synthetic"
     assert "process_resident_memory_bytes" in families
     routes = {sample.labels["route"] for sample in families["hailo_runtime_requests"].samples}
     assert routes <= {"/infer", "/healthz", "/metrics", "other"}

@@ -70,7 +70,7 @@ def test_every_golden_window_counts(tmp_path: Path) -> None:
     arrays["artifact"][-1, -1] += 0.5
     state = ModelHolder.load(with_golden(npz_bytes(**arrays))(tmp_path)).state
     assert isinstance(state, GoldenMismatchError)
-    assert "golden window 3 differs by 0.5" in state.what
+    assert "golden window 3, dimension 63 differs by 16 LSB, at most 2" in state.what
 
 
 def test_a_score_that_is_no_number_is_never_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

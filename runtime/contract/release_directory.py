@@ -1,0 +1,132 @@
+"""A release on the disk: a directory named by the digest of its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from runtime.contract.document import MAX_DOCUMENT_BYTES, sha256_bytes
+from runtime.contract.errors import (
+    DigestMismatchError,
+    NoManifestError,
+    PublicationRefusedError,
+    collect_problems,
+    store_errors,
+)
+from runtime.contract.files import NotRegularError, list_directory, read_bounded
+from runtime.contract.gate import check_publishable
+from runtime.contract.release import MANIFEST_NAME, Artifact, Manifest, parse_manifest, release_id
+
+# What the system says of a path at which there is no file: somebody took it away or put something
+# else there. Any other error says nothing about the bytes.
+_NO_FILE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegularError)
+
+
+class Release:
+    """A release whose manifest's bytes are what its name says."""
+
+    def __init__(self, identifier: str, directory: Path, manifest: Manifest) -> None:
+        self.id = identifier
+        self.directory = directory
+        self.manifest = manifest
+
+    def read(self, name: str) -> bytes:
+        """Bytes of an artifact, verified; load these and nothing read later.
+
+        Raises:
+            DigestMismatchError: Missing, no file, or not the bytes that the manifest names.
+            StoreError: It cannot be read, so nothing is known of its bytes.
+        """
+        artifact = self.manifest.artifact_named(name)
+        path = self.directory / name
+        with store_errors(path):
+            try:
+                data = read_bounded(path, artifact.size)
+            except _NO_FILE as error:
+                raise DigestMismatchError(
+                    f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
+                ) from error
+        check_bytes(data, artifact, path)
+        return data
+
+    def verify(self) -> None:
+        """Read every artifact; raise for the first that is not what the manifest says."""
+        for artifact in self.manifest.artifacts:
+            self.read(artifact.name)
+
+    def check_publishable(self) -> None:
+        """Hold the gate against this release: it may have come here around ``publish``.
+
+        Raises:
+            PublicationRefusedError: As ``gate.check_publishable``; names the manifest.
+        """
+        try:
+            check_publishable(self.manifest)
+        except PublicationRefusedError as error:
+            raise error.within(str(self.directory / MANIFEST_NAME)) from error
+
+    def problems(self) -> list[str]:
+        """One sentence for each file or verdict that is wrong."""
+        found = self.file_problems()
+        with collect_problems(found):
+            self.check_publishable()
+        return found
+
+    def file_problems(self) -> list[str]:
+        """One sentence for each artifact that is not what the manifest says, and each extra file."""
+        found: list[str] = []
+        for artifact in self.manifest.artifacts:
+            with collect_problems(found):
+                self.read(artifact.name)
+        listed = {MANIFEST_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
+        with collect_problems(found), store_errors(self.directory):
+            extra = [name for name in list_directory(self.directory) if name not in listed]
+            found += [f"{self.directory / name}: is not named by the manifest" for name in extra]
+        return found
+
+
+def check_bytes(data: bytes, artifact: Artifact, path: Path) -> None:
+    """Raise DigestMismatchError where these bytes are not the artifact's; ``path`` is for the message."""
+    if len(data) != artifact.size:
+        found = "more" if len(data) > artifact.size else str(len(data))
+        raise DigestMismatchError(
+            f"{found} bytes, the manifest says {artifact.size}",
+            where=str(path),
+            hint="copy the release again",
+        )
+    digest = sha256_bytes(data)
+    if digest != artifact.sha256:
+        raise DigestMismatchError(
+            f"sha256 is {digest[:16]}..., the manifest says {artifact.sha256[:16]}...",
+            where=str(path),
+            hint="copy the release again",
+        )
+
+
+def open_release(directory: Path) -> Release:
+    """Open a release directory, whose name must be the digest of its manifest.
+
+    Raises:
+        NoManifestError: No manifest in it.
+        StoreError: The manifest cannot be read.
+        DigestMismatchError: The manifest's digest is not the directory's name.
+        ManifestError: The manifest is not what its schema says.
+    """
+    path = directory / MANIFEST_NAME
+    with store_errors(path):
+        try:
+            data = read_bounded(path, MAX_DOCUMENT_BYTES)
+        except _NO_FILE as error:
+            raise NoManifestError(
+                f"no {MANIFEST_NAME}: {error.strerror}",
+                where=str(directory),
+                hint="name a release directory or the artifact inside one; a bare file is not a release",
+            ) from error
+    identifier, named = release_id(data), directory.resolve().name
+    if identifier != named:
+        raise DigestMismatchError(
+            f"the manifest's sha256 is {identifier[:16]}..., the directory is named {named[:16]}...",
+            where=str(path),
+            hint="copy the release again, and keep its directory's name",
+        )
+    return Release(identifier, directory, parse_manifest(data, str(path)))
