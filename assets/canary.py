@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from assets import policy
 from assets.assembly import Verdict, put_together
 from assets.parity import hold_against_champion, read_evidence
-from assets.policy import load_policy
 from assets.product import Product, ProductMixedError, Workbench
 from assets.report import Report
 from assets.toolchain import Toolchain
@@ -73,11 +73,11 @@ def publish_canary(
             by another policy than the committed one; or the artifact is worse than the champion.
     """
     manifest, files = assemble(bench, toolchain, hef=hef, parity_report=parity_report)
-    policy = load_policy()
+    committed = policy.load_policy()
     judged_by = (manifest.parity.thresholds, manifest.parity.ceilings)
-    if judged_by != (policy.thresholds, policy.ceilings):
+    if judged_by != (committed.thresholds, committed.ceilings):
         raise PublicationRefusedError(
-            f"parity was judged by {judged_by}, the policy is {(policy.thresholds, policy.ceilings)}",
+            f"parity was judged by {judged_by}, the policy is {(committed.thresholds, committed.ceilings)}",
             where="parity.thresholds",
             hint=f"materialize {parity_report.asset} again",
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -109,7 +109,8 @@ def run_contexts(
 
 
 def _source(trained: TrainedModel, normalized: FloatArray, reference: FloatArray) -> ContextResult:
-    tool = f"torch {metadata.version('torch').split('+')[0]}" if trained.source == "checkpoint" else _runtime()
+    torch = f"torch {metadata.version('torch').split('+')[0]}"
+    tool = torch if trained.source == "checkpoint" else _runtime()
     said = source_latents(trained, normalized)
     return _ran("source", "measured", f"{tool}: {trained.weights_file}", context_metrics(reference, said))
 
@@ -187,12 +188,11 @@ def run_as_engine(
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EngineRunError(f"the self-test did not end: {error}", where=manifest.artifact) from error
         report = _report(run.stdout)
-        if run.returncode != 0 or not report.get("ok"):
-            reason = report.get("message") or run.stderr.strip().splitlines()[-1:] or "no reason given"
+        if run.returncode != 0 or report.get("ok") is not True:
             raise EngineRunError(
-                f"the self-test failed: {reason}",
+                f"the self-test failed: {_reason(report, run.stderr)}",
                 where=manifest.artifact,
-                hint=f"exit status {run.returncode}; repeat it with releasectl selftest",
+                hint=f"exit status {run.returncode} of releasectl selftest",
             )
         with np.load(told, allow_pickle=False) as archive:
             latents: FloatArray = archive["latents"]
@@ -201,10 +201,17 @@ def run_as_engine(
             f"the self-test gave {latents.dtype} {latents.shape} for {len(windows)} windows",
             where=manifest.artifact,
         )
-    return latents, f"releasectl selftest: {report.get('engine')} on {report.get('kernel_family')}"
+    kernels = report["golden"]["kernel_family"]
+    return latents, f"releasectl selftest: {report['engine']} on {kernels}"
 
 
-def _report(text: str) -> dict[str, object]:
+def _reason(report: dict[str, Any], errors: str) -> str:
+    """Why a self-test failed, in its own words."""
+    problems = report.get("problems") or [report.get("message") or errors.strip()[-500:] or "no reason given"]
+    return "; ".join(map(str, problems))
+
+
+def _report(text: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except ValueError:

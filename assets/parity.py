@@ -9,6 +9,7 @@ from importlib import metadata
 import numpy as np
 import numpy.typing as npt
 
+from assets import policy
 from assets.assembly import put_together, unjudged
 from assets.calibration import WindowSets, parse_sets
 from assets.champion import compare_with_champion
@@ -16,7 +17,7 @@ from assets.contexts import Contexts, run_contexts
 from assets.input_gate import gate_for_model
 from assets.metrics import LatentScale
 from assets.motif_head import MOTIFS, fit_head
-from assets.policy import FAMILY, FamilyPolicy, load_policy
+from assets.policy import FAMILY, FamilyPolicy
 from assets.product import Product, Workbench
 from assets.quantized_har import take_built
 from assets.report import Report, render
@@ -41,17 +42,17 @@ from runtime.contract.window import normalize
 
 
 def judge(
-    metrics: dict[str, float], policy: FamilyPolicy, *, artifact_sha256: str, provenance: str, windows: int
+    metrics: dict[str, float], judge_by: FamilyPolicy, *, artifact_sha256: str, provenance: str, windows: int
 ) -> ParityResult:
     """Hold the numbers against the policy; one that was not computed is missed, and so is an empty policy."""
-    failures = missed_bounds(metrics, policy.thresholds, policy.ceilings)
+    failures = missed_bounds(metrics, judge_by.thresholds, judge_by.ceilings)
     return ParityResult(
         artifact_sha256=artifact_sha256,
         provenance=provenance,
         windows=windows,
         metrics=metrics,
-        thresholds=policy.thresholds,
-        ceilings=policy.ceilings,
+        thresholds=judge_by.thresholds,
+        ceilings=judge_by.ceilings,
         failures=failures,
         passed=not failures,
     )
@@ -131,17 +132,17 @@ def _evidence(
     findings: tuple[Finding, ...],
     upstream: dict[str, str],
 ) -> ParityEvidence:
-    policy, sets, trained = load_policy(), subject.sets, subject.trained
+    judge_by, sets, trained = policy.load_policy(), subject.sets, subject.trained
     scale = LatentScale(
         contexts.reference,
         MotifScorer(subject.head),
-        active_share=policy.active_share,
-        clear_margin=policy.clear_margin,
+        active_share=judge_by.active_share,
+        clear_margin=judge_by.clear_margin,
     )
     evaluation = normalize(sets.evaluation.windows, trained.statistics)
     result = judge(
         scale.metrics(contexts.reference, contexts.found),
-        policy,
+        judge_by,
         artifact_sha256=subject.hef.digest,
         provenance=contexts.provenance,
         windows=len(evaluation),
@@ -150,7 +151,7 @@ def _evidence(
         schema=EVIDENCE_SCHEMA,
         family=FAMILY,
         result=result,
-        typical=policy.typical,
+        typical=judge_by.typical,
         motif_head=subject.head,
         origin=sets.index.origin,
         calibration_sha256=sets.calibration.sha256,
@@ -223,7 +224,7 @@ def hold_against_champion(
         PipelineError: There is a champion, and it cannot be read or compared with.
     """
     evidence = read_evidence(bench, parity_report)
-    champion = compare_with_champion(bench, toolchain, store, load_policy(), hef=hef)
+    champion = compare_with_champion(bench, toolchain, store, policy.load_policy(), hef=hef)
     identity, _ = read_model(bench, bench.ancestor(hef, "model_weights"))
     with np.load(io.BytesIO(bench.read(parity_report, LATENTS_NAME)), allow_pickle=False) as archive:
         latents = {name: archive[name] for name in archive.files}

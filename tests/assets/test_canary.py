@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assets.assembly import GOLDEN_NAME
 from assets.calibration import read_files
-from assets.canary import GOLDEN_NAME, assemble, publish_canary
-from assets.parity import REPORT_NAME, make_parity_report
+from assets.canary import assemble, publish_canary
+from assets.parity import make_parity_report
+from assets.policy import load_policy
 from assets.product import Product, ProductMissingError, ProductMixedError, Workbench
 from assets.quantized_har import make_quantized_har, take_built
 from assets.toolchain.emulator import EmulatorToolchain
@@ -24,6 +26,7 @@ from runtime.contract.errors import (
     PublicationRefusedError,
     ToolchainError,
 )
+from runtime.contract.parity import LATENTS_NAME, REPORT_NAME
 from runtime.contract.release import manifest_bytes
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
@@ -44,7 +47,8 @@ def publish(chain: Chain, store: Path, **changed: Product) -> str:
 def report_with(chain: Chain, bench: Workbench, **changes: object) -> Product:
     """A parity report that says something else, made from the same products."""
     evidence = replace(chain.evidence, result=replace(chain.evidence.result, **changes))  # type: ignore[arg-type]
-    files = {REPORT_NAME: to_json(evidence)}
+    latents = chain.bench.read(chain.products["parity_report"], LATENTS_NAME)
+    files = {REPORT_NAME: to_json(evidence), LATENTS_NAME: latents}
     return bench.put("emulator/parity_report", files, made_from=[chain.products["hef"]])
 
 
@@ -155,7 +159,9 @@ def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_pa
     other = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
     assert other.products["hef"].digest != chain.products["hef"].digest
     foreign = replace(chain.evidence, upstream=other.evidence.upstream)
-    report = other.bench.put("emulator/parity_report", {REPORT_NAME: to_json(foreign)})
+    latents = other.bench.read(other.products["parity_report"], LATENTS_NAME)
+    files = {REPORT_NAME: to_json(foreign), LATENTS_NAME: latents}
+    report = other.bench.put("emulator/parity_report", files)
     with pytest.raises(PublicationRefusedError, match="parity was computed on"):
         publish(other, tmp_path / "s", parity_report=report)
     assert nothing_published(tmp_path / "s")
@@ -164,7 +170,9 @@ def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_pa
 def test_a_stricter_policy_wants_a_new_judgement(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("assets.policy.load_policy", lambda: {"mean_cosine": 0.951})
+    committed = load_policy()
+    stricter = {**committed.metrics, "mean_cosine": replace(committed.metrics["mean_cosine"], at_least=0.951)}
+    monkeypatch.setattr("assets.policy.load_policy", lambda: replace(committed, metrics=stricter))
     with pytest.raises(PublicationRefusedError, match="materialize emulator/parity_report again"):
         publish(chain, tmp_path)
     assert nothing_published(tmp_path)

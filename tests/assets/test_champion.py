@@ -59,7 +59,9 @@ def with_golden(chain: Chain, store: ReleaseStore, noise: float) -> Release:
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     files[name] = buffer.getvalue()
     changed = tuple(
-        dataclasses.replace(a, sha256=sha256_bytes(files[name]), size=len(files[name])) if a.name == name else a
+        dataclasses.replace(a, sha256=sha256_bytes(files[name]), size=len(files[name]))
+        if a.name == name
+        else a
         for a in manifest.artifacts
     )
     other = dataclasses.replace(manifest, artifacts=changed)
@@ -102,7 +104,7 @@ def test_at_most_so_much_below_the_champion(
     if passes:
         publish(chain, store)
         return
-    with pytest.raises(PublicationRefusedError, match="at most 1.5 dB below is allowed"):
+    with pytest.raises(PublicationRefusedError, match=r"at most 1\.5 dB below is allowed"):
         publish(chain, store)
     assert store.identifiers() == [champion.id]
     assert store.current("emulator", "canary") is None

@@ -2,105 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from assets.metrics import LatentScale
 from assets.motif_head import fit_head
-from assets.parity import ParityError, compare, judge
-from assets.policy import load_policy
+from assets.parity import judge
+from assets.policy import Bound, FamilyPolicy, load_policy
 from assets.quantized_har import take_built
 from assets.weights import parse_model, read_files
 from runtime.contract.errors import CalibrationError
-from runtime.contract.motifs import MotifHead, MotifScorer
-from runtime.contract.window import FloatArray, normalize
+from runtime.contract.motifs import MotifScorer
+from runtime.contract.parity import CONTEXTS
+from runtime.contract.window import normalize
 from tests.assets.test_onnx_model import foreign_graph
 from tests.chain import SAMPLE_VERSION, Chain, build_chain
 
 pytestmark = pytest.mark.build
 
 
-def latents(count: int = 40, seed: int = 0) -> FloatArray:
-    return np.random.default_rng(seed).normal(size=(count, 64)).astype(np.float32)
+def policy(**bounds: Bound) -> FamilyPolicy:
+    return dataclasses.replace(load_policy(), metrics=bounds)
 
 
-def head() -> MotifHead:
-    weight = tuple(tuple(1.0 if d == m else 0.0 for d in range(64)) for m in range(4))
-    return MotifHead(provenance="checkpoint", names=("a", "b", "c", "d"), weight=weight, bias=(0.0,) * 4)
-
-
-SCORER = MotifScorer(head())
-
-
-def test_equal_latents_are_perfect() -> None:
-    metrics = compare(latents(), latents(), SCORER)
-    assert metrics["mean_cosine"] == pytest.approx(1.0)
-    assert metrics["motif_top1_agreement"] == 1.0
-    assert metrics["sqnr_db"] > 200
-
-
-@given(st.floats(0.01, 0.5), st.integers(0, 100))
-def test_sqnr_is_the_power_of_the_error(scale: float, seed: int) -> None:
-    """Noise of a known share of the signal's power has a known SQNR."""
-    reference = latents(seed=seed)
-    noise = np.random.default_rng(seed + 1).normal(size=reference.shape)
-    noise *= scale * np.linalg.norm(reference) / np.linalg.norm(noise)
-    found = compare(reference, (reference + noise).astype(np.float32), SCORER)
-    assert found["sqnr_db"] == pytest.approx(-20 * np.log10(scale), abs=0.01)
-
-
-def test_sqnr_and_motifs_see_a_gain_that_cosine_cannot() -> None:
-    reference = latents()
-    assert compare(reference, 2 * reference, SCORER)["mean_cosine"] == pytest.approx(1.0)
-    assert compare(reference, 2 * reference, SCORER)["sqnr_db"] == pytest.approx(0.0, abs=0.01)
-    assert compare(reference, np.roll(reference, 1, axis=1), SCORER)["motif_top1_agreement"] < 0.6
-
-
-def test_a_zero_latent_agrees_with_nothing() -> None:
-    assert compare(latents(), np.zeros_like(latents()), SCORER)["mean_cosine"] == 0.0
+LEAST = Bound(at_least=0.9, at_most=None, typical=(0.9, 1.0))
+MOST = Bound(at_least=None, at_most=1.1, typical=(0.9, 1.0))
+BOTH = Bound(at_least=0.9, at_most=1.1, typical=(0.9, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "reason"),
+    ("metrics", "bounds", "reason"),
     [
-        ({}, "no thresholds"),
-        ({"worst_dimension_db": 1.0}, "worst_dimension_db was not computed"),
-        ({"mean_cosine": 0.9999999}, "mean_cosine is"),
+        ({"gain": 1.0}, {}, "no thresholds"),
+        ({"gain": 1.0}, {"worst": LEAST}, "worst was not computed"),
+        ({"gain": 0.8}, {"gain": LEAST}, "gain is 0.8, at least 0.9 is required"),
+        ({"gain": 1.2}, {"gain": MOST}, "gain is 1.2, at most 1.1 is allowed"),
+        ({"gain": 1.2}, {"gain": BOTH}, "gain is 1.2, at most 1.1 is allowed"),
+        ({"gain": 0.8}, {"gain": BOTH}, "gain is 0.8, at least 0.9 is required"),
+        ({"gain": float("nan")}, {"gain": BOTH}, "gain is nan"),
     ],
 )
 def test_verdict_is_no_where_policy_is_empty_unknown_or_missed(
-    thresholds: dict[str, float], reason: str
+    metrics: dict[str, float], bounds: dict[str, Bound], reason: str
 ) -> None:
-    noisy = latents() + np.float32(0.1)
-    result = judge(
-        latents(), noisy, SCORER, artifact_sha256="0" * 64, thresholds=thresholds, provenance="emulated"
-    )
+    result = judge(metrics, policy(**bounds), artifact_sha256="0" * 64, provenance="emulated", windows=9)
     assert not result.passed
     assert reason in result.failures[0]
 
 
-def test_what_cannot_be_compared_has_no_verdict() -> None:
-    bad = latents()
-    bad[0, 0] = np.nan
-    for reference, found, words in (
-        (latents(), bad, "not finite"),
-        (bad, latents(), "not finite"),
-        (np.zeros_like(bad), latents(), "zero for every window"),
-    ):
-        with pytest.raises(ParityError, match=words):
-            compare(reference, found, SCORER)
-
-
 def test_sample_passes_the_committed_policy(chain: Chain) -> None:
-    result = chain.evidence.result
+    result, committed = chain.evidence.result, load_policy()
+    assert result.failures == ()
     assert result.passed
-    assert result.thresholds == load_policy()
-    assert set(result.metrics) == {"mean_cosine", "sqnr_db", "motif_top1_agreement"}
+    assert (result.thresholds, result.ceilings) == (committed.thresholds, committed.ceilings)
+    assert set(committed.metrics) <= set(result.metrics)
     assert result.artifact_sha256 == chain.products["hef"].digest
     assert (result.provenance, result.windows) == ("emulated", 480)
 
@@ -114,13 +74,34 @@ def test_it_is_judged_on_the_evaluation_windows(chain: Chain) -> None:
     artifact = take_built(chain.bench, chain.products["hef"])
     reference, found = (chain.toolchain.infer(built, windows) for built in (parsed, artifact))
     assert chain.trained.head is not None
-    scorer = MotifScorer(chain.trained.head)
-    assert chain.evidence.result.metrics == pytest.approx(compare(reference, found, scorer))
-    labels = np.asarray(evaluation.labels)
-    assert set(chain.evidence.by_label) == set(evaluation.labels)
-    for label, metrics in chain.evidence.by_label.items():
-        mine = labels == label
-        assert metrics == pytest.approx(compare(reference[mine], found[mine], scorer)), label
+    scale = LatentScale(reference, MotifScorer(chain.trained.head), active_share=0.05, clear_margin=0.3)
+    assert chain.evidence.result.metrics == pytest.approx(scale.metrics(reference, found))
+    strata = np.asarray(evaluation.strata)
+    assert {stratum.name for stratum in chain.evidence.strata} == set(evaluation.strata)
+    for stratum in chain.evidence.strata:
+        mine = strata == stratum.name
+        assert stratum.windows == mine.sum()
+        assert stratum.metrics == pytest.approx(scale.metrics(reference[mine], found[mine])), stratum.name
+
+
+def test_every_context_is_there_and_says_how_it_came_about(chain: Chain) -> None:
+    contexts = {context.name: context for context in chain.evidence.contexts}
+    assert tuple(contexts) == CONTEXTS
+    tags = {name: context.provenance for name, context in contexts.items()}
+    assert tags == {
+        "source": "measured",
+        "full_precision": "measured",
+        "emulator": "emulated",
+        "artifact": "emulated",
+        "hardware": "",
+    }
+    assert "torch" in contexts["source"].ran_by
+    assert contexts["source"].metrics["max_abs"] < 1e-4
+    assert "releasectl selftest" in contexts["artifact"].ran_by
+    assert contexts["artifact"].metrics["lsb_from_emulator"] == 0
+    assert "nothing of it runs on a device" in contexts["hardware"].not_run
+    assert contexts["hardware"].metrics == {}
+    assert chain.evidence.judged == "artifact"
 
 
 def test_a_source_without_a_head_gets_a_fitted_one_and_its_tool_is_named(tmp_path: Path) -> None:
