@@ -8,25 +8,27 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from runtime.config import DEFAULT_STORE
 from runtime.contract.channels import CHANNELS, ChannelEntry
 from runtime.contract.document import to_json
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, WindowError, store_errors
+from runtime.contract.evidence import evidence_kind
 from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
 from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.parity_text import parity_documents, parity_json, parity_lines
+from runtime.release_diff import diff_releases
+from runtime.release_text import release_lines, table_lines, table_row
 from runtime.selftest import as_report, self_test
 
 OK: Final = 0
 PROBLEMS: Final = 1
 USAGE: Final = 2
 SHORTEST_PREFIX: Final = 6
-
-Row = dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +78,7 @@ def _check_store(root: Path) -> None:
 
 
 def _as_error(error: PipelineError) -> dict[str, object]:
-    """What ``list --json`` and ``show --json`` print in place of an answer."""
+    """What ``list``, ``show`` and ``diff`` print with ``--json`` in place of an answer."""
     return {"error": error.code, "message": str(error)}
 
 
@@ -97,7 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(command=_list, failure=_as_error)
     show = commands.add_parser("show", parents=[common], help="one release, in full")
     show.add_argument("release", metavar="ID", help="its id, or the first 6 digits or more")
+    show.add_argument("--parity", action="store_true", help="its parity instead: verdict, metrics, layers")
     show.set_defaults(command=_show, failure=_as_error)
+    diff = commands.add_parser("diff", parents=[common], help="what changed between two releases")
+    for name in ("a", "b"):
+        diff.add_argument(name, metavar=name.upper(), help="its id, or the first 6 digits or more")
+    diff.set_defaults(command=_diff, failure=_as_error)
     verify = commands.add_parser("verify", parents=[common], help="compare every byte with its digest")
     verify.add_argument("release", metavar="ID", nargs="?", help="default: the whole store")
     verify.set_defaults(command=_verify, failure=_as_report)
@@ -114,11 +121,8 @@ def _parser() -> argparse.ArgumentParser:
 def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
     entries, bad = _channel_entries(store)
-    rows = [_row(store, identifier, entries) for identifier in store.identifiers()]
-    if options.json:
-        _print_json(rows)
-    else:
-        _print_table(rows)
+    rows = [table_row(store, identifier, entries) for identifier in store.identifiers()]
+    _print(options, rows, lambda: table_lines(rows))
     _print_bad_channels(bad)
     return PROBLEMS if bad or any("problem" in row for row in rows) else OK
 
@@ -144,55 +148,33 @@ def _print_bad_channels(bad: Sequence[str]) -> None:
         print(f"releasectl: {problem}", file=sys.stderr)
 
 
-def _row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEntry]) -> Row:
-    channels = [entry.channel for entry in entries if entry.release == identifier]
-    row: Row = {"release": identifier, "target": None, "channels": channels}
-    try:
-        manifest = store.open(identifier).manifest
-        row |= {
-            "target": manifest.target,
-            "model": manifest.model.name,
-            "version": manifest.model.version,
-            "artifact": manifest.artifact,
-            "numbers": manifest.output.provenance,
-            "motif_head": manifest.motif_head.provenance,
-        }
-    except PipelineError as error:
-        row["problem"] = str(error)
-    return row
-
-
-def _print_table(rows: Sequence[Row]) -> None:
-    header = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "ARTIFACT", "NUMBERS", "MOTIF HEAD")
-    lines = [header]
-    for row in rows:
-        if "problem" not in row:
-            model = f"{row['model']} {row['version']}"
-            channels = ", ".join(row["channels"]) or "-"
-            last = (row["artifact"], row["numbers"], row["motif_head"])
-            lines.append((row["release"][:12], row["target"], channels, model, *last))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
-    for row in rows:
-        if "problem" in row:
-            print(f"{row['release'][:12]}  cannot be read: {row['problem']}")
-
-
 def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
     release = store.open(_expand(store, options.release))
+    if options.parity:
+        documents = parity_documents(store, release)
+        _print(options, parity_json(documents), lambda: parity_lines(documents))
+        return OK
     everywhere, bad = _channel_entries(store)
     entries = [entry for entry in everywhere if entry.release == release.id]
-    if options.json:
-        channels = [json.loads(to_json(entry)) for entry in entries]
-        _print_json(
-            {"release": release.id, "channels": channels, **json.loads(manifest_bytes(release.manifest))}
-        )
-    else:
-        print("\n".join(_screen(release, entries)))
+    evidence = store.evidence(release.id)
+    shown = {
+        "release": release.id,
+        "channels": [json.loads(to_json(entry)) for entry in entries],
+        "evidence": [{"kind": evidence_kind(path), "path": str(path)} for path in evidence],
+        **json.loads(manifest_bytes(release.manifest)),
+    }
+    _print(options, shown, lambda: release_lines(release, entries, evidence))
     _print_bad_channels(bad)
     return PROBLEMS if bad else OK
+
+
+def _diff(store: ReleaseStore, options: argparse.Namespace) -> int:
+    _check_store(store.root)
+    a, b = (store.open(_expand(store, name)) for name in (options.a, options.b))
+    found = diff_releases(a, b)
+    _print(options, found.document(), found.lines)
+    return OK
 
 
 def _expand(store: ReleaseStore, prefix: str) -> str:
@@ -207,36 +189,6 @@ def _expand(store: ReleaseStore, prefix: str) -> str:
         return found[0]
     what = f"names {len(found)} releases" if found else "names no release"
     raise ReleaseNotFoundError(what, where=prefix, hint="`releasectl list` shows all")
-
-
-def _screen(release: Release, entries: Sequence[ChannelEntry]) -> list[str]:
-    manifest = release.manifest
-    head, parity, toolchain = manifest.motif_head, manifest.parity, manifest.toolchain
-    lines = [
-        f"release     {release.id}",
-        f"model       {manifest.model.name} {manifest.model.version}",
-        f"target      {manifest.target}, numbers {manifest.output.provenance}",
-        f"motif head  {head.provenance}, {head.size} motifs: {', '.join(head.names)}",
-        "artifacts",
-    ]
-    for artifact in manifest.artifacts:
-        mark = " (served)" if artifact.name == manifest.artifact else ""
-        lines.append(f"  {artifact.sha256}  {artifact.size:>9}  {artifact.name}  {artifact.kind}{mark}")
-    lines.append("made from")
-    lines += [f"  {digest}  {name}" for name, digest in sorted(manifest.upstream.items())]
-    hardware = "on hardware" if toolchain.hardware else "not on hardware"
-    lines.append(f"toolchain   {toolchain.id}, {hardware}")
-    lines += [f"  {name} {value}" for name, value in sorted({**toolchain.tools, **toolchain.options}.items())]
-    verdict = "passed" if parity.passed else "FAILED"
-    lines.append(f"parity      {verdict}, {parity.provenance}, {parity.windows} windows")
-    for name in sorted({*parity.metrics, *parity.thresholds}):
-        value = f"{parity.metrics[name]:.6g}" if name in parity.metrics else "not computed"
-        limit = f"  at least {parity.thresholds[name]:.6g}" if name in parity.thresholds else ""
-        lines.append(f"  {name:<28} {value:>12}{limit}")
-    lines += [f"  {failure}" for failure in parity.failures]
-    lines.append("channels" if entries else "channels    none")
-    lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]
-    return lines
 
 
 def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
@@ -266,10 +218,7 @@ def _selftest(store: ReleaseStore, options: argparse.Namespace) -> int:
     if (options.windows is None) != (options.latents is None):
         options.wrong("--windows and --latents go together")
     found = self_test(_release_named(store, options.release), options.windows, options.latents)
-    if options.json:
-        _print_json(found.document())
-    else:
-        print("\n".join(found.lines()))
+    _print(options, found.document(), found.lines)
     return OK if found.ok else PROBLEMS
 
 
@@ -286,6 +235,13 @@ def _release_named(store: ReleaseStore, name: str) -> Release:
             "is no release directory", where=name, hint=f"an id has at least {SHORTEST_PREFIX} digits"
         )
     return open_release(path)
+
+
+def _print(options: argparse.Namespace, value: object, lines: Callable[[], Sequence[str]]) -> None:
+    if options.json:
+        _print_json(value)
+    else:
+        print("\n".join(lines()))
 
 
 def _print_json(value: object) -> None:

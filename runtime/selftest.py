@@ -22,6 +22,7 @@ from runtime.contract.store import Release
 from runtime.contract.window import FloatArray
 from runtime.engines import Engine, open_engine
 from runtime.golden import GoldenComparison, compare_golden
+from runtime.release_text import origin_text
 from runtime.window_file import read_windows, write_latents
 
 
@@ -81,11 +82,11 @@ class SelfTest:
             ("release", self.release.id),
             ("model", f"{manifest.model.name} {manifest.model.version}"),
             ("target", f"{manifest.target}, numbers {manifest.output.provenance}"),
-            ("calibration", f"windows {manifest.calibration.origin}"),
+            ("calibration", origin_text(manifest.calibration.origin)),
             ("engine", self.engine or "none"),
         ]
         if golden:
-            recorded = golden.recorded_kernel_family or "not known (schema 1)"
+            recorded = golden.recorded_kernel_family or "unknown ones (schema 1)"
             exact = "yes" if golden.exact else "no"
             rows += [
                 ("kernels", f"{golden.kernel_family} here, recorded on {recorded}"),

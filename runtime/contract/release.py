@@ -11,12 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import ManifestError
 from runtime.contract.motifs import MotifHead
+from runtime.contract.quantization import OutputQuantization as OutputQuantization
 from runtime.contract.window import (
     CHANNELS,
     GRAPH_INPUT_NAME,
@@ -27,7 +25,6 @@ from runtime.contract.window import (
     UNITS,
     WINDOW_SHAPE,
     ChannelStatistics,
-    FloatArray,
 )
 
 SCHEMA: Final = 2
@@ -184,38 +181,6 @@ class ParityResult:
     ceilings: dict[str, float]
     failures: tuple[str, ...]
     passed: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputQuantization:
-    """latent = (integer - ``zero_point``) * ``scale``.
-
-    Args:
-        scale: Size of one step (LSB) in latent units, above zero.
-        zero_point: The integer that stands for 0.0.
-    """
-
-    scale: float
-    zero_point: int
-
-    def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise ManifestError(f"{self.scale} is not above zero", where="output.scale")
-        if not -(2**15) <= self.zero_point < 2**16:
-            raise ManifestError(f"{self.zero_point} does not fit 16 bits", where="output.zero_point")
-
-    def integers(self, latents: FloatArray) -> npt.NDArray[np.int64]:
-        """The integers that an artifact gave before they became latents.
-
-        Args:
-            latents: float32, any shape, finite; as the artifact gave them.
-
-        Returns: Same shape, within +-2**53, so that a difference of two always fits.
-        """
-        with np.errstate(over="ignore"):
-            steps = np.rint(latents.astype(np.float64) / self.scale) + self.zero_point
-        result: npt.NDArray[np.int64] = np.clip(steps, -(2.0**53), 2.0**53).astype(np.int64)
-        return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,9 +357,15 @@ def _from_schema_1(document: dict[str, Any]) -> dict[str, Any]:
     _check_schema(schema)
     if schema > 1:
         return document
-    added = {"calibration": {"origin": UNKNOWN_ORIGIN, "windows": 0, "windows_sha256": "", "strata": {}}}
-    for name, more in (("parity", {"ceilings": {}}), ("golden", {"output": None, "kernel_family": ""})):
-        if isinstance(document.get(name), dict):
-            added[name] = {**document[name], **more}
-    # Keys that are there already stay what they are, and are refused as unknown to schema 1 where they are.
-    return {**document, **added} if "calibration" not in document else document
+    nothing = {"origin": UNKNOWN_ORIGIN, "windows": 0, "windows_sha256": "", "strata": {}}
+    upgraded = {name: dict(value) if isinstance(value, dict) else value for name, value in document.items()}
+    for place, added in (
+        (upgraded, {"calibration": nothing}),
+        (upgraded.get("parity"), {"ceilings": {}}),
+        (upgraded.get("golden"), {"output": None, "kernel_family": ""}),
+    ):
+        if isinstance(place, dict):
+            if claimed := added.keys() & place.keys():
+                raise ManifestError(f"unknown key {min(claimed)!r} in schema 1")
+            place |= added
+    return upgraded

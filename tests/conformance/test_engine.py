@@ -11,10 +11,12 @@ import onnxruntime as ort
 import pytest
 
 from runtime.contract.errors import EngineError, WindowValueError
+from runtime.contract.release import LSB_ELSEWHERE
 from runtime.contract.store import Release
 from runtime.contract.window import FloatArray
 from runtime.engines import Engine, open_engine
 from runtime.engines.emulator import EmulatorEngine
+from runtime.golden import compare_golden
 from tests.simulators import STATISTICS, FakeEngine, ReleaseSimulator, imu_windows, reference_latents
 
 
@@ -40,6 +42,35 @@ class EngineConformance(abc.ABC):
         tolerance = release.manifest.golden.artifact_tolerance
         for window, latent in zip(windows, expected, strict=True):
             np.testing.assert_allclose(engine.infer(window), latent, rtol=0, atol=tolerance)
+
+    def test_says_what_runs_it(self, engine: Engine) -> None:
+        assert engine.kernel_family
+        name, version = engine.program.split(" ")
+        assert name
+        assert version
+
+    def test_gives_the_golden_integers_that_it_gave(self, engine: Engine, release: Release) -> None:
+        """Of its own making, so the kernels are the same: every integer, in any order of windows."""
+        output = release.manifest.golden.output
+        assert output is not None
+        windows = imu_windows(6, seed=9)
+        first = [output.integers(engine.infer(window)) for window in windows]
+        again = [output.integers(engine.infer(window)) for window in windows[::-1]][::-1]
+        np.testing.assert_array_equal(first, again)
+        latents = np.stack([engine.infer(window) for window in windows])
+        inverse = (np.asarray(first) - output.zero_point).astype(np.float32) * np.float32(output.scale)
+        np.testing.assert_array_equal(inverse, latents)
+
+    def test_repeats_the_golden_windows(self, engine: Engine, release: Release) -> None:
+        """Recorded on other kernels for all that the release knows; the reference is ONNX Runtime's."""
+        found = compare_golden(engine, release)
+        assert found.ok
+        assert (found.kernel_family, found.allowed) == (engine.kernel_family, LSB_ELSEWHERE)
+
+    def test_recorded_by_itself_they_are_exact(self, engine: Engine, tmp_path: Path) -> None:
+        release = ReleaseSimulator(kernel_family=engine.kernel_family).publish(tmp_path / "same")
+        found = compare_golden(engine, release)
+        assert (found.worst, found.allowed, found.exact, found.ok) == (0, 0, True, True)
 
     def test_gives_64_finite_float32(self, engine: Engine) -> None:
         latent = engine.infer(imu_windows(1)[0])

@@ -55,6 +55,7 @@ def test_list_as_json(tmp_path: Path, releases: list[Release], capsys: Capture) 
         "version": "v1.0.0",
         "artifact": ARTIFACT,
         "numbers": "emulated",
+        "calibration_origin": "synthetic",
         "motif_head": "checkpoint",
     }
     assert rows[releases[1].id]["channels"] == ["canary"]

@@ -102,7 +102,7 @@ def test_a_terminal_sees_the_same(tmp_path: Path, capsys: Capture) -> None:
         release.id,
         "tiny v1.0.0",
         "numbers emulated",
-        "windows synthetic",
+        "SYNTHETIC windows, not captured",
         "onnxruntime",
         f"{HERE} here, recorded on recorded-elsewhere",
         "4 windows, exact: yes",

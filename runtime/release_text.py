@@ -1,0 +1,113 @@
+"""Releases for a terminal: the table of a store, and one release on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.contract.channels import ChannelEntry
+from runtime.contract.errors import PipelineError
+from runtime.contract.evidence import evidence_kind
+from runtime.contract.release import UNKNOWN_ORIGIN, Manifest, ParityResult
+from runtime.contract.store import Release, ReleaseStore
+
+Row = dict[str, Any]
+_HEADER: Final = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "ARTIFACT", "NUMBERS", "ORIGIN", "MOTIF HEAD")
+_ORIGINS: Final = {
+    "captured": "captured windows",
+    "synthetic": "SYNTHETIC windows, not captured on a device",
+    UNKNOWN_ORIGIN: "windows of unknown origin (schema 1 did not say)",
+}
+
+
+def table_row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEntry]) -> Row:
+    """One release of a list: what it is, or under ``problem`` why it cannot be read."""
+    channels = [entry.channel for entry in entries if entry.release == identifier]
+    row: Row = {"release": identifier, "target": None, "channels": channels}
+    try:
+        manifest = store.open(identifier).manifest
+    except PipelineError as error:
+        return row | {"problem": str(error)}
+    return row | {
+        "target": manifest.target,
+        "model": manifest.model.name,
+        "version": manifest.model.version,
+        "artifact": manifest.artifact,
+        "numbers": manifest.output.provenance,
+        "calibration_origin": manifest.calibration.origin,
+        "motif_head": manifest.motif_head.provenance,
+    }
+
+
+def table_lines(rows: Sequence[Row]) -> list[str]:
+    """A table, and below it what cannot be read."""
+    cells = [_HEADER]
+    for row in rows:
+        if "problem" not in row:
+            model = f"{row['model']} {row['version']}"
+            channels = ", ".join(row["channels"]) or "-"
+            last = (row["artifact"], row["numbers"], row["calibration_origin"], row["motif_head"])
+            cells.append((row["release"][:12], row["target"], channels, model, *last))
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
+    lines = [
+        "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells
+    ]
+    bad = [row for row in rows if "problem" in row]
+    return lines + [f"{row['release'][:12]}  cannot be read: {row['problem']}" for row in bad]
+
+
+def origin_text(origin: str) -> str:
+    """Where windows came from, said so that nobody takes synthetic ones for others."""
+    return _ORIGINS.get(origin, f"{origin} windows")
+
+
+def release_lines(release: Release, entries: Sequence[ChannelEntry], evidence: Sequence[Path]) -> list[str]:
+    """One release: everything that its manifest says, the channels that name it, what lies beside it."""
+    manifest = release.manifest
+    head, toolchain = manifest.motif_head, manifest.toolchain
+    lines = [
+        f"release     {release.id}",
+        f"model       {manifest.model.name} {manifest.model.version}",
+        f"target      {manifest.target}, numbers {manifest.output.provenance}",
+        f"calibration {origin_text(manifest.calibration.origin)}{_calibration(manifest)}",
+        f"motif head  {head.provenance}, {head.size} motifs: {', '.join(head.names)}",
+        "artifacts",
+    ]
+    for artifact in manifest.artifacts:
+        mark = " (served)" if artifact.name == manifest.artifact else ""
+        lines.append(f"  {artifact.sha256}  {artifact.size:>9}  {artifact.name}  {artifact.kind}{mark}")
+    lines.append("made from")
+    lines += [f"  {digest}  {name}" for name, digest in sorted(manifest.upstream.items())]
+    hardware = "on hardware" if toolchain.hardware else "not on hardware"
+    lines.append(f"toolchain   {toolchain.id}, {hardware}")
+    lines += [f"  {name} {value}" for name, value in sorted({**toolchain.tools, **toolchain.options}.items())]
+    lines += [f"golden      {_golden(manifest)}", *_parity(manifest.parity)]
+    lines.append("channels" if entries else "channels    none")
+    lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]
+    lines.append("evidence" if evidence else "evidence    none")
+    lines += [f"  {evidence_kind(path)}  {path}" for path in evidence]
+    return lines
+
+
+def _calibration(manifest: Manifest) -> str:
+    record = manifest.calibration
+    strata = ", ".join(f"{name} {count}" for name, count in sorted(record.strata.items()))
+    return f"; {record.windows}: {strata}" if record.windows else ""
+
+
+def _golden(manifest: Manifest) -> str:
+    golden = manifest.golden
+    kernels = golden.kernel_family or "kernels that schema 1 does not name"
+    return f"{golden.windows} windows, recorded on {kernels}"
+
+
+def _parity(parity: ParityResult) -> list[str]:
+    verdict = "passed" if parity.passed else "FAILED"
+    lines = [f"parity      {verdict}, {parity.provenance}, {parity.windows} windows"]
+    for name in sorted({*parity.metrics, *parity.thresholds, *parity.ceilings}):
+        value = f"{parity.metrics[name]:.6g}" if name in parity.metrics else "not computed"
+        least = f"  at least {parity.thresholds[name]:.6g}" if name in parity.thresholds else ""
+        most = f"  at most {parity.ceilings[name]:.6g}" if name in parity.ceilings else ""
+        lines.append(f"  {name:<28} {value:>12}{least}{most}")
+    return lines + [f"  {failure}" for failure in parity.failures]

@@ -1,0 +1,114 @@
+"""A release of manifest schema 1, made by the version that knew no other, is read and served still."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.active_model import ModelHolder, load_active_model
+from runtime.cli import main
+from runtime.config import RuntimeConfig
+from runtime.contract.document import sha256_bytes, to_json
+from runtime.contract.release import MANIFEST_NAME
+from runtime.contract.store import ReleaseStore
+from tests.simulators import GOLDEN, ReleaseSimulator, flip_bit, imu_windows, npz_bytes
+
+STORE = Path(__file__).parent.parent / "data" / "schema1"
+RELEASE = "892c1b557d6d1112bc0e21c76810e1aa931107ba0408b2550e12b785a945a609"
+Capture = pytest.CaptureFixture[str]
+
+
+def printed(capsys: Capture, *arguments: str, store: Path = STORE) -> str:
+    assert main([*arguments, "--store", str(store)]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_is_of_schema_1() -> None:
+    data = (STORE / "releases" / RELEASE / MANIFEST_NAME).read_bytes()
+    document = json.loads(data)
+    assert document["schema"] == 1
+    assert "calibration" not in document
+    manifest = ReleaseStore(STORE).open(RELEASE).manifest
+    assert (manifest.schema, manifest.calibration.origin) == (1, "unknown")
+    assert (manifest.golden.output, manifest.golden.kernel_family, manifest.parity.ceilings) == (None, "", {})
+
+
+def test_it_is_listed_shown_and_verified(capsys: Capture) -> None:
+    assert printed(capsys, "list").splitlines()[1].split()[-2:] == ["unknown", "checkpoint"]
+    out = printed(capsys, "show", RELEASE[:8])
+    assert "calibration windows of unknown origin" in out
+    assert "kernels that schema 1 does not name" in out
+    assert printed(capsys, "verify") == "1 release checked, 0 problems\n"
+    assert "parity.json is of an older form" in printed(capsys, "show", "--parity", RELEASE)
+
+
+def test_it_is_self_tested_by_its_own_tolerance(capsys: Capture) -> None:
+    answer = json.loads(printed(capsys, "selftest", RELEASE, "--json"))
+    golden = answer["golden"]
+    assert (answer["ok"], answer["publishable"], answer["calibration_origin"]) == (True, True, "unknown")
+    assert (golden["unit"], golden["allowed"], golden["recorded_kernel_family"]) == ("latent units", 0.07, "")
+    assert golden["worst"] <= 0.07
+    assert "unknown ones (schema 1)" in printed(capsys, "selftest", RELEASE)
+
+
+def test_it_is_served() -> None:
+    model = load_active_model(RuntimeConfig(release_store=STORE))
+    assert (model.release_id, model.calibration_origin) == (RELEASE, "unknown")
+    latent, scores = model.infer(imu_windows(1)[0])
+    assert latent.shape == (64,)
+    assert scores.sum() == pytest.approx(1)
+    model.close()
+
+
+def test_its_tolerance_still_counts(tmp_path: Path) -> None:
+    """The same manifest with golden outputs that are off; its digest follows."""
+    store = tmp_path / "store"
+    shutil.copytree(STORE, store)
+    directory = store / "releases" / RELEASE
+    with np.load(directory / GOLDEN) as archive:
+        arrays = dict(archive)
+    arrays["artifact"][1, 5] += np.float32(0.2)
+    golden = npz_bytes(**arrays)
+    document = json.loads((directory / MANIFEST_NAME).read_bytes())
+    changed = with_golden(store, document, golden)
+    state = ModelHolder.load(RuntimeConfig(release_store=store, hef_path=changed)).state
+    assert state.code == "golden_mismatch"  # type: ignore[union-attr]
+    assert "window 1, dimension 5 differs by 0.2 latent units" in str(state)
+
+
+def with_golden(store: Path, document: dict[str, object], golden: bytes) -> Path:
+    artifacts: list[dict[str, object]] = document["artifacts"]  # type: ignore[assignment]
+    for artifact in artifacts:
+        if artifact["name"] == GOLDEN:
+            artifact |= {"sha256": sha256_bytes(golden), "size": len(golden)}
+    data = to_json(document)
+    directory = store / "releases" / sha256_bytes(data)
+    shutil.copytree(store / "releases" / RELEASE, directory)
+    for name, content in ((MANIFEST_NAME, data), (GOLDEN, golden)):
+        (directory / name).unlink()
+        (directory / name).write_bytes(content)
+    return directory
+
+
+def test_a_changed_byte_is_seen(tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(STORE, tmp_path / "store")
+    flip_bit(tmp_path / "store" / "releases" / RELEASE / GOLDEN, 100)
+    assert main(["verify", "--store", str(tmp_path / "store")]) == 1
+    assert GOLDEN in capsys.readouterr().out
+
+
+def test_it_is_compared_with_one_of_today(tmp_path: Path, capsys: Capture) -> None:
+    shutil.copytree(STORE, tmp_path / "store")
+    today = ReleaseSimulator().publish(tmp_path / "store")
+    answer = json.loads(printed(capsys, "diff", RELEASE, today.id, "--json", store=tmp_path / "store"))
+    found = {entry["name"]: (entry["a"], entry["b"]) for entry in answer["changes"]["calibration"]}
+    assert found["origin"] == ("unknown", "synthetic")
+    assert {entry["name"]: entry["b"] for entry in answer["changes"]["golden windows"]} == {
+        "kernel_family": "recorded-elsewhere",
+        "output.scale": 1 / 32,
+        "output.zero_point": 128,
+    }
