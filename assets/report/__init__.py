@@ -126,3 +126,10 @@ def keep_report(folder: Path, target: str, report: Report) -> Path:
     page = folder / file_name(target, report.html, "html")
     write_document(page, report.html)
     return page
+
+
+def report_link(report_path: Path, report_url: str) -> str:
+    """Address of a report: where its folder is served, else the file."""
+    if not report_url:
+        return report_path.absolute().as_uri()
+    return f"{report_url.rstrip('/')}/{report_path.name}"

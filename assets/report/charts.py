@@ -325,7 +325,7 @@ def layers_chart(noise: LayerNoise) -> Chart | None:
     names = ", ".join(f"{layer.name} ({layer.only_on_db:.1f} dB)" for layer in worst)
     return Chart(
         title="Noise by layer",
-        says="Left, SQNR at the output with only this one quantized; right, here with all up to here quantized. "
+        says="Left: SQNR at the output, only this one quantized. Right: SQNR here, all up to here quantized. "
         f"Most noise of its own: {names}.",
         draw=draw,
     )

@@ -61,7 +61,7 @@ GLOSSARY: Final = MappingProxyType(
             digits=4,
             good="towards 1",
             meaning="5th percentile over windows of the cosine, once full_precision's mean is taken off.",
-            why="Without the mean that all windows share, a cosine tells them apart; it falls first on still ones.",
+            why="Without the mean that all windows share, it tells them apart; it falls first on still ones.",
         ),
         "mean_shift_sd": Explained(
             label="Mean shift",
