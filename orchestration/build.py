@@ -25,6 +25,8 @@ READY: Final = "instance.ready"
 """In ``--report``: Dagster's databases are there, others may open them."""
 RELEASES: Final = "releases.json"
 """In ``--report``: target to the id of the release that this build published."""
+REPORTS: Final = "reports.json"
+"""In ``--report``: target to the parity report that this build wrote, also where it failed."""
 INTERRUPTED: Final = 130
 OURS: Final = {"hailo-pipeline/by": "orchestration.build"}
 """Tag of the runs of this module."""
@@ -65,6 +67,7 @@ def build(report: Path | None) -> bool:
 
     from orchestration.automation import observe_weights, wait_for_rest
     from orchestration.definitions import SETTINGS, build_canary
+    from orchestration.parity_view import REPORT_KEY
 
     started = time.monotonic()
     with DagsterInstance.get() as instance:
@@ -79,7 +82,8 @@ def build(report: Path | None) -> bool:
         if result.success:
             result = run_job(build_canary.name, instance)
     if report:
-        (report / RELEASES).write_text(json.dumps(published(result)))
+        (report / RELEASES).write_text(json.dumps(made(result, "canary_release", "digest")))
+        (report / REPORTS).write_text(json.dumps(made(result, "parity_report", REPORT_KEY)))
     verdict = "built" if result.success else "FAILED"
     print(f"  {verdict} in {time.monotonic() - started:.1f} s, Dagster run {result.run_id}", flush=True)
     return result.success
@@ -103,16 +107,16 @@ def end_interrupted(instance: DagsterInstance) -> None:
         instance.report_run_failed(run, "the build was killed before it ended")
 
 
-def published(result: ExecuteInProcessResult) -> dict[str, str]:
-    """Target to release id, from the materializations of a run."""
-    releases = {}
+def made(result: ExecuteInProcessResult, asset: str, entry: str) -> dict[str, str]:
+    """Target to what the materializations of a target's asset say under ``entry``."""
+    found = {}
     for event in result.all_events:
         if event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
             target, *rest = materialization.asset_key.path
-            if rest == ["canary_release"]:
-                releases[target] = str(materialization.metadata["digest"].value)
-    return releases
+            if rest == [asset] and entry in materialization.metadata:
+                found[target] = str(materialization.metadata[entry].value)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:

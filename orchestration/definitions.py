@@ -35,6 +35,8 @@ defs = dg.Definitions(
             calib_dir=str(SETTINGS.calib_dir),
             build_dir=str(SETTINGS.build_dir),
             release_store=str(SETTINGS.release_store),
+            reports_dir=str(SETTINGS.reports_dir),
+            reports_url=SETTINGS.reports_url,
         ),
         PRODUCTS: ProductIOManager(build_dir=str(SETTINGS.build_dir)),
     },

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import os
 import shlex
 import socket
@@ -21,8 +20,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from assets.report import report_link
 from assets.toolchain import open_toolchain
-from orchestration.build import READY, RELEASES, make_home
+from orchestration.build import READY, RELEASES, REPORTS, make_home
 from orchestration.processes import Child, Children, Stopped, log_folder
 from orchestration.settings import ROOT, BuildSettings
 from runtime.contract.errors import PipelineError
@@ -48,26 +48,37 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(*spoken_for: int) -> int:
+    """A port that nobody listens on now, and none of those that somebody will listen on."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+        if port not in spoken_for:
+            return port
 
 
-def wanted_ports() -> tuple[int, int]:
-    """The ports of the runtime and of the UI, as the environment asks: two, and free.
+def wanted_ports() -> tuple[int, int, int]:
+    """The ports of the runtime, of the UI and of the reports, as the environment asks: different, and free.
+
+    0 for the reports where it does not ask: a free one is chosen when they are served.
 
     Raises:
         LocalError: Not a port, the same port twice, or in use.
     """
-    port, ui_port = _port("PORT", 9000), _port("UI_PORT", 3000)
-    if port == ui_port:
-        raise LocalError(f"PORT and UI_PORT are both {port}", hint="set one of them to another port")
-    _check_free("PORT", port)
-    _check_free("UI_PORT", ui_port)
-    return port, ui_port
+    wanted = {"PORT": _port("PORT", 9000), "UI_PORT": _port("UI_PORT", 3000)}
+    if os.environ.get("REPORTS_PORT"):
+        wanted["REPORTS_PORT"] = _port("REPORTS_PORT", 0)
+    taken: dict[int, str] = {}
+    for variable, port in wanted.items():
+        if port in taken:
+            raise LocalError(
+                f"{taken[port]} and {variable} are both {port}", hint="set one of them to another port"
+            )
+        taken[port] = variable
+    for variable, port in wanted.items():
+        _check_free(variable, port)
+    return wanted["PORT"], wanted["UI_PORT"], wanted.get("REPORTS_PORT", 0)
 
 
 def _port(variable: str, default: int) -> int:
@@ -116,6 +127,8 @@ class Platform:
         self.target = "emulator" if "emulator" in self.targets else self.targets[0]
         self.children, self.logs = children, logs
         self.url = self.ui_url = ""  # known when they are started
+        self.reports_url = settings.reports_url
+        self.reports_dir = settings.reports_dir.resolve()
         self.store = ReleaseStore(settings.release_store)
         self.home = make_home(settings.dagster_home)
 
@@ -127,7 +140,21 @@ class Platform:
             "dagster",
             [*command, "-h", HOST, "-p", str(port)],
             log=self.logs / "ui.log",
-            environment={"DAGSTER_HOME": str(self.home), "PYTHONWARNINGS": "ignore"},
+            environment={**self._dagster(), "PYTHONWARNINGS": "ignore"},
+        )
+
+    def _dagster(self) -> dict[str, str]:
+        return {"DAGSTER_HOME": str(self.home), "REPORTS_URL": self.reports_url}
+
+    def start_reports(self, port: int) -> Child:
+        """Serve the folder of parity reports, to this machine alone; builds that start later link there."""
+        self.reports_url = f"http://{HOST}:{port}"
+        self.reports_dir.mkdir(parents=True, exist_ok=True)
+        return self.children.start(
+            "reports",
+            [sys.executable, "-m", "http.server", "--bind", HOST, "--directory", self.reports_dir, str(port)],
+            log=self.logs / "reports.log",
+            environment={},
         )
 
     def start_build(self) -> Child:
@@ -135,7 +162,7 @@ class Platform:
         child = self.children.start(
             "build",
             [sys.executable, "-m", "orchestration.build", "--report", self.logs],
-            environment={"DAGSTER_HOME": str(self.home)},
+            environment=self._dagster(),
             grace=BUILD_GRACE,
         )
         if not child.wait_for((self.logs / READY).exists, BUILD_SECONDS):
@@ -149,7 +176,8 @@ class Platform:
             LocalError: An asset failed, a check blocked, or somebody moved the channel meanwhile.
         """
         if child.wait() != 0:
-            raise LocalError("the chain was not built", hint="the FAILED line says why; then repeat")
+            where = f", and so does {report}" if (report := self.report()) else ""
+            raise LocalError("the chain was not built", hint=f"the FAILED line says why{where}; then repeat")
         mine = json.loads((self.logs / RELEASES).read_text())[self.target]
         entry = self.store.current(self.target, "canary")
         if entry is None or entry.release != mine:
@@ -158,6 +186,13 @@ class Platform:
                 hint="another build moved it meanwhile: repeat",
             )
         return self.store.open(mine)
+
+    def report(self) -> Path | None:
+        """The parity report that the build wrote; None where it did not get that far."""
+        try:
+            return Path(json.loads((self.logs / REPORTS).read_text())[self.target])
+        except (FileNotFoundError, KeyError):
+            return None
 
     def start_runtime(self, port: int) -> Child:
         """Start the runtime on the canary channel, as a Pi would."""
@@ -216,7 +251,9 @@ def summary(release: Release) -> str:
     lines = [f"model:  {model.name} {model.version}"]
     lines += [f"parity: passed ({parity.provenance}, {parity.windows} windows)"]
     for name, value in sorted(parity.metrics.items()):
-        lines.append(f"  {name:24} {value:8.4f}   at least {parity.thresholds.get(name, math.nan):g}")
+        bounds = [f"at least {parity.thresholds[name]:g}"] if name in parity.thresholds else []
+        bounds += [f"at most {parity.ceilings[name]:g}"] if name in parity.ceilings else []
+        lines.append(f"  {name:24} {value:8.4f}   {', '.join(bounds) or 'not judged'}")
     return "\n".join(lines)
 
 
@@ -288,15 +325,19 @@ def smoke() -> None:
         platform = Platform(settings, children, logs)
         release, _ = bring_up(platform)
         check_answer(platform, release)
+        if report := platform.report():
+            say(f"report:  {report}")
     say("smoke: passed, nothing left running")
 
 
 def run() -> None:
     """Bring everything up on the known ports and serve until Ctrl-C."""
-    port, ui_port = wanted_ports()
+    port, ui_port, reports_port = wanted_ports()
     settings = BuildSettings.from_environment(os.environ)
     with log_folder(settings.dagster_home / "logs", "run") as logs, Children() as children:
         platform = Platform(settings, children, logs)
+        reports = platform.start_reports(reports_port or free_port(port, ui_port))
+        platform.wait_until_answers(reports, f"{platform.reports_url}/")
         release, servers = bring_up(platform, port, ui_port)
         check_answer(platform, release)
         body = platform.home / "window.json"
@@ -304,10 +345,12 @@ def run() -> None:
         say()
         say(f"runtime     {platform.url}   (healthz, metrics, infer)")
         say(f"Dagster UI  {platform.ui_url}")
+        report = platform.report()
+        say(f"report      {report_link(report, platform.reports_url) if report else platform.reports_url}")
         say(f"logs        {logs}")
         say(f"try         {curl_line(platform.url, body)}")
         say("serving until Ctrl-C")
-        ended = children.wait_for_first(servers)
+        ended = children.wait_for_first([*servers, reports])
         raise LocalError(f"{ended.name} ended by itself\n{ended.last_lines()}")
 
 

@@ -31,16 +31,24 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         calib_dir: Window sets with their index.
         build_dir: The workbench: content-addressed products.
         release_store: Releases and channels.
+        reports_dir: Parity reports.
+        reports_url: Where they are served; empty where they are not.
     """
 
     weights_dir: str
     calib_dir: str
     build_dir: str
     release_store: str
+    reports_dir: str = ""
+    reports_url: str = ""
 
     def bench(self) -> Workbench:
         """The workbench."""
         return Workbench(Path(self.build_dir))
+
+    def reports(self) -> Path:
+        """Where parity reports are kept: beside the workbench, where nothing else is said."""
+        return Path(self.reports_dir or Path(self.build_dir) / "reports")
 
     def store(self) -> ReleaseStore:
         """The release store."""

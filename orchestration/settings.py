@@ -23,6 +23,7 @@ class BuildSettings:
         build_dir: The workbench (``BUILD_DIR``).
         release_store: Releases and channels (``RELEASE_STORE``).
         dagster_home: Dagster's databases and settings (``DAGSTER_HOME``).
+        reports_url: Where ``reports_dir`` is served (``REPORTS_URL``); empty where it is not.
     """
 
     targets: tuple[str, ...]
@@ -31,6 +32,12 @@ class BuildSettings:
     build_dir: Path
     release_store: Path
     dagster_home: Path
+    reports_url: str = ""
+
+    @property
+    def reports_dir(self) -> Path:
+        """Parity reports, each named by its digest: a folder that may be served."""
+        return self.build_dir / "reports"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> BuildSettings:
@@ -50,4 +57,5 @@ class BuildSettings:
             build_dir=place("BUILD_DIR", "artifacts/build"),
             release_store=place("RELEASE_STORE", "artifacts/releases"),
             dagster_home=place("DAGSTER_HOME", "artifacts/dagster_home"),
+            reports_url=environment.get("REPORTS_URL") or "",
         )

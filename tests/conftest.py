@@ -26,6 +26,8 @@ SETTINGS = (
     "PORT",
     "RELEASE_CHANNEL",
     "RELEASE_STORE",
+    "REPORTS_PORT",
+    "REPORTS_URL",
     "TARGET",
     "UI_PORT",
     "WEB_CONCURRENCY",

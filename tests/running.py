@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -37,6 +38,7 @@ class Running:
     printed: str
     url: str
     ui_url: str
+    reports_url: str
     store: ReleaseStore
 
     def canary(self) -> Release:
@@ -77,18 +79,26 @@ def start(root: Path, *, ignore_sigint: bool = False, **settings: str) -> Runnin
             break
     printed = "".join(lines)
     assert "serving until Ctrl-C" in printed, printed
-    store = ReleaseStore(root / "releases")
-    return Running(process, printed, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ui_port}", store)
+    reports = re.search(r"^report +(http://127\.0\.0\.1:\d+)", printed, re.M)
+    assert reports, printed
+    return Running(
+        process,
+        printed,
+        f"http://127.0.0.1:{port}",
+        f"http://127.0.0.1:{ui_port}",
+        reports[1],
+        ReleaseStore(root / "releases"),
+    )
 
 
 def end(running: Running) -> None:
     """Ctrl-C, and not one process may be left."""
     family = running.family()
-    assert len(family) >= 4, [p.name() for p in family]
+    assert len(family) >= 5, [p.name() for p in family]
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
-    for url in (running.url, running.ui_url):
+    for url in (running.url, running.ui_url, running.reports_url):
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from assets.report import report_link
 from orchestration import local
-from orchestration.build import RELEASES
+from orchestration.build import RELEASES, REPORTS
 from orchestration.local import LocalError, Platform, bring_up, check_answer, curl_line, golden_question
 from orchestration.processes import Child, Children
 from orchestration.settings import BuildSettings
 from runtime.contract.store import Release
+from tests.running import free_ports
 from tests.simulators import ReleaseSimulator
 
 pytestmark = pytest.mark.build
@@ -105,6 +107,18 @@ def test_no_connection_is_waited_for(home: Path, tmp_path: Path, monkeypatch: py
     assert failures == []
 
 
+def test_the_reports_have_a_port_of_their_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = dict(zip(("PORT", "UI_PORT", "REPORTS_PORT"), map(str, free_ports(3)), strict=True))
+    for name, port in ports.items():
+        monkeypatch.setenv(name, port)
+    assert local.wanted_ports() == tuple(map(int, ports.values()))
+    monkeypatch.delenv("REPORTS_PORT")
+    assert local.wanted_ports()[2] == 0
+    monkeypatch.setenv("REPORTS_PORT", ports["UI_PORT"])
+    with pytest.raises(LocalError, match="UI_PORT and REPORTS_PORT are both"):
+        local.wanted_ports()
+
+
 @pytest.mark.parametrize("settings", [{"PORT": "9123", "UI_PORT": "9123"}, {"PORT": "3000"}])
 def test_one_port_for_both_is_refused_in_one_line(
     home: Path,
@@ -127,6 +141,7 @@ class NotedChild(Child):
 
     def __init__(self, name: str, events: list[str], status: int) -> None:
         self.name, self.events, self.status = name, events, status
+        self.log = None
 
     def wait(self) -> int:
         self.events.append(f"{self.name} done")
@@ -137,10 +152,12 @@ class NotedChild(Child):
 
 
 class NotedChildren(Children):
-    """Starts nothing; notes what it is asked to start, and with what. The build reports ``release``."""
+    """Starts nothing; notes what it is asked to start, and with what. The build reports ``release``, and
+    that it wrote ``parity``."""
 
-    def __init__(self, events: list[str], release: str, status: int = 0) -> None:
+    def __init__(self, events: list[str], release: str, status: int = 0, parity: Path | None = None) -> None:
         super().__init__()
+        self.parity = parity
         self.events = events
         self.release = release
         self.status = status
@@ -164,6 +181,7 @@ class NotedChildren(Children):
         if name == "build":
             report = Path(command[command.index("--report") + 1])
             (report / RELEASES).write_text(json.dumps({"emulator": self.release}))
+            (report / REPORTS).write_text(json.dumps({"emulator": str(self.parity)} if self.parity else {}))
         return NotedChild(name, self.events, self.status)
 
 
@@ -229,6 +247,61 @@ def test_a_failed_build_is_not_served(home: Path, tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="the chain was not built"):
         bring_up(platform_of(NotedChildren(events, release.id, status=1), tmp_path))
     assert "start runtime" not in events
+
+
+def test_a_failed_build_names_its_parity_report(home: Path, tmp_path: Path) -> None:
+    """What people want to see most when parity failed."""
+    parity = tmp_path / "emulator-parity-12.html"
+    children = NotedChildren([], "a" * 64, status=1, parity=parity)
+    with pytest.raises(LocalError) as caught:
+        bring_up(platform_of(children, tmp_path))
+    assert str(parity) in str(caught.value)
+
+
+def test_reports_are_served_to_this_machine_and_linked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path / "bench"))
+    with Children() as children:
+        platform = platform_of(children, tmp_path)
+        assert not platform.reports_dir.exists()
+        child = platform.start_reports(local.free_port())
+        platform.wait_until_answers(child, f"{platform.reports_url}/")
+        page = platform.reports_dir / "emulator-parity-12.html"
+        page.write_bytes(b"<p>a report")
+        assert local.get(report_link(page, platform.reports_url))[:2] == (200, b"<p>a report")
+    noted = NotedChildren([], ReleaseSimulator().publish(tmp_path / "store", "canary").id)
+    platform = platform_of(noted, tmp_path / "other")
+    (tmp_path / "other").mkdir()
+    platform.start_reports(4321)
+    bring_up(platform)
+    for name in ("build", "dagster"):
+        assert noted.environments[name]["REPORTS_URL"] == "http://127.0.0.1:4321"
+    assert noted.commands["reports"][3:5] == ["--bind", "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [("run", "report      http://127.0.0.1:3/emulator-parity-12.html\n"), ("smoke", "report:  {parity}\n")],
+)
+def test_where_the_report_is_is_said(
+    home: Path,
+    tmp_path: Path,
+    release: Release,
+    verb: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path / "bench"))
+    parity = tmp_path / "bench" / "reports" / "emulator-parity-12.html"
+    noted = NotedChildren([], release.id, parity=parity)
+    monkeypatch.setattr(noted, "wait_for_first", lambda servers: servers[-1])
+    monkeypatch.setattr(local, "Children", lambda: noted)
+    monkeypatch.setattr(local, "check_answer", lambda *_: None)
+    monkeypatch.setattr(local, "wanted_ports", lambda: (1, 2, 3))
+    local.main([verb])
+    assert said.format(parity=parity) in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -298,7 +371,7 @@ def test_a_wrong_answer_ends_it_with_one_line(
 ) -> None:
     monkeypatch.setattr(local, "Children", lambda: NotedChildren([], release.id))
     monkeypatch.setattr(local, "get", lambda *_: answer_to(release, latent=[]))
-    monkeypatch.setattr(local, "wanted_ports", lambda: (1, 2))
+    monkeypatch.setattr(local, "wanted_ports", lambda: (1, 2, 3))
     assert local.main([verb]) == 1
     out, err = capsys.readouterr()
     assert err == f"{verb}: /infer answered latent[0], motif_scores[12]\n"

@@ -1,0 +1,134 @@
+"""How a parity report looks in Dagster's UI, and the check that blocks; computes nothing.
+
+The UI draws a table in place, a picture only behind "Show Markdown", and the history of a number over
+builds; the bytes of a picture lie in its event log. So: verdict, table, a link to the whole report, small
+pictures, and every metric once more as a number.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.report import content, report_link
+from assets.report.glossary import explained
+from runtime.contract.parity import ChampionComparison, ParityEvidence
+
+CHECK_NAME = "parity"
+REPORT_KEY = "report file"
+"""Metadata entry that says where the HTML report lies."""
+
+
+def parity_metadata(
+    evidence: ParityEvidence,
+    champion: ChampionComparison,
+    images: Mapping[str, bytes],
+    report_path: Path,
+    report_url: str,
+) -> dict[str, dg.MetadataValue[Any]]:
+    """What a materialization of ``parity_report`` shows, in the order of importance.
+
+    Args:
+        evidence: What was found.
+        champion: The same build beside the champion.
+        images: Name to PNG; they are stored in the event log.
+        report_path: The HTML report (``keep_report``).
+        report_url: Where its folder is served; empty where it is not.
+    """
+    text, result = dg.MetadataValue.text, evidence.result
+    failures = content.failures(evidence, champion)
+    shown: dict[str, dg.MetadataValue[Any]] = {
+        "verdict": text(content.verdict(evidence, champion)),
+        **({"failures": text("; ".join(failures))} if failures else {}),
+        "summary": text(content.summary(evidence, champion)),
+        "metrics": _metrics_table(evidence, champion),
+        "report": dg.MetadataValue.url(report_link(report_path, report_url)),
+        REPORT_KEY: dg.MetadataValue.path(str(report_path)),
+        "numbers": text(result.provenance),
+        "origin": text(f"{result.windows} {evidence.origin}"),
+        "judged": text(evidence.judged),
+        "champion": text(content.against(champion)),
+        "active dimensions": dg.MetadataValue.int(evidence.active),
+        "judged artifact": text(result.artifact_sha256),
+        "motif head": text(evidence.motif_head.provenance),
+    }
+    shown |= {f"plot: {name}": _picture(name, data) for name, data in images.items()}
+    shown |= {"strata": _strata_table(evidence), "contexts": _contexts_table(evidence)}
+    return shown | numbers(evidence)
+
+
+def numbers(evidence: ParityEvidence) -> dict[str, dg.MetadataValue[Any]]:
+    """Every metric as a number, whose history the UI draws."""
+    return {name: dg.MetadataValue.float(value) for name, value in evidence.result.metrics.items()}
+
+
+def parity_check_result(evidence: ParityEvidence, champion: ChampionComparison) -> dg.AssetCheckResult:
+    """The check that blocks: passed only where the policy and the comparison with the champion are."""
+    found = content.failures(evidence, champion)
+    return dg.AssetCheckResult(
+        check_name=CHECK_NAME,
+        passed=content.is_passed(evidence, champion),
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join(found) or content.summary(evidence, champion),
+        metadata=numbers(evidence),
+    )
+
+
+def _metrics_table(evidence: ParityEvidence, champion: ChampionComparison) -> dg.MetadataValue[Any]:
+    marks = {content.MET: "✓", content.MISSED: "✗ missed"}
+    records = [
+        {
+            "metric": _heading(row.name),
+            "value": row.shown,
+            "threshold": row.bound,
+            "typical": row.usual,
+            "champion": row.champions,
+            "ok": marks.get(row.state, row.state),
+        }
+        for row in content.metric_rows(evidence, champion)
+    ]
+    return _table(records, ["metric", "value", "threshold", "typical", "champion", "ok"])
+
+
+def _strata_table(evidence: ParityEvidence) -> dg.MetadataValue[Any]:
+    rows = content.strata_rows(evidence)
+    names = content.columns(rows)
+    records = [{"stratum": row.name, "windows": row.windows, **_numbers(names, row.metrics)} for row in rows]
+    return _table(records, ["stratum", "windows", *map(_heading, names)])
+
+
+def _contexts_table(evidence: ParityEvidence) -> dg.MetadataValue[Any]:
+    names = content.columns(evidence.contexts)
+    records = [
+        {
+            "context": each.name,
+            "numbers": each.provenance or "not run",
+            **_numbers(names, each.metrics),
+            "ran by": each.ran_by or each.not_run,
+        }
+        for each in evidence.contexts
+    ]
+    return _table(records, ["context", "numbers", *map(_heading, names), "ran by"])
+
+
+def _numbers(names: list[str], metrics: Mapping[str, float]) -> dict[str, str]:
+    return {_heading(name): content.number(name, metrics.get(name)) for name in names}
+
+
+def _heading(name: str) -> str:
+    unit = explained(name).unit
+    return f"{name}, {unit}" if unit else name
+
+
+def _table(records: list[dict[str, Any]], columns: list[str]) -> dg.MetadataValue[Any]:
+    # A schema of its own, so that a table without rows is one too.
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in columns])
+    return dg.MetadataValue.table([dg.TableRecord(record) for record in records], schema=schema)
+
+
+def _picture(name: str, data: bytes) -> dg.MetadataValue[Any]:
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(data).decode()})")
