@@ -8,12 +8,13 @@ from pathlib import Path
 from assets.calibration import WindowSets, make_calibration_set
 from assets.hef import make_hef
 from assets.onnx_model import make_onnx_model
-from assets.parity import ParityEvidence, make_parity_report
+from assets.parity import make_parity_report
 from assets.product import Product, Workbench
 from assets.quantized_har import make_quantized_har
 from assets.toolchain import Toolchain
 from assets.toolchain.emulator import EmulatorToolchain
 from assets.weights import TrainedModel, make_model_weights
+from runtime.contract.parity import ParityEvidence
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_WEIGHTS = ROOT / "artifacts" / "weights"

@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 
 from assets.calibration import parse_sets, read_files
+from assets.metrics import context_metrics
 from assets.onnx_model import source_latents
-from assets.parity import compare
 from assets.weights import parse_model
 from assets.weights import read_files as read_weights
-from runtime.contract.motifs import MotifScorer
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
 from tests.chain import CALIB_DATA, ROOT, SAMPLE_VERSION
@@ -89,7 +88,7 @@ def test_answers_are_pytorchs_within_the_parity_reports_figures(running: Running
     assert len(np.unique(served, axis=0)) == len(served)
     reference = source_latents(trained, normalize(evaluation.windows, trained.statistics))
     manifest = running.canary().manifest
-    found = compare(reference, served, MotifScorer(manifest.motif_head))
+    found = context_metrics(reference, served)
     assert found["sqnr_db"] == pytest.approx(manifest.parity.metrics["sqnr_db"], abs=0.01)
     assert found["mean_cosine"] == pytest.approx(manifest.parity.metrics["mean_cosine"], abs=1e-5)
     scores = np.asarray([answer["motif_scores"] for answer in answers])

@@ -94,7 +94,7 @@ def test_at_most_so_much_below_the_champion(
     """1.5 dB is allowed: 1 dB below is published, 2 dB below is refused, though parity passed."""
     store = ReleaseStore(tmp_path)
     _, reference, artifact = champion_golden(publish(chain, ReleaseStore(tmp_path / "probe")))
-    error = np.linalg.norm(artifact.astype(np.float64) - reference) / np.linalg.norm(reference)
+    error = float(np.linalg.norm(artifact.astype(np.float64) - reference) / np.linalg.norm(reference))
     champion = with_golden(chain, store, error * 10 ** (-better_db / 20))
     found = compare(chain, store)
     assert found.champion_sqnr_db is not None
