@@ -156,7 +156,7 @@ def _evidence(
         origin=sets.index.origin,
         calibration_sha256=sets.calibration.sha256,
         evaluation_sha256=sets.evaluation.sha256,
-        strata_by=sets.index.strata.definition,
+        strata_by=sets.index.strata.text(),
         contexts=contexts.results,
         judged=contexts.judged,
         strata=_by_stratum(scale, contexts, sets),

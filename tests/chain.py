@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from assets.calibration import WindowSets, make_calibration_set
 from assets.hef import make_hef
 from assets.onnx_model import make_onnx_model
 from assets.parity import make_parity_report
+from assets.policy import Bound, FamilyPolicy, load_policy
 from assets.product import Product, Workbench
 from assets.quantized_har import make_quantized_har
 from assets.toolchain import Toolchain
@@ -20,6 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_WEIGHTS = ROOT / "artifacts" / "weights"
 SAMPLE_VERSION = SAMPLE_WEIGHTS / "tcn_encoder" / "v0.1.0"
 CALIB_DATA = ROOT / "calib_data"
+
+
+def strict_policy() -> FamilyPolicy:
+    """A policy that no int8 build meets."""
+    bound = Bound(at_least=60.0, at_most=None, typical=(60.0, 61.0))
+    return dataclasses.replace(load_policy(), metrics={"sqnr_db": bound})
 
 
 @dataclass(frozen=True)

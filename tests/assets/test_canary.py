@@ -31,7 +31,7 @@ from runtime.contract.release import manifest_bytes
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
 from tests.assets.test_calibration import load, with_set
-from tests.chain import CALIB_DATA, SAMPLE_VERSION, Chain, build_chain
+from tests.chain import CALIB_DATA, SAMPLE_VERSION, Chain, build_chain, strict_policy
 
 pytestmark = pytest.mark.build
 
@@ -124,7 +124,7 @@ def nothing_published(store: Path) -> bool:
 
 
 def test_failed_parity_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assets.policy.load_policy", lambda: {"sqnr_db": 60.0})
+    monkeypatch.setattr("assets.policy.load_policy", strict_policy)
     failed = build_chain(tmp_path / "bench")
     assert not failed.evidence.result.passed
     with pytest.raises(PublicationRefusedError, match=r"sqnr_db is .* at least 60"):
@@ -278,7 +278,7 @@ def test_golden_windows_are_held_against_the_source_at_publishing(
 ) -> None:
     """They may be newer than the export, which then never saw them."""
     monkeypatch.setattr(
-        "assets.canary.source_latents", lambda trained, windows: np.ones((len(windows), 64), np.float32)
+        "assets.assembly.source_latents", lambda trained, windows: np.ones((len(windows), 64), np.float32)
     )
     with pytest.raises(OnnxModelError, match="differs from its source"):
         publish(chain, tmp_path)

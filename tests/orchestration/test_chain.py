@@ -23,7 +23,7 @@ from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_m
 from orchestration.resources import Places, ProductIOManager
 from runtime.contract.store import ReleaseStore
 from tests.assets.test_calibration import load, with_set
-from tests.chain import CALIB_DATA, ROOT, SAMPLE_VERSION, SAMPLE_WEIGHTS
+from tests.chain import CALIB_DATA, ROOT, SAMPLE_VERSION, SAMPLE_WEIGHTS, strict_policy
 
 pytestmark = pytest.mark.build
 
@@ -108,9 +108,8 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture
-def strict_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A policy that no int8 build meets."""
-    monkeypatch.setattr("assets.policy.load_policy", lambda: {"sqnr_db": 60.0})
+def a_strict_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assets.policy.load_policy", strict_policy)
 
 
 def failure_of(result: dg.ExecuteInProcessResult, step: str) -> str:
@@ -164,7 +163,7 @@ def test_unchanged_input_gives_unchanged_data_versions(home: Home) -> None:
     assert len(home.store.history("emulator", "canary")) == 1
 
 
-@pytest.mark.usefixtures("strict_policy")
+@pytest.mark.usefixtures("a_strict_policy")
 def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> None:
     """The hole of blocking checks: a later run with the canary alone does not contain the check."""
     result = home.build()
