@@ -273,7 +273,7 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         product, evidence = make_parity_report(bench, toolchain, hef=hef, motifs=config.motifs)
         judged = hold_against_champion(bench, toolchain, places.store(), hef=hef, parity_report=product)
         report = judged.report()
-        path = keep_report(Path(places.reports_dir), target, report)
+        path = keep_report(places.reports(), target, report)
         metadata = parity_metadata(evidence, judged.champion, report.images, path, places.reports_url)
         check = parity_check_result(evidence, judged.champion)
         return _result(bench, product, metadata, judged_by, check_results=[check])
