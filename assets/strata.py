@@ -29,6 +29,9 @@ NAMES: Final = ("still", "gentle", "brisk", "violent")
 EDGES: Final = (0.1, 0.4, 0.85)
 """Between ``NAMES``, in units of the set's 90th percentile. Windows at rest measure about 0.005 on a table
 and up to 0.05 on a person; a vehicle about 0.13; walking about 0.25."""
+STEADY: Final = 0.3
+"""Of the set's 90th percentile of rotation, from which a window without deviation is no rest."""
+HINT: Final = "write the index with: python -m assets.calibration"
 LABELS_MEASURE: Final = "the label that each window was given"
 MOTION_MEASURE: Final = (
     "the larger of accelerometer and gyroscope deviation over the window (square root of the three axes' "
@@ -80,7 +83,8 @@ def deviations(windows: FloatArray, sensor: str) -> Floats:
     Returns:
         The square root of the three axes' summed variance over time.
     """
-    return np.sqrt(np.var(of_sensor(windows, sensor), axis=1, dtype=np.float64).sum(axis=1))
+    summed: Floats = np.var(of_sensor(windows, sensor), axis=1, dtype=np.float64).sum(axis=1)
+    return np.sqrt(summed)
 
 
 def of_sensor(windows: FloatArray, sensor: str) -> FloatArray:
@@ -109,7 +113,8 @@ def motion_of(windows: FloatArray, references: dict[str, float] | None = None) -
     known = [name for name in MOVING if references[name] > 0]
     if not known or not len(windows):
         return np.ones(len(windows))
-    return np.max([deviations(windows, name) / references[name] for name in known], axis=0)
+    motion: Floats = np.max([deviations(windows, name) / references[name] for name in known], axis=0)
+    return motion
 
 
 def define_strata(windows: FloatArray, labels: Sequence[str]) -> StrataDefinition:
@@ -130,8 +135,13 @@ def define_strata(windows: FloatArray, labels: Sequence[str]) -> StrataDefinitio
     )
 
 
-def check_definition(definition: StrataDefinition, windows: FloatArray, where: str) -> None:
-    """Refuse a definition that is not what the calibration set defines.
+def known_labels(definition: StrataDefinition, labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels where they are the strata; all empty where motion is."""
+    return tuple(labels) if definition.by == BY_LABELS else ("",) * len(labels)
+
+
+def check_definition(definition: StrataDefinition, where: str) -> None:
+    """Refuse a definition that this version does not know.
 
     Raises:
         CalibrationError: Names what differs.
@@ -145,15 +155,23 @@ def check_definition(definition: StrataDefinition, windows: FloatArray, where: s
             f"strata {definition.names} with edges {definition.edges} and references of "
             f"{sorted(definition.references)}, expected {wanted[0]}, {wanted[1]} and {sorted(wanted[2])}",
             where=where,
-            hint="write the index with: python -m assets.calibration",
+            hint=HINT,
         )
-    for name, measured in references_of(windows).items() if motion else ():
-        if not np.isclose(definition.references[name], measured, rtol=1e-4):
+
+
+def check_references(definition: StrataDefinition, windows: FloatArray, where: str) -> None:
+    """Refuse references that are not those of the calibration set.
+
+    Raises:
+        CalibrationError: Names the sensor.
+    """
+    for name, stated in definition.references.items():
+        measured = references_of(windows)[name]
+        if not np.isclose(stated, measured, rtol=1e-4):
             raise CalibrationError(
-                f"the {name}'s reference is {definition.references[name]:g} {UNITS[name]}, the calibration "
-                f"windows have {measured:g}",
+                f"the {name}'s reference is {stated:g} {UNITS[name]}, the windows have {measured:g}",
                 where=where,
-                hint="write the index with: python -m assets.calibration",
+                hint=HINT,
             )
 
 
@@ -174,9 +192,9 @@ def counts_of(strata: Sequence[str]) -> dict[str, int]:
 def at_rest(windows: FloatArray, labels: Sequence[str]) -> Mask:
     """Which windows are at rest, whatever the units: bool (N,).
 
-    Those of the stillest label where there are labels, else every window below the first edge; all
-    relative to the set itself. None where nothing is clearly stiller than the set: a set of rest alone
-    has nothing to be still against.
+    Those of the stillest label where there are labels, else every window below the first edge that does
+    not turn steadily; all relative to the set itself. None where nothing is clearly stiller than the set:
+    a set of rest alone has nothing to be still against.
 
     Args:
         windows: float32 (N, 100, 9).
@@ -184,10 +202,18 @@ def at_rest(windows: FloatArray, labels: Sequence[str]) -> Mask:
     """
     motion = motion_of(windows)
     if not labelled(labels):
-        return motion < EDGES[0]
+        return np.less(motion, EDGES[0]) & ~_turning_steadily(windows)
     given = np.asarray(labels, dtype=np.str_)
     stillest, measure = stillest_label(motion, given)
-    return (given == stillest) & (measure < EDGES[0])
+    return np.equal(given, stillest) & (measure < EDGES[0])
+
+
+def _turning_steadily(windows: FloatArray) -> Mask:
+    """Which windows turn without a change, as on a turntable: their gyroscope hardly deviates."""
+    squares = np.square(of_sensor(windows, "gyroscope"), dtype=np.float64).sum(axis=2)
+    sizes: Floats = np.sqrt(squares.mean(axis=1))
+    reference = float(np.quantile(sizes, QUANTILE)) if len(windows) else 0.0
+    return np.greater(sizes, STEADY * reference) if reference > 0 else np.zeros(len(windows), dtype=bool)
 
 
 def stillest_label(motion: Floats, labels: npt.NDArray[np.str_]) -> tuple[str, float]:
