@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from assets.calibration import parse_sets
+from assets.input_gate import gate_for_model
 from assets.product import Product, ProductMissingError, Workbench
 from assets.toolchain import Built, Toolchain
 from assets.weights import read_model
@@ -40,12 +41,14 @@ def make_quantized_har(
     """Quantize the canonical graph on the normalized calibration windows.
 
     Raises:
+        CalibrationError: The input gate refuses the windows beside the model's normalization.
         ToolchainError: The toolchain refused the graph or failed.
     """
     # Their normalization shapes the bytes and is no part of the graph: two sets of weights may share one.
     model_weights = bench.ancestor(onnx_model, "model_weights")
     _, trained = read_model(bench, model_weights)
     sets = parse_sets(bench.read_all(calibration_set))
+    gate_for_model(sets, trained.statistics, toolchain.target)
     windows = normalize(sets.calibration.windows, trained.statistics)
     quantized = toolchain.optimize(toolchain.parse(bench.read(onnx_model)), windows)
     asset = f"{toolchain.target}/quantized_har"

@@ -56,13 +56,16 @@ def check_disjoint(sets: dict[str, Windows]) -> None:
 
 
 def describe(file: Path, windows: Windows, labels: Labels) -> dict[str, Any]:
-    """Return the index entry of one written set."""
+    """Return the index entry of one written set; its strata are its labels."""
+    counts = dict(Counter(labels.tolist()))
     return {
         "file": file.name,
         "count": len(windows),
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "windows_sha256": motions.digest(windows),
-        "labels": dict(Counter(labels.tolist())),
+        "labels": counts,
+        "strata": counts,
+        "digests": [motions.digest(window) for window in windows],
     }
 
 
@@ -75,12 +78,19 @@ def write_sets(out: Path) -> dict[str, Any]:
         np.savez_compressed(file, windows=windows, labels=labels)
         entries[name] = describe(file, windows, labels)
     index = {
-        "schema": 1,
+        "schema": 2,
         "origin": "synthetic",
         "generator": "sample/windows.py",
         "sampling_rate_hz": motions.RATE_HZ,
         "channel_order": list(motions.CHANNEL_ORDER),
         "units": {"accelerometer": "m/s²", "gyroscope": "rad/s", "magnetometer": "\u00b5T"},
+        "strata": {
+            "by": "labels",
+            "measure": "the label that each window was given",
+            "references": {},
+            "names": [],
+            "edges": [],
+        },
         "sets": entries,
     }
     text = json.dumps(index, indent=2, ensure_ascii=False) + "\n"

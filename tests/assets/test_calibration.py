@@ -34,7 +34,8 @@ def with_set(files: dict[str, bytes], name: str, windows: Any, labels: Any) -> d
     record["count"] = len(windows)
     record["sha256"] = sha256_bytes(out.getvalue())
     record["windows_sha256"] = sha256_bytes(np.ascontiguousarray(windows, np.float32).tobytes())
-    record["labels"] = {label: list(labels).count(label) for label in set(labels)}
+    record["labels"] = record["strata"] = {label: list(labels).count(label) for label in set(labels)}
+    record["digests"] = [sha256_bytes(np.ascontiguousarray(each, np.float32).tobytes()) for each in windows]
     return {**files, record["file"]: out.getvalue(), INDEX: json.dumps(index).encode()}
 
 
@@ -48,6 +49,8 @@ def test_sample_sets_are_read(files: dict[str, bytes]) -> None:
     assert sets.index.origin == "synthetic"
     assert [len(s.windows) for s in (sets.calibration, sets.evaluation, sets.golden)] == [1200, 480, 24]
     assert set(sets.golden.labels) == set(sets.calibration.labels)
+    assert sets.golden.strata == sets.golden.labels
+    assert sets.findings == ()
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,11 @@ def test_sample_sets_are_read(files: dict[str, bytes]) -> None:
         (lambda i: i["sets"]["golden"].update(count=23), "expected float32"),
         (lambda i: i["sets"]["golden"]["labels"].update(rest=9), "not what the index says"),
         (lambda i: i["sets"]["golden"].update(windows_sha256="0" * 64), "not what the index says"),
+        (lambda i: i["sets"]["golden"]["strata"].update(rest=9), "not what the index says"),
+        (lambda i: i["sets"]["golden"]["digests"].reverse(), "not what the index says"),
+        (lambda i: i["strata"].update(by="colour"), "strata by 'colour'"),
+        (lambda i: i["strata"].update(names=["still"]), "strata"),
+        (lambda i: i["strata"].update(by="motion"), "strata"),
         (lambda i: i.update(extra=1), "unknown key 'extra'"),
         (lambda i: i["sets"]["golden"].update(file="phone/golden.npz"), "plain name"),
         (lambda i: i["sets"]["golden"].update(file="index.json"), "plain name"),
@@ -86,11 +94,13 @@ def test_a_shared_window_is_refused_by_place(files: dict[str, bytes]) -> None:
 
 def test_values_that_are_not_finite_and_too_few_are_refused(files: dict[str, bytes]) -> None:
     windows, labels = load(files, "calibration")
-    with pytest.raises(CalibrationError, match="63 different windows, at least 64"):
+    with pytest.raises(CalibrationError, match="63 different windows, expected at least 64"):
         parse_sets(with_set(files, "calibration", windows[:63], labels[:63]))
     for name, fewest in (("evaluation", 64), ("golden", 16)):
         few, names = (values[: fewest - 1] for values in load(files, name))
-        with pytest.raises(CalibrationError, match=f"{fewest - 1} different windows, at least {fewest}"):
+        with pytest.raises(
+            CalibrationError, match=f"{fewest - 1} different windows, expected at least {fewest}"
+        ):
             parse_sets(with_set(files, name, few, names))
     windows[3, 4, 5] = np.inf
     with pytest.raises(CalibrationError, match="not finite"):
@@ -99,7 +109,7 @@ def test_values_that_are_not_finite_and_too_few_are_refused(files: dict[str, byt
 
 def test_copies_of_one_window_are_one_window(files: dict[str, bytes]) -> None:
     windows, labels = load(files, "evaluation")
-    with pytest.raises(CalibrationError, match="1 different windows, at least 64"):
+    with pytest.raises(CalibrationError, match="1 different windows, expected at least 64"):
         parse_sets(with_set(files, "evaluation", np.repeat(windows[:1], 480, axis=0), labels))
 
 
