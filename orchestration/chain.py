@@ -260,11 +260,9 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
     )
     @_explained
     def parity_report(places: Places, config: MotifConfig, hef: Product) -> Result:
-        from pathlib import Path
-
-        from assets.report import keep_report
 
         from assets.parity import hold_against_champion, make_parity_report
+        from assets.report import keep_report
         from assets.toolchain import open_toolchain
         from orchestration.parity_view import parity_check_result, parity_metadata
 
