@@ -7,7 +7,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import numpy as np
 
@@ -92,13 +92,10 @@ def _archive_errors(path: Path) -> Iterator[None]:
 def _count(member: IO[bytes], path: Path) -> int:
     """N, from the array's header, before anything of that size is read."""
     version = np.lib.format.read_magic(member)
-    readers: dict[Any, Any] = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in readers:
-        raise ValueError(f"array format {version}")
-    shape, fortran_order, dtype = readers[version](member)
+    if version != (1, 0):
+        # Later formats may announce a header of 4 GB, which numpy reads before it looks at it.
+        raise ValueError(f"array format {version[0]}.{version[1]}")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
     if dtype != np.dtype("<f4") or len(shape) != 3 or shape[1:] != WINDOW_SHAPE:
         raise WindowShapeError(f"{WINDOWS!r} is {dtype} {shape}", where=str(path), hint=_SAVED)
     if fortran_order:

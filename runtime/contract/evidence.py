@@ -94,13 +94,17 @@ def evidence_problems(root: Path, identifier: str | None, is_there: Callable[[st
         is_there: Whether the store holds a release of that id.
     """
     found: list[str] = []
+    names = [identifier] if identifier else []
     with collect_problems(found), store_errors(root / FOLDER):
-        for name in [identifier] if identifier else _visible(root / FOLDER):
-            folder = root / FOLDER / name
-            if not _RELEASE.fullmatch(name) or (_visible(folder) and not is_there(name)):
+        names = names or _visible(root / FOLDER)
+    for name in names:
+        folder = root / FOLDER / name
+        with collect_problems(found), store_errors(folder):
+            files = _visible(folder)
+            if not _RELEASE.fullmatch(name) or (files and not is_there(name)):
                 found.append(f"{folder}: belongs to no release of this store")
                 continue
-            for file in _visible(folder):
+            for file in files:
                 with collect_problems(found):
                     read_evidence(folder / file)
     return found

@@ -153,6 +153,15 @@ def test_a_file_in_the_folders_place_is_one_problem(store: ReleaseStore, release
         store.evidence(release.id)
 
 
+def test_one_folder_that_cannot_be_read_hides_no_other(store: ReleaseStore, release: Release) -> None:
+    path = store.add_evidence(release, "parity", "html", PAGE)
+    flip_bit(path)
+    (store.root / "evidence" / ("0" * 64)).write_text("a file")
+    problems = store.problems()
+    assert len(problems) == 2
+    assert any(str(path) in problem for problem in problems)
+
+
 def test_reading_is_verified(store: ReleaseStore, release: Release) -> None:
     path = store.add_evidence(release, "parity", "html", PAGE)
     flip_bit(path)

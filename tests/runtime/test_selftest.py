@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -260,13 +261,25 @@ def truncated(root: Path) -> Path:
     return path
 
 
-def says_more(root: Path) -> Path:
-    """A header for 50,000 windows before the values of one."""
+def announced(count: int, later: bool = False) -> Callable[[Path], Path]:
+    """A header for so many windows before the values of one."""
+
+    def make(root: Path) -> Path:
+        path = root / "windows.npz"
+        write = np.lib.format.write_array_header_2_0 if later else np.lib.format.write_array_header_1_0
+        with zipfile.ZipFile(path, "w") as archive, archive.open("windows.npy", "w") as member:
+            write(member, {"descr": "<f4", "fortran_order": False, "shape": (count, 100, 9)})
+            member.write(imu_windows(1).tobytes())
+        return path
+
+    return make
+
+
+def more_than_announced(root: Path) -> Path:
     path = root / "windows.npz"
-    with zipfile.ZipFile(path, "w") as archive, archive.open("windows.npy", "w") as member:
-        described = {"descr": "<f4", "fortran_order": False, "shape": (50_000, 100, 9)}
-        np.lib.format.write_array_header_1_0(member, described)
-        member.write(imu_windows(1).tobytes())
+    data = npz_bytes(windows=imu_windows(1))
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(path, "w") as longer:
+        longer.writestr("windows.npy", archive.read("windows.npy") + b"more")
     return path
 
 
@@ -291,7 +304,11 @@ def changed_byte(root: Path) -> Path:
         (lambda root: saved(root, windows=spoiled((2, 31, 4), np.nan)), "window 2: nan is not finite"),
         (lambda root: saved(root, windows=spoiled((1, 3, 4), 3.4e38)), "window 1.x[3][4]"),
         (truncated, "is no npz"),
-        (says_more, "ends within window 1 of 50000"),
+        (announced(50_000), "ends within window 1 of 50000"),
+        (announced(0), "0 windows, 1 to 100000"),
+        (announced(10**12), "1 to 100000 are read"),
+        (announced(1, later=True), "array format 2.0"),
+        (more_than_announced, "more bytes than 1 windows"),
         (changed_byte, "is no npz"),
     ],
 )

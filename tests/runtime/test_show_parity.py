@@ -173,3 +173,12 @@ def test_evidence_is_listed(tmp_path: Path, release: Release, capsys: Capture) -
     assert "SYNTHETIC windows, not captured on a device; 64: rest 64" in line(out, "calibration")
     assert main(["show", release.id, "--store", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["evidence"] == [{"kind": "parity", "path": str(path)}]
+
+
+def test_a_ceiling_that_is_passed_is_a_no(tmp_path: Path, capsys: Capture) -> None:
+    high = result(metrics={"mean_cosine": 0.9986, "sqnr_db": 26.7, "p99_max_error_sd": 0.7})
+    release = judged_by(evidence(high)).place(tmp_path)
+    out = shown(capsys, tmp_path, release)[1]
+    assert line(out, "p99_max_error_sd").split()[1:] == ["0.7", "<=", "0.5", "-", "NO"]
+    assert line(out, "sqnr_db").endswith("yes")
+    assert "p99_max_error_sd is 0.7, at most 0.5 is allowed" in " ".join(out.split())
