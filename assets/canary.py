@@ -11,6 +11,7 @@ from assets.product import Product, ProductMixedError, Workbench
 from assets.report import Report
 from assets.toolchain import Toolchain
 from runtime.contract.errors import PublicationRefusedError
+from runtime.contract.evidence import PARITY_KIND
 from runtime.contract.parity import REPORT_NAME
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release, ReleaseStore
@@ -96,8 +97,8 @@ def publish_canary(
 
 def keep_evidence(store: ReleaseStore, release: Release, report: Report) -> None:
     """Keep the report for people, and the same numbers for programs, beside the release."""
-    store.add_evidence(release, "parity", "json", report.json)
-    store.add_evidence(release, "parity", "html", report.html)
+    store.add_evidence(release, PARITY_KIND, "json", report.json)
+    store.add_evidence(release, PARITY_KIND, "html", report.html)
 
 
 def release_product(release: Release, made_from: Sequence[Product]) -> Product:
