@@ -22,7 +22,7 @@ COLOURS: Final = {
     "muted": "#5d6670",
     "grid": "#d5dae0",
     "accent": "#1f6feb",
-    "alarm": "#c2410c",
+    "alarm": "#b93a0a",
     "paper": "#ffffff",
 }
 """The light theme's; in SVG each becomes the page's own variable of that name."""
