@@ -43,12 +43,12 @@ def test_the_verdict_is_first_and_then_the_table() -> None:
 def test_the_table_says_what_missed_its_bound_first() -> None:
     first, *_ = rows(shown(publication(good=False))["metrics"])
     assert first == {
-        "metric": "sqnr_db, dB",
-        "value": "5.81",
+        "ok": "✗",
+        "metric": "sqnr_db",
+        "value": "5.81 dB",
         "threshold": "≥ 18",
         "typical": "20 to 27.5",
         "champion": "22.12",
-        "ok": "✗ missed",
     }
     alone = rows(shown(publication(compared=False))["metrics"])
     assert {row["champion"] for row in alone} == {"no champion"}
