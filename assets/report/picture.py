@@ -73,7 +73,7 @@ def png(chart: Chart) -> bytes:
 
     with _style():
         buffer = io.BytesIO()
-        chart.draw().savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        chart.draw().savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     small = io.BytesIO()
     with Image.open(buffer) as image:
         image.convert("RGB").quantize(48, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(

@@ -21,7 +21,7 @@ from assets.report.content import metric_rows, number
 from runtime.contract.document import from_json, sha256_bytes
 from runtime.contract.parity import PublicationEvidence
 from tests.chain import ROOT
-from tests.evidence import ACTIVE, champion, latents, parity, publication
+from tests.evidence import ACTIVE, champion, crowded, latents, parity, publication
 
 pytestmark = pytest.mark.build
 AIM_SECONDS = 4.0
@@ -266,7 +266,7 @@ def report_images() -> tuple[str, ...]:
 
 
 def test_images_are_small_enough_for_an_event_log(good: Report, bad: Report) -> None:
-    for report in (good, bad):
+    for report in (good, bad, render(*crowded())):
         assert tuple(report.images) == IMAGES
         for name, data in report.images.items():
             assert data.startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ import pytest
 
 from assets.report import keep_report, render
 from tests.chain import ROOT
-from tests.evidence import latents, publication
+from tests.evidence import crowded, latents, publication
 from tests.requirements import program
 
 if TYPE_CHECKING:
@@ -39,22 +39,22 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
-    """A report that passed beside a champion, and one that failed without."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One that passed beside a champion, one that failed without, and one with too much of everything."""
     folder = tmp_path_factory.mktemp("reports")
-    return {
-        good: keep_report(
-            folder, "emulator", render(publication(good=good, compared=good), latents(good=good))
-        )
-        for good in (True, False)
+    reports = {
+        "passed": render(publication(), latents()),
+        "failed": render(publication(good=False, compared=False), latents(good=False)),
+        "crowded": render(*crowded()),
     }
+    return {name: keep_report(folder, "emulator", report) for name, report in reports.items()}
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("good", [True, False], ids=["passed", "failed"])
+@pytest.mark.parametrize("which", ["passed", "failed", "crowded"])
 def test_it_is_seen_whole(
-    browser: Browser, files: dict[bool, Path], good: bool, scheme: Literal["light", "dark"], size: str
+    browser: Browser, files: dict[str, Path], which: str, scheme: Literal["light", "dark"], size: str
 ) -> None:
     width, height = SIZES[size]
     context = browser.new_context(
@@ -65,17 +65,17 @@ def test_it_is_seen_whole(
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(files[good].as_uri())
-    name = f"report-{'passed' if good else 'failed'}-{size}-{scheme}"
+    page.goto(files[which].as_uri())
+    name = f"report-{which}-{size}-{scheme}"
     page.screenshot(path=OUTPUT / f"{name}-first.png")
     page.screenshot(path=OUTPUT / f"{name}.png", full_page=True)
-    assert asked == [files[good].as_uri()]
+    assert asked == [files[which].as_uri()]
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     verdict = page.locator("h1 .word").bounding_box()
     assert verdict is not None
     assert verdict["y"] + verdict["height"] < height / 3
-    if not good:
+    if which == "failed":
         last = page.locator(".failures li").last.bounding_box()
         assert last is not None
         assert last["y"] + last["height"] < height
@@ -103,20 +103,20 @@ def letters_outside(page: Page) -> list[str]:
     return found
 
 
-def test_the_colours_of_charts_follow_the_page(browser: Browser, files: dict[bool, Path]) -> None:
+def test_the_colours_of_charts_follow_the_page(browser: Browser, files: dict[str, Path]) -> None:
     inks = set()
     for scheme in ("light", "dark"):
         page = browser.new_page(color_scheme="dark" if scheme == "dark" else "light")
-        page.goto(files[True].as_uri())
+        page.goto(files["passed"].as_uri())
         inks.add(page.locator("svg text").first.evaluate("element => getComputedStyle(element).fill"))
         page.close()
     assert len(inks) == 2
 
 
-def test_it_prints_on_few_pages(browser: Browser, files: dict[bool, Path]) -> None:
+def test_it_prints_on_few_pages(browser: Browser, files: dict[str, Path]) -> None:
     page = browser.new_page(color_scheme="dark", viewport={"width": 718, "height": 1000})
     page.emulate_media(media="print")
-    page.goto(files[False].as_uri())
+    page.goto(files["failed"].as_uri())
     page.screenshot(path=OUTPUT / "report-failed-print.png", full_page=True)
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") <= 718
