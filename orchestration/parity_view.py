@@ -79,19 +79,20 @@ def parity_check_result(evidence: ParityEvidence, champion: ChampionComparison) 
 
 
 def _metrics_table(evidence: ParityEvidence, champion: ChampionComparison) -> dg.MetadataValue[Any]:
-    marks = {content.MET: "✓", content.MISSED: "✗ missed"}
+    # The mark is the first column: the UI's column is narrow, and what sticks out has to be scrolled to.
+    marks = {content.MET: "✓", content.MISSED: "✗", content.NOT_JUDGED: content.NONE}
     records = [
         {
-            "metric": _heading(row.name),
-            "value": row.shown,
+            "ok": marks[row.state],
+            "metric": row.name,
+            "value": f"{row.shown} {row.unit}".strip() if row.value is not None else row.shown,
             "threshold": row.bound,
             "typical": row.usual,
             "champion": row.champions,
-            "ok": marks.get(row.state, row.state),
         }
         for row in content.metric_rows(evidence, champion)
     ]
-    return _table(records, ["metric", "value", "threshold", "typical", "champion", "ok"])
+    return _table(records, ["ok", "metric", "value", "threshold", "typical", "champion"])
 
 
 def _strata_table(evidence: ParityEvidence) -> dg.MetadataValue[Any]:

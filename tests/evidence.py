@@ -320,3 +320,44 @@ def publication(
         parity=parity(good=good, **rest),
         champion=champion(compared=compared, worse=worse),
     )
+
+
+def crowded() -> tuple[PublicationEvidence, dict[str, npt.NDArray[Any]]]:
+    """Too much at once: long names, 64 active dimensions, 60 layers, 20 strata, 2000 windows."""
+    evidence = publication(worse=True, model="a_model_whose_name_does_not_end_" * 4)
+    found, draw = evidence.parity, np.random.default_rng(5)
+    assert found.layers is not None
+    names = [f"blocks.{index}.{'x' * (index % 9)}.a/scope/of/a_tensor_{index}" for index in range(60)]
+    layers = tuple(
+        replace(
+            found.layers.layers[0],
+            name=name,
+            only_on_db=20.0 + index % 30,
+            up_to_db=index - 3.0 if index else 200.0,
+            range_low=0.0,
+            range_high=0.0,
+            seen_low=0.0,
+            seen_high=0.0,
+        )
+        for index, name in enumerate(names)
+    )
+    rows = tuple(
+        replace(
+            found.strata[0],
+            name=f"acc {index / 3:.2f} to {index / 2:.2f} m/s², gyro below {index} rad/s",
+            metrics={**found.strata[0].metrics, "sqnr_db": 10.0 + index},
+        )
+        for index in range(20)
+    )
+    every = tuple(
+        replace(each, active=True, sd=1 + each.index / 64, sqnr_db=5.0 + each.index * 7 % 19)
+        for each in found.dimensions
+    )
+    full = draw.normal(0, 1, (2000, LATENT_SIZE)).astype(np.float32)
+    noise = replace(found.layers, layers=layers)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "full_precision": full,
+        "found": (full + draw.normal(0, 0.1, full.shape)).astype(np.float32),
+        "strata": np.asarray([rows[index % len(rows)].name for index in range(2000)]),
+    }
+    return replace(evidence, parity=replace(found, dimensions=every, strata=rows, layers=noise)), arrays

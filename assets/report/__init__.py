@@ -23,6 +23,8 @@ from runtime.contract.parity import PublicationEvidence
 
 IMAGES: Final = ("latents", "strata", "errors", "layers")
 """The charts that are also made as PNG, for an event log."""
+MOST_LAYERS: Final = 24
+"""Layers in a PNG; the page has all of them."""
 _HERE: Final = Path(__file__).parent
 
 
@@ -56,10 +58,14 @@ def render(evidence: PublicationEvidence, latents: Mapping[str, npt.NDArray[Any]
     """
     drawn = _charts(evidence, latents)
     data = to_json(evidence)
+    pictures = {name: drawn[name] for name in IMAGES if name in drawn}
+    noise = evidence.parity.layers
+    if noise and (few := charts.layers_chart(noise, MOST_LAYERS)):
+        pictures["layers"] = few
     return Report(
         html=_page(evidence, drawn, file_name(evidence.target, data, "json")),
         json=data,
-        images={name: png(drawn[name]) for name in IMAGES if name in drawn},
+        images={name: png(chart) for name, chart in pictures.items()},
     )
 
 

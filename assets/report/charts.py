@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from assets.report.content import active_rows, strata_rows
+from assets.report.content import IDENTICAL_DB, active_rows, strata_rows
 from assets.report.picture import COLOURS, Chart, new_figure
 from runtime.contract.parity import LayerNoise, ParityEvidence
 
@@ -23,14 +23,20 @@ MOST_POINTS: Final = 600
 PANELS: Final = 9
 WORST: Final = 12
 _LONGEST: Final = 22
+_WIDE_RANGE: Final = 30.0
+"""From this ratio of largest to smallest on an axis is logarithmic."""
 
 
-def _short(name: str) -> str:
-    """A name that fits beside an axis: its middle is left out."""
-    if len(name) <= _LONGEST:
-        return name
-    half = (_LONGEST - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
+def _labels(names: list[str]) -> list[str]:
+    """Names that fit beside an axis, cut where they stay different; a table has them in full."""
+    half = _LONGEST // 2
+    for head, tail in ((half, half - 1), (_LONGEST - 1, 0), (0, _LONGEST - 1)):
+        short = [
+            name if len(name) <= _LONGEST else f"{name[:head]}…{name[len(name) - tail :]}" for name in names
+        ]
+        if len(set(short)) == len(set(names)):
+            break
+    return short
 
 
 def strata_chart(evidence: ParityEvidence) -> Chart | None:
@@ -47,7 +53,7 @@ def strata_chart(evidence: ParityEvidence) -> Chart | None:
         ):
             _dots(axis, evidence, [row.metrics.get(name) for row in rows], name)
             axis.set_title(title)
-        axes[0].set_yticks(range(len(rows)), [_short(row.name) for row in rows])
+        axes[0].set_yticks(range(len(rows)), _labels([row.name for row in rows]))
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
         return figure
 
@@ -92,7 +98,7 @@ def errors_chart(latents: Latents, strata: npt.NDArray[Any], evidence: ParityEvi
             axis.plot([tails[name]] * 2, [row - 0.32, row + 0.32], color=COLOURS["ink"], lw=1.4)
         if ceiling is not None:
             axis.axvline(ceiling, color=COLOURS["alarm"], lw=1)
-        axis.set_yticks(range(len(order)), [_short(name) for name in order])
+        axis.set_yticks(range(len(order)), _labels(order))
         axis.set_ylim(len(order) - 0.5, -0.5)
         axis.set_xlim(left=0)
         axis.set_title("largest error of an active dimension, sd")
@@ -269,9 +275,10 @@ def activity_chart(evidence: ParityEvidence) -> Chart:
             upper.axhline(bound, color=COLOURS["alarm"], lw=1)
         upper.set_title("SQNR of the active dimensions, dB")
         lower.bar([each.index for each in evidence.dimensions], sd, width=0.85, color=colours)
-        if min(sd) > 0:
+        if max(sd) > _WIDE_RANGE * min(sd) > 0:
             lower.set_yscale("log")
             lower.yaxis.set_major_formatter("{x:g}")
+            lower.yaxis.set_minor_formatter("")
         lower.set_title("standard deviation in full_precision")
         lower.set_xlabel("latent dimension")
         lower.set_xlim(-1, len(sd))
@@ -281,20 +288,25 @@ def activity_chart(evidence: ParityEvidence) -> Chart:
         return figure
 
     worst = min(active, key=lambda each: each.sqnr_db or 0.0, default=None)
-    told = f" Worst: dimension {worst.index}, {worst.sqnr_db:.1f} dB." if worst else ""
+    told = f"Worst: dimension {worst.index}, {worst.sqnr_db:.1f} dB." if worst else ""
+    others = "" if evidence.active == len(sd) else "The others hardly vary and are not judged one by one. "
     return Chart(
         title=f"{evidence.active} of {len(sd)} dimensions are active",
-        says=f"The others hardly vary and are not judged one by one.{told}",
+        says=others + told,
         draw=draw,
     )
 
 
-def layers_chart(noise: LayerNoise) -> Chart | None:
-    """Noise of each activation alone, and of all up to it, in the graph's order; None without layers."""
-    layers = noise.layers
+def layers_chart(noise: LayerNoise, most: int = 1000) -> Chart | None:
+    """Noise of each activation alone, and of all up to it, in the graph's order; None without layers.
+
+    Of more than ``most``, those that are noisiest alone.
+    """
+    by_noise = sorted(noise.layers, key=lambda layer: layer.only_on_db)
+    worst, shown = by_noise[:3], by_noise[:most]
+    layers = [layer for layer in noise.layers if layer in shown]
     if not layers:
         return None
-    worst = sorted(layers, key=lambda layer: layer.only_on_db)[:3]
 
     def draw() -> Figure:
         figure = new_figure(0.85 + 0.165 * len(layers))
@@ -303,22 +315,24 @@ def layers_chart(noise: LayerNoise) -> Chart | None:
             (panels[0], "this one alone", [layer.only_on_db for layer in layers]),
             (panels[1], "all up to here", [layer.up_to_db for layer in layers]),
         ):
+            longest = max((value for value in values if value < IDENTICAL_DB), default=1.0)
             for row, (layer, value) in enumerate(zip(layers, values, strict=True)):
                 alarm = layer in worst and axis is panels[0]
-                axis.barh(row, value, height=0.66, color=COLOURS["alarm" if alarm else "accent"])
+                length = min(value, longest)
+                axis.barh(row, length, height=0.66, color=COLOURS["alarm" if alarm else "accent"])
                 axis.annotate(
-                    f"{value:.1f}",
-                    (max(value, 0.0), row),
+                    f"{value:.1f}" if value < IDENTICAL_DB else "∞",
+                    (max(length, 0.0), row),
                     (2, 0),
                     textcoords="offset points",
                     va="center",
                     fontsize=7,
                 )
             axis.set_title(title)
-            axis.set_xlim(min(0.0, *values), max(1.0, *values) * 1.28)
+            axis.set_xlim(min(0.0, *values), max(1.0, longest) * 1.28)
             axis.tick_params(length=0)
         figure.supxlabel("SQNR, dB: longer is better", fontsize=8, color=COLOURS["muted"])
-        panels[0].set_yticks(range(len(layers)), [_short(layer.name) for layer in layers])
+        panels[0].set_yticks(range(len(layers)), _labels([layer.name for layer in layers]))
         panels[0].set_ylim(len(layers) - 0.4, -0.6)
         return figure
 

@@ -25,6 +25,8 @@ MET: Final = "met"
 MISSED: Final = "missed"
 NOT_JUDGED: Final = "not judged"
 NONE: Final = "–"
+MOST_ROWS: Final = 12
+"""Active dimensions in the page's table."""
 IDENTICAL_DB: Final = 200.0
 """From here on a ratio in dB stands for no difference at all."""
 

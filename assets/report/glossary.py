@@ -13,7 +13,7 @@ class Explained:
 
     Args:
         label: How people call it.
-        unit: dB, sd, share; empty where it is a pure number.
+        unit: dB, sd, LSB; empty where it is a pure number.
         digits: Decimals that it is shown with.
         good: What is good.
         meaning: What it is.
@@ -81,7 +81,7 @@ GLOSSARY: Final = MappingProxyType(
         ),
         "kmeans_agreement": Explained(
             label="k-means agreement",
-            unit="share",
+            unit="",
             digits=4,
             good="towards 1",
             meaning="Share of windows whose nearest of 12 cluster centres of full_precision is the same.",
@@ -89,7 +89,7 @@ GLOSSARY: Final = MappingProxyType(
         ),
         "motif_top1_clear": Explained(
             label="Top-1 motif, clear windows",
-            unit="share",
+            unit="",
             digits=4,
             good="towards 1",
             meaning="Share of windows with the same best motif, where full_precision's own margin is clear.",
@@ -97,7 +97,7 @@ GLOSSARY: Final = MappingProxyType(
         ),
         "motif_top1_agreement": Explained(
             label="Top-1 motif, all windows",
-            unit="share",
+            unit="",
             digits=4,
             good="towards 1",
             meaning="Share of windows with the same best motif, the undecided ones among them.",

@@ -22,7 +22,7 @@ COLOURS: Final = {
     "muted": "#5d6670",
     "grid": "#d5dae0",
     "accent": "#1f6feb",
-    "alarm": "#c2410c",
+    "alarm": "#b93a0a",
     "paper": "#ffffff",
 }
 """The light theme's; in SVG each becomes the page's own variable of that name."""
@@ -73,7 +73,7 @@ def png(chart: Chart) -> bytes:
 
     with _style():
         buffer = io.BytesIO()
-        chart.draw().savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        chart.draw().savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     small = io.BytesIO()
     with Image.open(buffer) as image:
         image.convert("RGB").quantize(48, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
