@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assets.strata import (
@@ -120,6 +120,7 @@ def test_a_definition_survives_the_index_and_is_checked() -> None:
         check_references(definition, WINDOWS[:100], "x")
 
 
+@settings(max_examples=30)
 @given(factors=st.tuples(*[st.floats(1e-3, 1e3)] * 3))
 def test_units_cancel(factors: tuple[float, float, float]) -> None:
     scaled = WINDOWS * np.repeat(np.asarray(factors, np.float32), 3)
@@ -127,6 +128,7 @@ def test_units_cancel(factors: tuple[float, float, float]) -> None:
     assert (at_rest(scaled, names()) == at_rest(WINDOWS, names())).all()
 
 
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_order_does_not_matter(seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(WINDOWS))

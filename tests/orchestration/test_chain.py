@@ -52,6 +52,15 @@ class Home:
             release_store=str(self.root / "releases"),
         )
 
+    def read_windows(self, files: dict[str, bytes]) -> None:
+        """Let builds read these window sets instead of the sample's."""
+        folder = self.root / "windows"
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        places = self.places(SAMPLE_WEIGHTS).model_dump()
+        self.resources["places"] = Places(**{**places, "calib_dir": str(folder)})
+
     def observe(self) -> dg.ExecuteInProcessResult:
         """Look at the weights."""
         definitions = dg.Definitions(
@@ -366,15 +375,11 @@ def test_the_windows_say_first_where_they_come_from(home: Home) -> None:
     assert "findings" not in shown
 
 
-def test_windows_that_the_gate_refuses_fail_the_run_with_every_reason(home: Home, tmp_path: Path) -> None:
+def test_windows_that_the_gate_refuses_fail_the_run_with_every_reason(home: Home) -> None:
     files = read_files(CALIB_DATA)
     windows, labels = load(files, "calibration")
     windows[:, :, 3:6] *= 57.29578
-    for name, data in with_set(files, "calibration", windows, labels).items():
-        (tmp_path / name).write_bytes(data)
-    home.resources["places"] = Places(
-        **{**home.places(SAMPLE_WEIGHTS).model_dump(), "calib_dir": str(tmp_path)}
-    )
+    home.read_windows(with_set(files, "calibration", windows, labels))
     said = failure_of(home.materialize("calibration_set"), "calibration_set")
     for words in (
         "rest_rotation [gyroscope]",
@@ -385,15 +390,11 @@ def test_windows_that_the_gate_refuses_fail_the_run_with_every_reason(home: Home
         assert words in said
 
 
-def test_warnings_of_the_gate_are_a_table(home: Home, tmp_path: Path) -> None:
+def test_warnings_of_the_gate_are_a_table(home: Home) -> None:
     files = read_files(CALIB_DATA)
     windows, labels = load(files, "evaluation")
     windows[0] = windows[12]
-    for name, data in with_set(files, "evaluation", windows, labels).items():
-        (tmp_path / name).write_bytes(data)
-    home.resources["places"] = Places(
-        **{**home.places(SAMPLE_WEIGHTS).model_dump(), "calib_dir": str(tmp_path)}
-    )
+    home.read_windows(with_set(files, "evaluation", windows, labels))
     event = next(iter(home.materialize("calibration_set").get_asset_materialization_events()))
     findings = event.materialization.metadata["findings"]
     assert isinstance(findings, dg.TableMetadataValue)
