@@ -36,7 +36,7 @@ from assets.strata import (
 )
 from runtime.contract.errors import CalibrationError
 from runtime.contract.parity import Finding
-from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics, FloatArray, normalize
+from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics, FloatArray
 
 if TYPE_CHECKING:
     from assets.calibration import WindowSet, WindowSets
@@ -331,7 +331,8 @@ def check_normalized(
         statistics: The model's normalization.
         name: ``calibration``, ``evaluation`` or ``golden``.
     """
-    scores = normalize(windows, statistics).astype(np.float64)
+    # Not the contract's float32: a value that overflows there is to be reported, not lost.
+    scores = (windows.astype(np.float64) - np.asarray(statistics.mean)) / np.asarray(statistics.std)
     findings = []
     for place, channel in enumerate(CHANNELS):
         findings.extend(_check_scores(scores[:, :, place], channel, list(UNITS)[place // 3], name))

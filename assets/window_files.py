@@ -204,12 +204,7 @@ def _window(document: object, where: str) -> tuple[Window, str]:
         raise CalibrationError(f"label is {type(label).__name__}, expected a name", where=where)
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise CalibrationError("x is not a list of rows", where=where, hint=HINT)
-    for time, row in enumerate(rows):
-        for place, value in enumerate(row):
-            if type(value) not in (int, float):
-                raise CalibrationError(
-                    f"{json.dumps(value)[:40]} is not a number (time {time}, channel {place})", where=where
-                )
+    _check_numbers(rows, where)
     try:
         return check_window(rows, "x"), label
     except PipelineError as error:
@@ -218,3 +213,14 @@ def _window(document: object, where: str) -> tuple[Window, str]:
         ) from error
     except OverflowError as error:
         raise CalibrationError("an integer that no float holds", where=where) from error
+
+
+def _check_numbers(rows: list[list[object]], where: str) -> None:
+    """JSON has more than numbers, and numpy would take true and "1" for some."""
+    for time, row in enumerate(rows):
+        for place, value in enumerate(row):
+            if type(value) not in (int, float):
+                channel = CHANNELS[place] if place < len(CHANNELS) else str(place)
+                raise CalibrationError(
+                    f"{json.dumps(value)[:40]} is not a number (time {time}, channel {channel})", where=where
+                )

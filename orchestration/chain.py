@@ -21,6 +21,7 @@ from orchestration.resources import Places, failures
 from runtime.contract.document import sha256_bytes
 
 if TYPE_CHECKING:
+    from assets.calibration import WindowSets
     from assets.judgement import Judgement
 
 P = ParamSpec("P")
@@ -138,19 +139,36 @@ def calibration_set(places: Places) -> Result:
 
     bench = places.bench()
     product, sets = make_calibration_set(bench, Path(places.calib_dir))
+    return _result(bench, product, _windows_shown(sets))
+
+
+def _windows_shown(sets: WindowSets) -> dict[str, Any]:
+    """What is recorded of the sets: where they come from first, then strata and what the gate warns of."""
     index = sets.index
-    counts = {name: record.count for name, record in index.sets.items()}
-    return _result(
-        bench,
-        product,
-        {
-            "origin": index.origin,
-            "units": dg.MetadataValue.json(index.units),
-            "channel order": " ".join(index.channel_order),
-            "windows": dg.MetadataValue.json(counts),
-            "labels": dg.MetadataValue.json(index.sets["calibration"].labels),
-        },
-    )
+    origin = index.origin
+    if origin == "synthetic":
+        origin = "SYNTHETIC: made by a program, not captured; a release that is calibrated on them says so"
+    names = sorted({stratum for record in index.sets.values() for stratum in record.strata})
+    if index.strata.names:
+        names = list(index.strata.names)
+    strata = [
+        dg.TableRecord(
+            {"stratum": name, **{each: record.strata.get(name, 0) for each, record in index.sets.items()}}
+        )
+        for name in names
+    ]
+    findings = [dg.TableRecord(dataclasses.asdict(finding)) for finding in sets.findings]
+    return {
+        "origin": origin,
+        "generator": index.generator,
+        "strata": dg.MetadataValue.table(strata),
+        "strata by": index.strata.text(),
+        "input gate": f"passed with {len(findings)} warnings" if findings else "passed, nothing to warn of",
+        **({"findings": dg.MetadataValue.table(findings)} if findings else {}),
+        **{f"{name} windows": record.count for name, record in index.sets.items()},
+        "units": dg.MetadataValue.json(index.units),
+        "channel order": " ".join(index.channel_order),
+    }
 
 
 @dg.asset(

@@ -6,10 +6,19 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.calibration import WindowIndex, WindowSet, WindowSets, gate_sets, make_set
+from assets.calibration import (
+    SETS,
+    WindowIndex,
+    WindowSet,
+    WindowSets,
+    gate_sets,
+    make_set,
+    parse_sets,
+    read_files,
+)
 from assets.input_gate import (
     check_enough,
     check_normalized,
@@ -20,12 +29,15 @@ from assets.input_gate import (
     refuse,
 )
 from assets.physical import measure
+from assets.quantized_har import make_quantized_har
 from assets.rigid_body import turning
 from assets.strata import StrataDefinition, define_strata
 from runtime.contract.errors import CalibrationError
 from runtime.contract.parity import Finding
 from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics, FloatArray
 from sample import motions
+from tests.assets.test_calibration import load, with_set
+from tests.chain import CALIB_DATA, Chain
 from tests.mistakes import MISTAKES, Labels, Mistake
 
 pytestmark = pytest.mark.build
@@ -241,6 +253,24 @@ def test_the_models_gate_returns_warnings_and_raises_refusals(good: dict[str, Dr
         gate_for_model(read, wrong, "emulator")
 
 
+def test_nothing_is_optimized_with_windows_that_do_not_suit_the_model(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right by themselves, and in another pose than training had."""
+    files = read_files(CALIB_DATA)
+    for name in SETS:
+        windows, labels = load(files, name)
+        files = with_set(files, name, windows[:, :, [1, 2, 0, 4, 5, 3, 7, 8, 6]], labels)
+    assert parse_sets(files).findings == ()
+    monkeypatch.setattr(chain.toolchain, "optimize", lambda *_: pytest.fail("optimized"))
+    product = chain.bench.put("calibration_set", files)
+    with pytest.raises(CalibrationError, match=r"resting_pose .*calibration: .*evaluation: "):
+        make_quantized_har(
+            chain.bench, chain.toolchain, onnx_model=chain.products["onnx_model"], calibration_set=product
+        )
+
+
+@settings(max_examples=30)
 @given(factors=st.tuples(*[st.floats(1e-4, 1e4)] * 3), seed=st.integers(0, 3), labelled=st.booleans())
 def test_no_unit_hides_who_is_at_rest(factors: tuple[float, float, float], seed: int, labelled: bool) -> None:
     windows, labels = motions.draw_set(4, 300 + seed)
@@ -249,6 +279,7 @@ def test_no_unit_hides_who_is_at_rest(factors: tuple[float, float, float], seed:
     assert measure(windows * scale, names).resting == measure(windows, names).resting > 0
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_order_of_windows_changes_nothing(good: dict[str, Drawn], seed: int) -> None:
     windows, labels = good["calibration"][0][:120], good["calibration"][1][:120]

@@ -52,6 +52,15 @@ class Home:
             release_store=str(self.root / "releases"),
         )
 
+    def read_windows(self, files: dict[str, bytes]) -> None:
+        """Let builds read these window sets instead of the sample's."""
+        folder = self.root / "windows"
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        places = self.places(SAMPLE_WEIGHTS).model_dump()
+        self.resources["places"] = Places(**{**places, "calib_dir": str(folder)})
+
     def observe(self) -> dg.ExecuteInProcessResult:
         """Look at the weights."""
         definitions = dg.Definitions(
@@ -348,6 +357,49 @@ def test_new_calibration_windows_are_not_judged_with_the_old_artifact(home: Home
     bench.remember(bench.put("calibration_set", with_set(files, "evaluation", windows[:240], labels[:240])))
     result = home.materialize("emulator/parity_report")
     assert "materialize what follows calibration_set again" in failure_of(result, "emulator__parity_report")
+
+
+def test_the_windows_say_first_where_they_come_from(home: Home) -> None:
+    """Then their strata, and what the gate found, as tables."""
+    event = next(iter(home.materialize("calibration_set").get_asset_materialization_events()))
+    shown = event.materialization.metadata
+    assert next(iter(shown)) == "origin"
+    assert str(shown["origin"].value).startswith("SYNTHETIC")
+    strata = shown["strata"]
+    assert isinstance(strata, dg.TableMetadataValue)
+    rest = {"stratum": "rest", "calibration": 100, "evaluation": 40, "golden": 2}
+    assert rest in [record.data for record in strata.records]
+    assert shown["strata by"].value == "the label that each window was given"
+    assert shown["calibration windows"].value == 1200
+    assert "findings" not in shown
+
+
+def test_windows_that_the_gate_refuses_fail_the_run_with_every_reason(home: Home) -> None:
+    files = read_files(CALIB_DATA)
+    windows, labels = load(files, "calibration")
+    windows[:, :, 3:6] *= 57.29578
+    home.read_windows(with_set(files, "calibration", windows, labels))
+    said = failure_of(home.materialize("calibration_set"), "calibration_set")
+    for words in (
+        "rest_rotation [gyroscope]",
+        "deg/s given for rad/s",
+        "drift [gx]",
+        "python -m assets.calib",
+    ):
+        assert words in said
+
+
+def test_warnings_of_the_gate_are_a_table(home: Home) -> None:
+    files = read_files(CALIB_DATA)
+    windows, labels = load(files, "evaluation")
+    windows[0] = windows[12]
+    home.read_windows(with_set(files, "evaluation", windows, labels))
+    event = next(iter(home.materialize("calibration_set").get_asset_materialization_events()))
+    findings = event.materialization.metadata["findings"]
+    assert isinstance(findings, dg.TableMetadataValue)
+    assert [(each.data["check"], each.data["severity"]) for each in findings.records] == [
+        ("repeated", "warn")
+    ]
 
 
 def test_another_policy_makes_the_report_out_of_date(monkeypatch: pytest.MonkeyPatch) -> None:
