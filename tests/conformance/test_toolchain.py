@@ -7,13 +7,10 @@ import re
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from assets.onnx_model import canonical_graph
 from assets.toolchain import Built, Toolchain, open_toolchain, parse_targets
-from assets.toolchain.emulator import EmulatorToolchain, integer_path_for, snap_outward
+from assets.toolchain.emulator import EmulatorToolchain, integer_path_for
 from assets.weights import parse_model, read_files
 from runtime.contract.errors import ToolchainError
 from runtime.contract.window import FloatArray
@@ -185,14 +182,6 @@ class TestEmulator(ToolchainSuite):
     def test_unknown_path_is_refused(self) -> None:
         with pytest.raises(ToolchainError, match="fp8"):
             EmulatorToolchain("fp8")
-
-
-@given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-(2.0**60), 2.0**60, width=32)))
-def test_snapping_goes_outward_and_not_far(values: FloatArray) -> None:
-    snapped = snap_outward(values)
-    assert np.all(np.abs(snapped) >= np.abs(values))
-    assert np.all(np.abs(snapped) <= np.abs(values) * (1 + 2.0**-9))
-    assert np.array_equal(snap_outward(snapped), snapped)
 
 
 def test_targets_are_chosen_by_name_or_refused() -> None:
