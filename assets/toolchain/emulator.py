@@ -24,6 +24,7 @@ from onnxruntime.quantization.calibrate import save_tensors_data
 from assets.onnx_model import OPERATORS, canonicalize, serialize
 from assets.onnx_run import exact_session, open_session
 from assets.toolchain import Built, Toolchain
+from assets.toolchain.emulator_noise import layer_noise
 from assets.toolchain.emulator_ranges import POLICY, choose_ranges
 from runtime.contract.cpu import has_vnni, is_x86, kernel_family, this_cpu
 from runtime.contract.errors import ToolchainError
@@ -135,7 +136,7 @@ class EmulatorToolchain(Toolchain):
         return kernel_family(*this_cpu())
 
     def _layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:
-        return None
+        return layer_noise(parsed.data, quantized.data, windows)
 
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray:
         session = self._sessions.get(built.data)
