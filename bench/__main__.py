@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, serving
+from bench import chain, ranges, serving
 
 
 def main() -> int:
     """Print all tables."""
     print("## Building\n", flush=True)
     chain.main([])
+    print("\n## Ranges of the emulator\n", flush=True)
+    ranges.main([])
     print("\n## Serving\n", flush=True)
     return serving.main([])
 

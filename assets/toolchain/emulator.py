@@ -19,11 +19,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+from onnxruntime.quantization.calibrate import save_tensors_data
 
 from assets.onnx_model import OPERATORS, canonicalize, serialize
 from assets.onnx_run import exact_session, open_session
 from assets.toolchain import Built, Toolchain
+from assets.toolchain.emulator_noise import layer_noise
+from assets.toolchain.emulator_ranges import POLICY, choose_ranges
 from runtime.contract.cpu import has_vnni, is_x86, kernel_family, this_cpu
 from runtime.contract.errors import ToolchainError
 from runtime.contract.parity import LayerNoise
@@ -34,7 +36,6 @@ INTEGER_PATHS: Final = ("u8s8", "u8s8-7bit")
 """``u8s8``: 8-bit weights. ``u8s8-7bit``: weights in 7 bits (ONNX Runtime's reduce_range), for x86
 without VNNI, whose u8 x s8 instruction adds two products in 16 bits and saturates: two products of
 255 x 64 stay below 32768, two of 255 x 128 do not."""
-_RANGE_MANTISSA_BITS: Final = 10
 _INTEGER_KERNELS: Final = frozenset(
     {"QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool", "QGemm", "Flatten", "Reshape"}
 )
@@ -74,7 +75,7 @@ class EmulatorToolchain(Toolchain):
         options = {
             "activations": "uint8 per tensor, asymmetric",
             "integer_path": self.integer_path,
-            "ranges": f"min and max, snapped outward to {_RANGE_MANTISSA_BITS} mantissa bits",
+            "ranges": POLICY,
             "weights": "int8 per channel, symmetric",
         }
         return ToolchainRecord(id="emulator", hardware=False, tools=tools, options=options)
@@ -86,7 +87,7 @@ class EmulatorToolchain(Toolchain):
 
     def _optimize(self, parsed: Built, windows: FloatArray) -> Built:
         model = onnx.load_from_string(parsed.data)
-        ranges = self._ranges(model, windows)
+        ranges = choose_ranges(model, windows, self.threads)
         model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
         with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
             cache, out = Path(folder, "ranges.json"), Path(folder, "quantized.onnx")
@@ -107,23 +108,6 @@ class EmulatorToolchain(Toolchain):
         operators = (*OPERATORS, *_BOUNDARY)
         data = serialize(canonicalize(quantized, operators=operators))
         return Built(stage="quantized", kind=EMULATED_KIND, suffix=".emulated-int8.qdq.onnx", data=data)
-
-    def _ranges(self, model: onnx.ModelProto, windows: FloatArray) -> TensorsData:
-        """Smallest and largest value of every activation, snapped outward."""
-        names = [GRAPH_INPUT_NAME, *(node.output[0] for node in model.graph.node)]
-        watched = onnx.ModelProto()
-        watched.CopyFrom(model)
-        del watched.graph.output[:]
-        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names[1:])
-        session = exact_session(watched.SerializeToString(), self.threads)
-        lows, highs = np.zeros(len(names), np.float32), np.zeros(len(names), np.float32)
-        for window in windows:
-            graph_input = to_graph_layout(window)
-            values = [graph_input, *session.run(None, {GRAPH_INPUT_NAME: graph_input})]
-            lows = np.minimum(lows, [value.min() for value in values])
-            highs = np.maximum(highs, [value.max() for value in values])
-        snapped = zip(names, snap_outward(lows), snap_outward(highs), strict=True)
-        return TensorsData(CalibrationMethod.MinMax, {name: (low, high) for name, low, high in snapped})
 
     def _compile(self, quantized: Built) -> Built:
         """Mark the artifact as what it is, once every kernel that will run is an integer one."""
@@ -152,7 +136,7 @@ class EmulatorToolchain(Toolchain):
         return kernel_family(*this_cpu())
 
     def _layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:
-        return None
+        return layer_noise(parsed.data, quantized.data, windows)
 
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray:
         session = self._sessions.get(built.data)
@@ -166,15 +150,6 @@ class EmulatorToolchain(Toolchain):
         rows = [session.run(None, {GRAPH_INPUT_NAME: to_graph_layout(window)})[0] for window in windows]
         latents: FloatArray = np.concatenate(rows)
         return latents
-
-
-def snap_outward(values: FloatArray) -> FloatArray:
-    """Round away from zero to 10 mantissa bits, so that the last bits of a sum do not matter."""
-    mantissa, exponent = np.frexp(values.astype(np.float64))
-    scaled = np.ldexp(mantissa, _RANGE_MANTISSA_BITS)
-    away = np.copysign(np.ceil(np.abs(scaled)), scaled)
-    snapped: FloatArray = np.ldexp(away, exponent - _RANGE_MANTISSA_BITS).astype(np.float32)
-    return snapped
 
 
 def _check_integer_kernels(data: bytes) -> None:

@@ -7,16 +7,15 @@ import re
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from assets.onnx_model import canonical_graph
 from assets.toolchain import Built, Toolchain, open_toolchain, parse_targets
-from assets.toolchain.emulator import EmulatorToolchain, integer_path_for, snap_outward
+from assets.toolchain.emulator import EmulatorToolchain, integer_path_for
 from assets.weights import parse_model, read_files
+from runtime.contract.document import to_json
 from runtime.contract.errors import ToolchainError
-from runtime.contract.window import FloatArray
+from runtime.contract.release import NUMBER_PROVENANCES
+from runtime.contract.window import GRAPH_INPUT_NAME, FloatArray
 from tests.assets.test_onnx_model import small_encoder
 from tests.chain import SAMPLE_VERSION
 
@@ -101,6 +100,35 @@ class ToolchainSuite:
         latents = toolchain.infer(compiled, some_windows(seed=2)).astype(np.float64)
         np.testing.assert_allclose(latents / step, np.round(latents / step), atol=1e-3)
 
+    def test_layer_noise_names_layers_in_the_graphs_order(self, graph: bytes) -> None:
+        """Or is None, where a toolchain cannot tell."""
+        toolchain, parsed, quantized, _ = self.built(graph)
+        noise = toolchain.layer_noise(parsed, quantized, some_windows(seed=3))
+        if noise is None:
+            return
+        order = [GRAPH_INPUT_NAME, *(n.output[0] for n in onnx.load_from_string(graph).graph.node)]
+        names = [layer.name for layer in noise.layers]
+        assert names == sorted(set(names), key=order.index)
+        assert len({weight.name for weight in noise.weights}) == len(noise.weights) > 0
+        to_json(noise)  # refuses what is not finite
+        assert 0 < noise.windows <= 96
+        assert noise.provenance in NUMBER_PROVENANCES
+        assert noise.tool
+        for layer in noise.layers:
+            assert layer.range_low <= 0 <= layer.range_high
+            assert layer.seen_low <= layer.seen_high
+            assert 0 <= layer.clipped_share <= 1
+        gains = [promotion.gain_db for promotion in noise.promote]
+        assert gains == sorted(gains, reverse=True)
+        assert {promotion.name for promotion in noise.promote} <= set(names)
+
+    def test_layer_noise_wants_both_stages(self, graph: bytes) -> None:
+        toolchain, parsed, quantized, compiled = self.built(graph)
+        with pytest.raises(ToolchainError, match="expected a quantized one"):
+            toolchain.layer_noise(parsed, compiled, some_windows(2))
+        with pytest.raises(ToolchainError, match="expected a parsed one"):
+            toolchain.layer_noise(quantized, quantized, some_windows(2))
+
     def test_record_names_tools_with_versions(self) -> None:
         record = self.make().record()
         assert record.id
@@ -122,6 +150,15 @@ class TestEmulator(ToolchainSuite):
         assert compiled.suffix.endswith(".onnx")
         marks = {p.key: p.value for p in onnx.load_from_string(compiled.data).metadata_props}
         assert (marks["kind"], marks["not-hardware"]) == ("emulated-int8", "true")
+
+    def test_layer_noise_has_one_layer_for_each_scale(self, graph: bytes) -> None:
+        toolchain, parsed, quantized, _ = self.built(graph)
+        noise = toolchain.layer_noise(parsed, quantized, some_windows(seed=3))
+        nodes = onnx.load_from_string(quantized.data).graph.node
+        scales = {node.input[1] for node in nodes if node.op_type == "QuantizeLinear"}
+        assert noise is not None
+        assert noise.provenance == "emulated"
+        assert len(noise.layers) == len(scales)
 
     @pytest.mark.parametrize("path", ["u8s8", "u8s8-7bit"])
     def test_bytes_do_not_depend_on_threads(self, path: str) -> None:
@@ -185,14 +222,6 @@ class TestEmulator(ToolchainSuite):
     def test_unknown_path_is_refused(self) -> None:
         with pytest.raises(ToolchainError, match="fp8"):
             EmulatorToolchain("fp8")
-
-
-@given(hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(-(2.0**60), 2.0**60, width=32)))
-def test_snapping_goes_outward_and_not_far(values: FloatArray) -> None:
-    snapped = snap_outward(values)
-    assert np.all(np.abs(snapped) >= np.abs(values))
-    assert np.all(np.abs(snapped) <= np.abs(values) * (1 + 2.0**-9))
-    assert np.array_equal(snap_outward(snapped), snapped)
 
 
 def test_targets_are_chosen_by_name_or_refused() -> None:
