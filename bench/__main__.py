@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, ranges, serving
+from bench import chain, parity, ranges, serving
 
 
 def main() -> int:
@@ -13,6 +13,8 @@ def main() -> int:
     chain.main([])
     print("\n## Ranges of the emulator\n", flush=True)
     ranges.main([])
+    print("\n## Parity\n", flush=True)
+    parity.main([])
     print("\n## Serving\n", flush=True)
     return serving.main([])
 
