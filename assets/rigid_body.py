@@ -32,6 +32,7 @@ CLEAR: Final = {"magnetometer": 0.8, "accelerometer": 0.4}
 """Correlation from which another arrangement of the axes is an explanation."""
 MARGIN: Final = {"magnetometer": 0.4, "accelerometer": 0.25}
 RATE: Final = (0.5, 1.5)
+SURE: Final = 0.9
 RATE_WARN: Final = (0.75, 1.25)
 
 
@@ -180,13 +181,15 @@ def _axes_cause(arrangement: tuple[tuple[int, int], ...], sensor: str) -> str:
 def _rate_findings(found: Turning, name: str) -> Iterator[Finding]:
     if RATE_WARN[0] <= found.rate <= RATE_WARN[1]:
         return
-    refused = not RATE[0] <= found.rate <= RATE[1]
+    # An offset of the magnetometer makes the field seem to turn less, and agree less.
+    refused = found.rate > RATE[1] or (found.rate < RATE[0] and found.agreement > SURE)
+    offset = "an offset of the magnetometer (hard iron), " if found.rate < 1 else ""
     yield Finding(
         check="turning_rate",
         severity="refuse" if refused else "warn",
         channel="gyroscope",
         measured=f"{name}: the field turns at {found.rate:.2f} of what the gyroscope says",
         expected=f"{RATE[0]:g} to {RATE[1]:g}" if refused else f"{RATE_WARN[0]:g} to {RATE_WARN[1]:g}",
-        cause=f"another sampling rate than {SAMPLING_RATE_HZ} Hz (about "
+        cause=f"{offset}another sampling rate than {SAMPLING_RATE_HZ} Hz (about "
         f"{SAMPLING_RATE_HZ / found.rate:.0f} Hz), or a scale of the gyroscope; resample, do not pad",
     )

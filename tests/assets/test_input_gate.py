@@ -208,6 +208,13 @@ def test_a_disturbed_magnetometer_is_no_mistake_of_axes(good: dict[str, Drawn]) 
     assert check_physical(disturbed, [str(label) for label in labels], name="calibration") == []
 
 
+def test_an_offset_of_the_magnetometer_is_warned_of(good: dict[str, Drawn]) -> None:
+    windows, labels = good["calibration"]
+    offset = windows + np.asarray([0] * 6 + [15, -20, 10], np.float32)
+    (found,) = check_physical(offset, [str(label) for label in labels], name="calibration")
+    assert (found.check, found.severity, "hard iron" in found.cause) == ("turning_rate", "warn", True)
+
+
 def test_field_and_gravity_turn_as_the_gyroscope_says(good: dict[str, Drawn]) -> None:
     found = turning(good["calibration"][0], "magnetometer")
     assert found is not None
