@@ -139,6 +139,7 @@ def _golden(
         buffer,
         windows=sets.golden.windows,
         labels=np.asarray(sets.golden.labels),
+        strata=np.asarray(sets.golden.strata),
         full_precision=reference,
         artifact=toolchain.infer(artifact, windows),
     )
@@ -160,7 +161,7 @@ def _calibration(bench: Workbench, hef: Product) -> CalibrationRecord:
         origin=sets.index.origin,
         windows=len(sets.calibration.windows),
         windows_sha256=sets.calibration.sha256,
-        strata=sets.index.sets["calibration"].labels,
+        strata=sets.index.sets["calibration"].strata,
     )
 
 

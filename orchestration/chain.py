@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raise it when a change to ``assets`` changes what an asset makes from the same inputs."""
 
 PRODUCTS = "products"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from assets.metrics import MOST_DB
 from assets.report.glossary import explained, in_order
 from runtime.contract.parity import (
     COMPARED,
@@ -27,7 +28,7 @@ NOT_JUDGED: Final = "not judged"
 NONE: Final = "–"
 MOST_ROWS: Final = 12
 """Active dimensions in the page's table."""
-IDENTICAL_DB: Final = 200.0
+IDENTICAL_DB: Final = MOST_DB
 """From here on a ratio in dB stands for no difference at all."""
 
 
