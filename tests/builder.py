@@ -19,7 +19,7 @@ from assets.calibration import (
     read_files,
 )
 from assets.hef import make_hef
-from assets.input_gate import gate_for_model
+from assets.input_gate import FEWEST, gate_for_model
 from assets.metrics import context_metrics
 from assets.onnx_model import make_onnx_model
 from assets.parity import hold_against_champion, make_parity_report
@@ -127,7 +127,7 @@ def good_windows(seed: int, calibration: int = 1200) -> dict[str, Drawn]:
     return {
         "calibration": (windows[:calibration], labels[:calibration]),
         "evaluation": motions.draw_set(40, seed + 1000),
-        "golden": motions.draw_set(2, seed + 2000),
+        "golden": motions.draw_set(4, seed + 2000),
     }
 
 
@@ -158,12 +158,12 @@ def with_mistake(
 ) -> dict[str, Drawn]:
     """The mistake in the calibration set, or in every set, as an export script would make it.
 
-    Golden windows are never fewer for it: a mistake of too few windows is about the other sets.
+    Golden windows stay as they are where too few would be left: such a mistake is about the other sets.
     """
     random = np.random.default_rng(7)
     changed = dict(good)
     for name in good if everywhere else ("calibration",):
         windows, labels = mistake.apply(*good[name], trained.statistics, random)
-        if name != "golden" or len(windows) == len(good[name][0]):
+        if name != "golden" or len(windows) >= FEWEST["golden"]:
             changed[name] = (np.ascontiguousarray(windows, np.float32), labels)
     return changed
