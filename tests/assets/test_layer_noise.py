@@ -159,6 +159,7 @@ def test_a_coarse_weight_is_the_worst_of_the_weights(case: Case, noise: LayerNoi
     assert worst.only_on_db == min(record.only_on_db for record in found.weights)
     before = {record.name: record for record in noise.weights}
     assert worst.error_db < before[name].error_db - 6
+    assert worst.only_on_db < before[name].only_on_db - 6
     assert all(record == before[record.name] for record in found.weights if record.name != name)
 
 
