@@ -89,7 +89,8 @@ class LayerRecord:
         range_high: Largest one.
         seen_low: Smallest value of full_precision on the windows looked at.
         seen_high: Largest one.
-        clipped_share: Share of those values outside the range.
+        clipped_share: Share of those values outside the range, but for those that a Relu turns into
+            zero whether they are clipped or not.
     """
 
     name: str
