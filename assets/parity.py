@@ -152,6 +152,8 @@ def _evidence(
         family=FAMILY,
         result=result,
         typical=judge_by.typical,
+        active_share=judge_by.active_share,
+        clear_margin=judge_by.clear_margin,
         motif_head=subject.head,
         origin=sets.index.origin,
         calibration_sha256=sets.calibration.sha256,

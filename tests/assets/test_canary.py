@@ -24,6 +24,7 @@ from runtime.contract.errors import (
     DigestMismatchError,
     OnnxModelError,
     PublicationRefusedError,
+    StoreError,
     ToolchainError,
 )
 from runtime.contract.parity import LATENTS_NAME, REPORT_NAME
@@ -176,6 +177,40 @@ def test_a_stricter_policy_wants_a_new_judgement(
     with pytest.raises(PublicationRefusedError, match="materialize emulator/parity_report again"):
         publish(chain, tmp_path)
     assert nothing_published(tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"active_share": 0.1}, {"clear_margin": 0.2}])
+def test_other_meanings_of_the_metrics_want_a_new_judgement(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    """Fewer active dimensions would make a better worst one: bounds are not all of a policy."""
+    committed = replace(load_policy(), **changed)  # type: ignore[arg-type]
+    monkeypatch.setattr("assets.policy.load_policy", lambda: committed)
+    with pytest.raises(PublicationRefusedError, match="materialize emulator/parity_report again"):
+        publish(chain, tmp_path)
+    assert nothing_published(tmp_path)
+
+
+def test_evidence_that_cannot_be_kept_moves_no_channel(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release without its evidence is named by no channel; publishing again makes up for it."""
+    store = ReleaseStore(tmp_path)
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ReleaseStore, "add_evidence", full)
+        with pytest.raises(StoreError):
+            publish(chain, tmp_path)
+    assert store.current("emulator", "canary") is None
+    (identifier,) = store.identifiers()
+    assert publish(chain, tmp_path) == identifier
+    assert {path.suffix for path in store.evidence(identifier)} == {".html", ".json"}
+    entry = store.current("emulator", "canary")
+    assert entry is not None
+    assert entry.release == identifier
 
 
 def test_a_release_names_the_tools_that_made_it(chain: Chain, tmp_path: Path) -> None:
