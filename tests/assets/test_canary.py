@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -191,6 +192,19 @@ def test_other_meanings_of_the_metrics_want_a_new_judgement(
     assert nothing_published(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"schema": 1}, {"later": True}])
+def test_a_report_of_another_version_is_refused_by_name(
+    chain: Chain, tmp_path: Path, change: dict[str, object]
+) -> None:
+    document = {**json.loads(to_json(chain.evidence)), **change}
+    latents = chain.bench.read(chain.products["parity_report"], LATENTS_NAME)
+    files = {REPORT_NAME: to_json(document), LATENTS_NAME: latents}
+    report = chain.bench.put("emulator/parity_report", files, made_from=[chain.products["hef"]])
+    with pytest.raises(ProductMissingError, match="materialize emulator/parity_report again"):
+        publish(chain, tmp_path, parity_report=report)
+    assert nothing_published(tmp_path)
+
+
 def test_evidence_that_cannot_be_kept_moves_no_channel(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +290,6 @@ def test_new_windows_with_the_same_artifact_are_a_new_judgement(tmp_path: Path) 
 
 def test_another_normalization_of_the_same_graph_is_another_artifact(tmp_path: Path) -> None:
     """Normalization is not in the graph: an artifact may not pass for one of weights that it never saw."""
-    import json
     import shutil
 
     from assets.onnx_model import make_onnx_model
