@@ -75,13 +75,20 @@ def publish_canary(
     """
     manifest, files = assemble(bench, toolchain, hef=hef, parity_report=parity_report)
     committed = policy.load_policy()
+    evidence = read_evidence(bench, parity_report)
     judged_by = (manifest.parity.thresholds, manifest.parity.ceilings)
-    if judged_by != (committed.thresholds, committed.ceilings):
-        raise PublicationRefusedError(
-            f"parity was judged by {judged_by}, the policy is {(committed.thresholds, committed.ceilings)}",
-            where="parity.thresholds",
-            hint=f"materialize {parity_report.asset} again",
-        )
+    # What a metric means is policy as much as its bound is.
+    counted_by = (evidence.active_share, evidence.clear_margin)
+    for place, was, now in (
+        ("parity.thresholds", judged_by, (committed.thresholds, committed.ceilings)),
+        ("parity.active_share", counted_by, (committed.active_share, committed.clear_margin)),
+    ):
+        if was != now:
+            raise PublicationRefusedError(
+                f"parity was judged by {was}, the policy is {now}",
+                where=place,
+                hint=f"materialize {parity_report.asset} again",
+            )
     judged = hold_against_champion(bench, toolchain, store, hef=hef, parity_report=parity_report)
     if not judged.champion.passed:
         raise PublicationRefusedError(

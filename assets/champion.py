@@ -6,7 +6,7 @@ No part of a release's digest: the store of the day has a say in it, so it is ke
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from runtime.contract.parity import COMPARED, ITSELF, NO_CHAMPION, ChampionCompa
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, normalize
 
-CHAMPION_CHANNEL = "stable"
+CHAMPION_CHANNEL: Final = "stable"
+_MOVE_STABLE: Final = "nothing can be compared with this release: move stable to another one"
 
 
 def compare_with_champion(
@@ -79,15 +80,21 @@ def _comparison(state: str, policy: FamilyPolicy, **found: Any) -> ChampionCompa
 def champion_golden(champion: Release) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Windows (N, 100, 9) in physical units, full_precision and artifact (N, 64) of a release, verified."""
     name = champion.manifest.golden.file
+    data, where = champion.read(name), f"champion {champion.id[:12]}/{name}"
     try:
-        with np.load(io.BytesIO(champion.read(name)), allow_pickle=False) as archive:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             windows, *latents = (archive[key] for key in ("windows", "full_precision", "artifact"))
-    except (ValueError, KeyError, EOFError, OSError) as error:
-        raise ManifestError(f"cannot be read: {error}", where=f"{champion.id[:12]}/{name}") from error
+    except Exception as error:
+        # numpy and zipfile raise nearly anything for a file that is none of theirs.
+        what = f"cannot be read: {type(error).__name__}: {error}"
+        raise ManifestError(what, where=where, hint=_MOVE_STABLE) from error
     shapes: list[tuple[int, ...]] = [windows.shape, *(array.shape for array in latents)]
     count = champion.manifest.golden.windows
-    if shapes != [(count, *WINDOW_SHAPE), (count, LATENT_SIZE), (count, LATENT_SIZE)]:
-        raise ManifestError(f"shapes are {shapes}", where=f"{champion.id[:12]}/{name}")
+    if count < 1 or shapes != [(count, *WINDOW_SHAPE), (count, LATENT_SIZE), (count, LATENT_SIZE)]:
+        what = f"shapes are {shapes}, the manifest says {count} windows"
+        raise ManifestError(what, where=where, hint=_MOVE_STABLE)
+    if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in (windows, *latents)):
+        raise ManifestError("holds something else than finite float32", where=where, hint=_MOVE_STABLE)
     return windows, latents[0], latents[1]
 
 

@@ -18,9 +18,16 @@ from assets.metrics import ParityError, context_metrics
 from assets.onnx_model import source_latents
 from assets.toolchain import Built, Toolchain
 from assets.weights import TrainedModel
-from runtime.contract.errors import PipelineError, ToolchainError
+from runtime.contract.errors import PipelineError
 from runtime.contract.parity import ContextResult
-from runtime.contract.release import LSB_ELSEWHERE, MANIFEST_NAME, Manifest, manifest_bytes, release_id
+from runtime.contract.release import (
+    LSB_ELSEWHERE,
+    MANIFEST_NAME,
+    Manifest,
+    ToolchainRecord,
+    manifest_bytes,
+    release_id,
+)
 from runtime.contract.window import LATENT_SIZE, FloatArray, normalize
 
 ENGINE_SECONDS: Final = 1800.0
@@ -31,6 +38,12 @@ class EngineRunError(PipelineError):
     """The engine of an artifact's target could not run it, in a process of its own."""
 
     code = "engine_run"
+
+
+class NoEngineHereError(EngineRunError):
+    """Nothing on this machine runs artifacts of the target, which says nothing about this artifact."""
+
+    code = "no_engine_here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +75,8 @@ def run_contexts(
     """Run every context that can run here; one that cannot says why.
 
     Judged is the compiled artifact as its engine runs it. Where the target is hardware and there is no
-    device here, it is the toolchain's own emulation, and the numbers say ``emulated``.
+    device here, it is the toolchain's own emulation, and the numbers say ``emulated``. A device that is
+    here and fails is a failure: its emulation never stands in for it.
 
     Args:
         toolchain: The one that made the artifact.
@@ -73,17 +87,17 @@ def run_contexts(
 
     Raises:
         ToolchainError: A context that must run failed.
+        EngineRunError: The engine failed on the artifact, or there is none for a target that needs no
+            device.
         ParityError: The engine says something else than the emulation of the same artifact.
     """
     normalized = normalize(windows, trained.statistics)
     reference = toolchain.infer(stages["parsed"], normalized)
-    results = [_source(trained, normalized, reference), _ran("full_precision", "measured", _runtime())]
-    emulated = toolchain.infer(stages["quantized"], normalized)
     tool = toolchain.record()
-    version = tool.tools.get(tool.id, tool.tools.get("onnxruntime", ""))
-    results.append(
-        _ran("emulator", "emulated", f"{tool.id} toolchain, {version}", context_metrics(reference, emulated))
-    )
+    ran_by = _toolchain(tool)
+    results = [_source(trained, normalized, reference), _ran("full_precision", "measured", ran_by)]
+    emulated = toolchain.infer(stages["quantized"], normalized)
+    results.append(_ran("emulator", "emulated", ran_by, context_metrics(reference, emulated)))
     engine = _artifact(toolchain, candidate, windows)
     if isinstance(engine, str):
         results += [_not_run("artifact", engine), _not_run("hardware", engine)]
@@ -119,6 +133,13 @@ def _runtime() -> str:
     return f"onnxruntime {metadata.version('onnxruntime')}"
 
 
+def _toolchain(tool: ToolchainRecord) -> str:
+    """Who runs what a toolchain's stages made: itself, or the onnxruntime that it is made of."""
+    if tool.id in tool.tools:
+        return f"{tool.id} {tool.tools[tool.id]}"
+    return f"{tool.id} toolchain, {_runtime()}" if "onnxruntime" in tool.tools else f"{tool.id} toolchain"
+
+
 def _ran(name: str, provenance: str, ran_by: str, metrics: dict[str, float] | None = None) -> ContextResult:
     return ContextResult(
         name=name, provenance=provenance, ran_by=ran_by, not_run="", metrics=dict(metrics or {})
@@ -132,13 +153,13 @@ def _not_run(name: str, reason: str) -> ContextResult:
 def _artifact(
     toolchain: Toolchain, candidate: tuple[Manifest, Mapping[str, bytes]], windows: FloatArray
 ) -> tuple[FloatArray, str] | str:
-    """Latents and who ran them; or why not, which only hardware may answer."""
+    """Latents and who ran them; or why nobody can here, which only hardware may answer."""
     try:
         return run_as_engine(*candidate, windows)
-    except EngineRunError as error:
-        if toolchain.record().hardware:
-            return error.what
-        raise ToolchainError(error.what, where=error.where, hint=error.hint) from error
+    except NoEngineHereError as error:
+        if not toolchain.record().hardware:
+            raise
+        return error.what
 
 
 def _steps_apart(toolchain: Toolchain, compiled: Built, emulated: FloatArray, found: FloatArray) -> float:
@@ -168,8 +189,8 @@ def run_as_engine(
         float32 (N, 64), and which engine ran it on which kernels.
 
     Raises:
-        EngineRunError: There is no such engine here, or it failed, or it does not repeat the
-            golden windows; in its own words.
+        NoEngineHereError: Nothing here runs artifacts of the release's target.
+        EngineRunError: The engine failed, or does not repeat the golden windows; in its own words.
     """
     with tempfile.TemporaryDirectory(prefix="selftest-") as place:
         data = manifest_bytes(manifest)
@@ -188,6 +209,8 @@ def run_as_engine(
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EngineRunError(f"the self-test did not end: {error}", where=manifest.artifact) from error
         report = _report(run.stdout)
+        if no_engine := report.get("no_engine"):
+            raise NoEngineHereError(str(no_engine), where=manifest.artifact)
         if run.returncode != 0 or report.get("ok") is not True:
             raise EngineRunError(
                 f"the self-test failed: {_reason(report, run.stderr)}",

@@ -18,12 +18,13 @@ from assets.input_gate import gate_for_model
 from assets.metrics import LatentScale
 from assets.motif_head import MOTIFS, fit_head
 from assets.policy import FAMILY, FamilyPolicy
-from assets.product import Product, Workbench
+from assets.product import Product, ProductMissingError, Workbench
 from assets.quantized_har import take_built
 from assets.report import Report, render
 from assets.toolchain import Built, Toolchain
 from assets.weights import TrainedModel, read_model
 from runtime.contract.document import from_json, to_json
+from runtime.contract.errors import ManifestError
 from runtime.contract.gate import missed_bounds
 from runtime.contract.motifs import MotifHead, MotifScorer
 from runtime.contract.parity import (
@@ -152,6 +153,8 @@ def _evidence(
         family=FAMILY,
         result=result,
         typical=judge_by.typical,
+        active_share=judge_by.active_share,
+        clear_margin=judge_by.clear_margin,
         motif_head=subject.head,
         origin=sets.index.origin,
         calibration_sha256=sets.calibration.sha256,
@@ -189,8 +192,23 @@ def _latents(contexts: Contexts, sets: WindowSets) -> bytes:
 
 
 def read_evidence(bench: Workbench, parity_report: Product) -> ParityEvidence:
-    """Take up what ``make_parity_report`` made, verified."""
-    return from_json(ParityEvidence, bench.read(parity_report, REPORT_NAME), REPORT_NAME)
+    """Take up what ``make_parity_report`` made, verified.
+
+    Raises:
+        ProductMissingError: Another version of this project made it.
+    """
+    data = bench.read(parity_report, REPORT_NAME)
+    try:
+        evidence = from_json(ParityEvidence, data, REPORT_NAME)
+        if evidence.schema != EVIDENCE_SCHEMA:
+            raise ManifestError(f"schema {evidence.schema}, expected {EVIDENCE_SCHEMA}", where=REPORT_NAME)
+    except ManifestError as error:
+        raise ProductMissingError(
+            f"is not as this version writes it: {error}",
+            where=parity_report.asset,
+            hint=f"materialize {parity_report.asset} again",
+        ) from error
+    return evidence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,10 @@ class FamilyPolicy:
         active_share: See ``metrics.LatentScale``.
         clear_margin: Likewise.
         champion_drop_db: SQNR may be this much below the champion's on the same windows.
-        metrics: Metric to its bound; at least one.
+        metrics: Metric to its bound. With none of them nothing passes.
+
+    Raises:
+        ManifestError: A number with which nothing could be counted, or everything would pass.
     """
 
     measured_on: str
@@ -59,6 +62,15 @@ class FamilyPolicy:
     clear_margin: float
     champion_drop_db: float
     metrics: dict[str, Bound]
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("active_share", self.active_share, 1e-6, 1.0),
+            ("clear_margin", self.clear_margin, 0.0, 1.0),
+            ("champion_drop_db", self.champion_drop_db, 0.0, 20.0),
+        ):
+            if not least <= value <= most:
+                raise ManifestError(f"{value:g} is not within {least:g} to {most:g}", where=name)
 
     @property
     def thresholds(self) -> dict[str, float]:

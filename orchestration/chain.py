@@ -332,6 +332,8 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
             "model": f"{manifest.model.name} {manifest.model.version}",
             "artifact": manifest.artifact,
             "numbers": manifest.output.provenance,
+            "parity": f"passed, {manifest.parity.provenance}",
+            "calibration": f"{manifest.calibration.windows} {manifest.calibration.origin} windows",
             "motif head": manifest.motif_head.provenance,
         }
         return _result(bench, release_product(release, [hef, parity_report]), metadata)

@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from runtime.contract.document import from_json
 from runtime.contract.errors import PublicationRefusedError
@@ -25,6 +25,8 @@ from runtime.contract.release import ParityResult
 from runtime.contract.store import Release, ReleaseStore
 from runtime.release_text import origin_text
 
+T = TypeVar("T")
+
 WIDTH: Final = 80
 _NAME: Final = 28
 _WORST: Final = 8
@@ -38,7 +40,7 @@ class ParityDocuments:
     Args:
         release: The release; its manifest's numbers are those that count.
         evidence: The report that it carries; None where that is older than ``ParityEvidence``.
-        publications: Comparisons kept beside it, sorted by digest.
+        publications: Comparisons kept beside it, sorted by digest; those of another schema are left out.
     """
 
     release: Release
@@ -56,23 +58,27 @@ def parity_documents(store: ReleaseStore, release: Release) -> ParityDocuments:
     """
     paths = [path for path in store.evidence(release.id) if path.suffix == ".json"]
     beside = [
-        from_json(PublicationEvidence, read_evidence(path), str(path))
+        _of_our_schema(PublicationEvidence, read_evidence(path), str(path))
         for path in paths
         if evidence_kind(path) == PARITY_KIND
     ]
-    return ParityDocuments(release=release, evidence=_carried(release), publications=tuple(beside))
+    known = tuple(publication for publication in beside if publication is not None)
+    return ParityDocuments(release=release, evidence=_carried(release), publications=known)
 
 
 def _carried(release: Release) -> ParityEvidence | None:
     if REPORT_NAME not in {artifact.name for artifact in release.manifest.artifacts}:
         return None
-    data = release.read(REPORT_NAME)
+    return _of_our_schema(ParityEvidence, release.read(REPORT_NAME), str(release.directory / REPORT_NAME))
+
+
+def _of_our_schema(kind: type[T], data: bytes, where: str) -> T | None:
+    """The document; None where it is of another schema, or none at all."""
     try:
         schema = json.loads(data).get("schema")
     except (ValueError, AttributeError, RecursionError):
         return None
-    where = str(release.directory / REPORT_NAME)
-    return from_json(ParityEvidence, data, where) if schema == EVIDENCE_SCHEMA else None
+    return from_json(kind, data, where) if schema == EVIDENCE_SCHEMA else None
 
 
 def parity_lines(documents: ParityDocuments) -> list[str]:

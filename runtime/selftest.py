@@ -14,6 +14,7 @@ import numpy as np
 from runtime.contract.errors import (
     DigestMismatchError,
     EngineError,
+    NoEngineError,
     PipelineError,
     PublicationRefusedError,
     WindowError,
@@ -33,6 +34,8 @@ class SelfTest:
     Args:
         release: The release.
         engine: Program and version that ran the artifact; empty where none opened.
+        no_engine: Why nothing here can run artifacts of the target; empty where something can, however
+            that ended.
         golden: How the golden windows compared; None where they were not run.
         refused: Why the gate does not let the release out; empty where it does. No problem by itself.
         latents: Where the given windows' latents are; None where none were given or all is not well.
@@ -42,6 +45,7 @@ class SelfTest:
 
     release: Release
     engine: str
+    no_engine: str
     golden: GoldenComparison | None
     refused: str
     latents: Path | None
@@ -69,6 +73,7 @@ class SelfTest:
             "numbers": manifest.output.provenance,
             "calibration_origin": manifest.calibration.origin,
             "engine": self.engine,
+            "no_engine": self.no_engine,
             "golden": golden,
             "publishable": not self.refused,
             "refused": self.refused,
@@ -116,7 +121,7 @@ def self_test(release: Release, windows: Path | None = None, latents: Path | Non
         StoreError: A file cannot be read or written.
     """
     problems = release.file_problems()
-    refused, program, golden = "", "", None
+    refused, program, no_engine, golden = "", "", "", None
     try:
         release.check_publishable()
     except PublicationRefusedError as error:
@@ -131,12 +136,14 @@ def self_test(release: Release, windows: Path | None = None, latents: Path | Non
                 golden.check(release.manifest.artifact)
                 given = _run(engine, windows) if windows else None
         except (EngineError, DigestMismatchError) as error:
+            no_engine = error.what if isinstance(error, NoEngineError) else ""
             problems.append(str(error))
     if given is not None and latents is not None:
         write_latents(latents, given)
     return SelfTest(
         release=release,
         engine=program,
+        no_engine=no_engine,
         golden=golden,
         refused=refused,
         latents=latents if given is not None else None,

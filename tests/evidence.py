@@ -246,6 +246,8 @@ def parity(*, good: bool = True, origin: str = "synthetic", **changes: Any) -> P
             passed=not failures,
         ),
         typical=dict(TYPICAL),
+        active_share=0.05,
+        clear_margin=0.3,
         motif_head=motif_head(),
         origin=origin,
         calibration_sha256=digest("calibration"),

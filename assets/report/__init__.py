@@ -17,7 +17,8 @@ from assets.report import charts, content
 from assets.report.glossary import GLOSSARY, explained
 from assets.report.picture import Chart, png, svg
 from runtime.contract import document
-from runtime.contract.document import sha256_bytes
+from runtime.contract.errors import store_errors
+from runtime.contract.evidence import PARITY_KIND, evidence_name
 from runtime.contract.files import write_document
 from runtime.contract.parity import PublicationEvidence
 
@@ -63,7 +64,8 @@ def render(evidence: PublicationEvidence, latents: Mapping[str, npt.NDArray[Any]
     if noise and (few := charts.layers_chart(noise, MOST_LAYERS)):
         pictures["layers"] = few
     return Report(
-        html=_page(evidence, drawn, file_name(evidence.target, data, "json")),
+        # How it ends in every folder where reports are kept: a store's is its target's already.
+        html=_page(evidence, drawn, evidence_name(PARITY_KIND, "json", data)),
         json=data,
         images={name: png(chart) for name, chart in pictures.items()},
     )
@@ -115,7 +117,7 @@ def _page(evidence: PublicationEvidence, drawn: Mapping[str, Chart], json_name: 
 
 def file_name(target: str, data: bytes, suffix: str) -> str:
     """``<target>-parity-<digest>.<suffix>``: what a report's file is called."""
-    return f"{target}-parity-{sha256_bytes(data)}.{suffix}"
+    return f"{target}-{evidence_name(PARITY_KIND, suffix, data)}"
 
 
 def keep_report(folder: Path, target: str, report: Report) -> Path:
@@ -125,12 +127,13 @@ def keep_report(folder: Path, target: str, report: Report) -> Path:
         Where the HTML is.
 
     Raises:
-        OSError: It cannot be written; a file is whole or not there.
+        StoreError: It cannot be written; a file is whole or not there.
     """
-    # The JSON first: the HTML names it.
-    write_document(folder / file_name(target, report.json, "json"), report.json)
     page = folder / file_name(target, report.html, "html")
-    write_document(page, report.html)
+    with store_errors(folder):
+        # The JSON first: the HTML names it.
+        write_document(folder / file_name(target, report.json, "json"), report.json)
+        write_document(page, report.html)
     return page
 
 

@@ -125,6 +125,15 @@ class EngineError(PipelineError):
     code = "engine"
 
 
+class NoEngineError(EngineError):
+    """Nothing here can run artifacts of the target: no engine in this version, or no device attached.
+
+    Says nothing about the artifact; any other EngineError may.
+    """
+
+    code = "no_engine"
+
+
 class GoldenMismatchError(EngineError):
     """An artifact that does not repeat its golden windows on this machine."""
 

@@ -176,6 +176,9 @@ class ParityEvidence:
         family: The model family whose policy judged.
         result: Metrics, bounds and verdict, bound to the artifact's digest.
         typical: Metric to the (smallest, largest) value of good builds, from the policy.
+        active_share: From the policy: a dimension is active from this share of the largest standard
+            deviation on.
+        clear_margin: From the policy: a top-1 motif is clear where it leads by this much probability.
         motif_head: The head whose agreement was judged; the release carries the same.
         origin: ``captured`` or ``synthetic``: where the windows came from.
         calibration_sha256: Digest of the windows that the ranges come from.
@@ -196,6 +199,8 @@ class ParityEvidence:
     family: str
     result: ParityResult
     typical: dict[str, tuple[float, ...]]
+    active_share: float
+    clear_margin: float
     motif_head: MotifHead
     origin: str
     calibration_sha256: str

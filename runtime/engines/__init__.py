@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from runtime.contract.errors import EngineError, WindowValueError
+from runtime.contract.errors import EngineError, NoEngineError, WindowValueError
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release
 from runtime.contract.window import (
@@ -115,12 +115,13 @@ def open_engine(release: Release) -> Engine:
     """Open the engine for a release's own target; never another one in its place.
 
     Raises:
-        EngineError: No engine for the target in this version, or the artifact does not load.
+        NoEngineError: Nothing here can run artifacts of the target.
+        EngineError: The artifact does not load.
         DigestMismatchError: The artifact's bytes are not what the manifest names.
     """
     target = release.manifest.target
     if target != "emulator":
-        raise EngineError(
+        raise NoEngineError(
             f"this version has no HailoRT engine, so it cannot run a release for {target}",
             where=release.manifest.artifact,
             hint="the emulator is never used instead; serve a release for TARGET=emulator",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -24,6 +25,7 @@ from runtime.contract.errors import (
     DigestMismatchError,
     OnnxModelError,
     PublicationRefusedError,
+    StoreError,
     ToolchainError,
 )
 from runtime.contract.parity import LATENTS_NAME, REPORT_NAME
@@ -178,6 +180,53 @@ def test_a_stricter_policy_wants_a_new_judgement(
     assert nothing_published(tmp_path)
 
 
+@pytest.mark.parametrize("changed", [{"active_share": 0.1}, {"clear_margin": 0.2}])
+def test_other_meanings_of_the_metrics_want_a_new_judgement(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    """Fewer active dimensions would make a better worst one: bounds are not all of a policy."""
+    committed = replace(load_policy(), **changed)  # type: ignore[arg-type]
+    monkeypatch.setattr("assets.policy.load_policy", lambda: committed)
+    with pytest.raises(PublicationRefusedError, match="materialize emulator/parity_report again"):
+        publish(chain, tmp_path)
+    assert nothing_published(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"schema": 1}, {"later": True}])
+def test_a_report_of_another_version_is_refused_by_name(
+    chain: Chain, tmp_path: Path, change: dict[str, object]
+) -> None:
+    document = {**json.loads(to_json(chain.evidence)), **change}
+    latents = chain.bench.read(chain.products["parity_report"], LATENTS_NAME)
+    files = {REPORT_NAME: to_json(document), LATENTS_NAME: latents}
+    report = chain.bench.put("emulator/parity_report", files, made_from=[chain.products["hef"]])
+    with pytest.raises(ProductMissingError, match="materialize emulator/parity_report again"):
+        publish(chain, tmp_path, parity_report=report)
+    assert nothing_published(tmp_path)
+
+
+def test_evidence_that_cannot_be_kept_moves_no_channel(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release without its evidence is named by no channel; publishing again makes up for it."""
+    store = ReleaseStore(tmp_path)
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ReleaseStore, "add_evidence", full)
+        with pytest.raises(StoreError):
+            publish(chain, tmp_path)
+    assert store.current("emulator", "canary") is None
+    (identifier,) = store.identifiers()
+    assert publish(chain, tmp_path) == identifier
+    assert {path.suffix for path in store.evidence(identifier)} == {".html", ".json"}
+    entry = store.current("emulator", "canary")
+    assert entry is not None
+    assert entry.release == identifier
+
+
 def test_a_release_names_the_tools_that_made_it(chain: Chain, tmp_path: Path) -> None:
     """Another version or path than the artifact's own may neither compile, judge nor publish."""
     other = EmulatorToolchain(
@@ -241,7 +290,6 @@ def test_new_windows_with_the_same_artifact_are_a_new_judgement(tmp_path: Path) 
 
 def test_another_normalization_of_the_same_graph_is_another_artifact(tmp_path: Path) -> None:
     """Normalization is not in the graph: an artifact may not pass for one of weights that it never saw."""
-    import json
     import shutil
 
     from assets.onnx_model import make_onnx_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from assets.canary import assemble, publish_canary
 from assets.champion import champion_golden, compare_with_champion
 from assets.policy import load_policy
 from runtime.contract.document import sha256_bytes
-from runtime.contract.errors import DigestMismatchError, PublicationRefusedError
+from runtime.contract.errors import DigestMismatchError, ManifestError, PublicationRefusedError
 from runtime.contract.parity import ITSELF, NO_CHAMPION, ChampionComparison
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.window import FloatArray
@@ -41,8 +42,13 @@ def publish(chain: Chain, store: ReleaseStore) -> Release:
     )
 
 
-def with_golden(chain: Chain, store: ReleaseStore, noise: float) -> Release:
-    """A stable release whose artifact said something noisier, or more exact, about its golden windows."""
+def with_golden(
+    chain: Chain, store: ReleaseStore, noise: float, damage: Callable[[bytes], bytes] = lambda data: data
+) -> Release:
+    """A stable release whose artifact said something noisier, or more exact, about its golden windows.
+
+    ``damage`` is done to the file before it is published, so that its digest is right.
+    """
     manifest, files = assemble(
         chain.bench,
         chain.toolchain,
@@ -57,7 +63,7 @@ def with_golden(chain: Chain, store: ReleaseStore, noise: float) -> Release:
     arrays["artifact"] = (arrays["full_precision"] + error).astype(np.float32)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    files[name] = buffer.getvalue()
+    files[name] = damage(buffer.getvalue())
     changed = tuple(
         dataclasses.replace(a, sha256=sha256_bytes(files[name]), size=len(files[name]))
         if a.name == name
@@ -117,6 +123,43 @@ def test_a_champion_that_cannot_be_read_is_an_error_and_no_missing_one(chain: Ch
     flip_bit(release.directory / release.manifest.golden.file, byte=400)
     with pytest.raises(DigestMismatchError):
         compare(chain, store)
+
+
+def without(name: str) -> Callable[[bytes], bytes]:
+    """The file without one of its arrays."""
+    return changed_array(lambda arrays: arrays.pop(name))
+
+
+def changed_array(change: Callable[[dict[str, FloatArray]], object]) -> Callable[[bytes], bytes]:
+    def damage(data: bytes) -> bytes:
+        with np.load(io.BytesIO(data)) as archive:
+            arrays: dict[str, FloatArray] = dict(archive)
+        change(arrays)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[: len(data) // 2], "cannot be read: BadZipFile"),
+        (lambda data: b"", "cannot be read: EOFError"),
+        (without("full_precision"), "cannot be read: KeyError"),
+        (changed_array(lambda a: a.update(artifact=a["artifact"] * np.nan)), "finite float32"),
+        (changed_array(lambda a: a.update(windows=a["windows"][:4])), "the manifest says 24 windows"),
+    ],
+)
+def test_a_champion_published_with_golden_windows_of_no_use_says_what_to_do(
+    chain: Chain, tmp_path: Path, damage: Callable[[bytes], bytes], words: str
+) -> None:
+    store = ReleaseStore(tmp_path)
+    with_golden(chain, store, 0.05, damage)
+    with pytest.raises(ManifestError, match=words) as caught:
+        compare(chain, store)
+    assert "move stable" in caught.value.hint
 
 
 def test_a_champion_of_the_same_weights_is_no_part_of_the_digest(chain: Chain, tmp_path: Path) -> None:

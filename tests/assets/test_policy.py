@@ -48,6 +48,10 @@ def test_typical_values_lie_within_the_bounds() -> None:
         (lambda d: d["families"]["tcn_vae"]["metrics"]["gain"].update(typical=[2, 1]), "typical"),
         (lambda d: d["families"]["tcn_vae"]["metrics"]["gain"].pop("typical"), "missing key 'typical'"),
         (lambda d: d["families"]["tcn_vae"].update(more=1), "unknown key 'more'"),
+        (lambda d: d["families"]["tcn_vae"].update(active_share=1.5), "active_share: 1.5 is not within"),
+        (lambda d: d["families"]["tcn_vae"].update(active_share=0), "active_share: 0 is not within"),
+        (lambda d: d["families"]["tcn_vae"].update(clear_margin=-1), "clear_margin: -1 is not within"),
+        (lambda d: d["families"]["tcn_vae"].update(champion_drop_db=999), "champion_drop_db: 999 is not"),
     ],
 )
 def test_what_is_wrong_in_a_policy_is_named(tmp_path: Path, change: Any, words: str) -> None:

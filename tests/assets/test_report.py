@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assets.report import IMAGES, Report, file_name, keep_report, render, report_link, to_json
+from assets.report import IMAGES, Report, keep_report, render, report_link, to_json
 from assets.report.content import metric_rows, number
 from runtime.contract.document import from_json, sha256_bytes
+from runtime.contract.errors import StoreError
+from runtime.contract.evidence import PARITY_KIND, evidence_name
 from runtime.contract.parity import PublicationEvidence
 from tests.chain import ROOT
 from tests.evidence import ACTIVE, champion, crowded, latents, parity, publication
@@ -290,7 +292,16 @@ def test_the_files_are_named_by_their_digests(good: Report, tmp_path: Path) -> N
     beside = path.with_name(f"emulator-parity-{sha256_bytes(good.json)}.json")
     assert beside.read_bytes() == good.json == to_json(publication())
     assert sorted(each.name for each in path.parent.iterdir()) == sorted([path.name, beside.name])
-    assert file_name("emulator", good.json, "json") in Page(good.html).words
+    # The page says how the name of the other file ends, here and in a release store.
+    (ending,) = re.findall(r"ends in\s+(\S+\.json)", " ".join(Page(good.html).words.split()))
+    assert beside.name.endswith(ending)
+    assert evidence_name(PARITY_KIND, "json", good.json).endswith(ending)
+
+
+def test_reports_that_cannot_be_kept_are_an_error_of_ours(good: Report, tmp_path: Path) -> None:
+    (tmp_path / "reports").write_text("in the way")
+    with pytest.raises(StoreError, match="reports"):
+        keep_report(tmp_path / "reports", "emulator", good)
 
 
 def test_a_link_is_served_where_that_is_known_and_else_a_file() -> None:

@@ -144,6 +144,10 @@ def test_the_whole_chain_and_what_it_records(home: Home) -> None:
     entry = home.store.current("emulator", "canary")
     assert entry is not None
     assert entry.release == home.data_versions()["emulator/canary_release"]
+    (event,) = result.asset_materializations_for_node("emulator__canary_release")
+    # Wherever a release is shown, it says on what it was calibrated.
+    assert event.metadata["calibration"].value == "1200 synthetic windows"
+    assert event.metadata["parity"].value == "passed, emulated"
     assert home.store.problems() == []
 
 

@@ -48,6 +48,8 @@ def evidence(verdict: ParityResult | None = None, **changes: Any) -> ParityEvide
         "family": "tcn_encoder",
         "result": verdict or result(),
         "typical": {"sqnr_db": (24.1, 27.9)},
+        "active_share": 0.05,
+        "clear_margin": 0.3,
         "motif_head": motif_head(2),
         "origin": "synthetic",
         "calibration_sha256": sha256_bytes(b"calibration"),

@@ -267,7 +267,7 @@ NO_WINDOWS = GoldenRecord(
         (flipped(REPORT), "digest_mismatch"),
         (flipped("manifest.json"), "digest_mismatch"),
         (broken_manifest, "manifest"),
-        (no_hailo_engine, "engine"),
+        (no_hailo_engine, "no_engine"),
         (around_the_gate, "publication_refused"),
         (links_in_a_circle, "store"),
         (store_in_a_circle, "store"),

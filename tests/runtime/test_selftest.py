@@ -89,6 +89,7 @@ def test_a_good_release_says_everything(tmp_path: Path, capsys: Capture) -> None
         "artifact_sha256": release.manifest.primary.sha256,
         "numbers": "emulated",
         "calibration_origin": "synthetic",
+        "no_engine": "",
         "publishable": True,
         "refused": "",
         "latents": None,
@@ -178,6 +179,7 @@ def test_no_engine_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> Non
     code, answer = report(capsys, release.id, "--store", tmp_path)
     assert (code, answer["golden"]) == (1, None)
     assert "no HailoRT engine" in answer["problems"][0]
+    assert answer["no_engine"].startswith("this version has no HailoRT engine")
 
 
 @pytest.mark.parametrize("scale", [1000.0, 2 * STEP, 1.001 * STEP, 1e30])

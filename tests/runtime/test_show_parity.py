@@ -182,3 +182,16 @@ def test_a_ceiling_that_is_passed_is_a_no(tmp_path: Path, capsys: Capture) -> No
     assert line(out, "p99_max_error_sd").split()[1:] == ["0.7", "<=", "0.5", "-", "NO"]
     assert line(out, "sqnr_db").endswith("yes")
     assert "p99_max_error_sd is 0.7, at most 0.5 is allowed" in " ".join(out.split())
+
+
+def test_a_comparison_of_another_schema_is_left_out(
+    tmp_path: Path, release: Release, capsys: Capture
+) -> None:
+    """Evidence outlives the version that wrote it: the others are shown all the same."""
+    store, ours = ReleaseStore(tmp_path), publication(evidence())
+    newer = {**json.loads(to_json(ours)), "schema": 3, "more": 1}
+    store.add_evidence(release, PARITY_KIND, "json", to_json(newer))
+    store.add_evidence(release, PARITY_KIND, "json", to_json(ours))
+    code, out, err = shown(capsys, tmp_path, release)
+    assert (code, err) == (0, "")
+    assert out.count("the champion's 27 dB") == 1
