@@ -66,6 +66,8 @@ def compare_with_champion(
         windows=len(windows),
         sqnr_db=sqnr,
         champion_sqnr_db=theirs,
+        # Both sides are what a toolchain said, also where parity was judged on a device.
+        provenance="emulated",
         metrics=champion.manifest.parity.metrics,
         failures=tuple(failures),
     )
@@ -73,7 +75,7 @@ def compare_with_champion(
 
 def _comparison(state: str, policy: FamilyPolicy, **found: Any) -> ChampionComparison:
     empty: dict[str, Any] = {"release": "", "model": "", "windows": 0, "metrics": {}, "failures": ()}
-    empty |= {"sqnr_db": None, "champion_sqnr_db": None}
+    empty |= {"sqnr_db": None, "champion_sqnr_db": None, "provenance": ""}
     return ChampionComparison(state=state, allowed_drop_db=policy.champion_drop_db, **{**empty, **found})
 
 

@@ -216,8 +216,8 @@ def _comparison(champion: ChampionComparison) -> str:
     verdict = "; ".join(champion.failures) or "passed"
     return (
         f"{champion.release[:12]} {champion.model}: SQNR {champion.sqnr_db:.4g} dB, the champion's "
-        f"{champion.champion_sqnr_db:.4g} dB, on {champion.windows} windows, a drop of "
-        f"{champion.allowed_drop_db:.4g} dB is allowed: {verdict}"
+        f"{champion.champion_sqnr_db:.4g} dB, on {champion.windows} windows, "
+        f"{champion.provenance}, a drop of {champion.allowed_drop_db:.4g} dB is allowed: {verdict}"
     )
 
 

@@ -232,6 +232,7 @@ class ChampionComparison:
         windows: How many windows both were compared on: the champion's golden ones.
         sqnr_db: This build's on those windows; None where there is no champion.
         champion_sqnr_db: The champion's, from the outputs that it carries.
+        provenance: How these two came about; empty where there is no champion.
         allowed_drop_db: From the policy.
         metrics: The champion's own recorded parity metrics, for the table.
         failures: One sentence for each thing that is worse than allowed.
@@ -243,6 +244,7 @@ class ChampionComparison:
     windows: int
     sqnr_db: float | None
     champion_sqnr_db: float | None
+    provenance: str
     allowed_drop_db: float
     metrics: dict[str, float]
     failures: tuple[str, ...]

@@ -88,7 +88,7 @@ def test_the_same_artifact_compares_as_equal(chain: Chain, tmp_path: Path) -> No
     store.point("stable", release, actor="test", reason="test")
     found = compare(chain, store)
     assert (found.state, found.release, found.passed) == (ITSELF, release.id, True)
-    assert found.windows == 24
+    assert (found.windows, found.provenance) == (24, "emulated")
     assert found.sqnr_db == pytest.approx(found.champion_sqnr_db, abs=1e-6)
     assert found.metrics == release.manifest.parity.metrics
 

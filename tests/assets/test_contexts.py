@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from assets import contexts
 from assets.canary import publish_canary
 from assets.contexts import EngineRunError, NoEngineHereError, run_as_engine
+from assets.metrics import ParityError
 from assets.toolchain import Built
 from assets.toolchain.emulator import EmulatorToolchain
 from runtime.contract.parity import ContextResult, ParityEvidence
@@ -17,6 +20,7 @@ from runtime.contract.release import Manifest, ToolchainRecord
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.window import FloatArray, normalize
 from tests.chain import Chain, build_chain
+from tests.simulators import ReleaseSimulator, imu_windows
 
 pytestmark = pytest.mark.build
 NO_DEVICE = "this version has no HailoRT engine, so it cannot run a release for hailo8"
@@ -122,8 +126,6 @@ def test_an_emulator_needs_no_device_so_a_missing_engine_is_an_error(
 
 
 def test_a_self_test_that_fails_says_why_and_one_without_an_engine_is_told_apart(tmp_path: Path) -> None:
-    from tests.simulators import ReleaseSimulator, imu_windows
-
     for simulator, kind, words in (
         (ReleaseSimulator(target="hailo8"), NoEngineHereError, "no HailoRT engine"),
         (ReleaseSimulator(golden_offset=9.0), EngineRunError, "golden window"),
@@ -133,3 +135,52 @@ def test_a_self_test_that_fails_says_why_and_one_without_an_engine_is_told_apart
         with pytest.raises(EngineRunError, match=words) as caught:
             run_as_engine(simulator.manifest(files), files, imu_windows(2))
         assert type(caught.value) is kind
+
+
+def test_an_engine_that_runs_other_kernels_than_the_emulation_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps in one number of one window; parity by itself would not see it."""
+
+    def other(manifest: Manifest, files: dict[str, bytes], windows: FloatArray) -> tuple[FloatArray, str]:
+        latents, ran_by = run_as_engine(manifest, files, windows)
+        assert manifest.golden.output is not None
+        latents[7, 3] += np.float32(3 * manifest.golden.output.scale)
+        return latents, ran_by
+
+    monkeypatch.setattr(contexts, "run_as_engine", other)
+    with pytest.raises(ParityError, match="3 steps away from the emulation"):
+        build_chain(tmp_path)
+
+
+def test_what_the_self_test_finds_depends_on_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings for serving are handed on to the child, and mean nothing to it."""
+    simulator, windows = ReleaseSimulator(), imu_windows(3)
+    files = simulator.contents()
+    manifest = simulator.manifest(files)
+    before = run_as_engine(manifest, files, windows)
+    for name, value in (
+        ("RELEASE_STORE", "/nowhere"),
+        ("TARGET", "hailo8"),
+        ("HEF_PATH", "/nowhere/x.hef"),
+        ("NUM_MOTIFS", "3"),
+        ("LOG_LEVEL", "nonsense"),
+        ("PYTHONIOENCODING", "latin-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir("/")
+    after = run_as_engine(manifest, files, windows)
+    np.testing.assert_array_equal(before[0], after[0])
+    assert before[1] == after[1]
+
+
+def test_a_self_test_that_does_not_end_is_ended_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contexts, "ENGINE_SECONDS", 0.01)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    simulator = ReleaseSimulator()
+    files = simulator.contents()
+    with pytest.raises(EngineRunError, match="did not end"):
+        run_as_engine(simulator.manifest(files), files, imu_windows(1))
+    assert list(tmp_path.iterdir()) == []

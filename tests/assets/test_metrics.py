@@ -114,6 +114,26 @@ def test_shift_and_gain_are_told_apart() -> None:
     assert numbers["mean_shift_sd"] == pytest.approx(0.0, abs=1e-4)
 
 
+def test_the_worst_windows_direction_is_seen_that_a_median_cannot_see() -> None:
+    """A tenth of the windows on the other side of the mean; and a shift, which the found mean would hide."""
+    reference = latents()
+    mean = reference.mean(axis=0)
+    found = reference.copy()
+    found[:20] = 2 * mean - found[:20]
+    assert metrics(reference, found)["centred_cosine_p5"] == pytest.approx(-1.0, abs=1e-3)
+    assert metrics(reference, reference + np.float32(5.0))["centred_cosine_p5"] < 0.5
+
+
+def test_k_means_agreement_is_the_share_of_windows_that_stay_with_their_centre() -> None:
+    """Twelve groups far apart; every tenth window is found in the next group's place."""
+    random = np.random.default_rng(4)
+    groups = np.arange(240) % 12
+    reference = (100 * np.eye(64)[groups] + random.normal(size=(240, 64))).astype(np.float32)
+    found = reference.copy()
+    found[::10] = (100 * np.eye(64)[(groups[::10] + 1) % 12]).astype(np.float32)
+    assert metrics(reference, found)["kmeans_agreement"] == pytest.approx(0.9)
+
+
 def test_clear_windows_are_those_that_full_precision_is_sure_of() -> None:
     """A window whose best two motifs are level may flip; one that is clear may not."""
     reference = np.zeros((4, 64), np.float32)

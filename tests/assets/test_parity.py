@@ -45,6 +45,9 @@ BOTH = Bound(at_least=0.9, at_most=1.1, typical=(0.9, 1.0))
         ({"gain": 1.2}, {"gain": BOTH}, "gain is 1.2, at most 1.1 is allowed"),
         ({"gain": 0.8}, {"gain": BOTH}, "gain is 0.8, at least 0.9 is required"),
         ({"gain": float("nan")}, {"gain": BOTH}, "gain is nan"),
+        ({"gain": float("nan")}, {"gain": LEAST}, "gain is nan"),
+        ({"gain": float("nan")}, {"gain": MOST}, "gain is nan"),
+        ({"gain": float("inf")}, {"gain": MOST}, "gain is inf"),
     ],
 )
 def test_verdict_is_no_where_policy_is_empty_unknown_or_missed(

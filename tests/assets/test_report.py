@@ -188,6 +188,16 @@ def test_worse_than_the_champion_is_a_failure_though_every_bound_is_met() -> Non
     assert "passed" not in words
 
 
+def test_a_comparison_of_emulations_is_not_called_measured() -> None:
+    """Judged on a device, beside a champion whose numbers are an emulation's."""
+    made = publication()
+    result = replace(made.parity.result, provenance="measured")
+    page = render(replace(made, parity=replace(made.parity, result=result)), latents()).html.decode()
+    section = page[page.index('<h2 id="champion">') :]
+    section = section[: section.index("</section>")]
+    assert re.findall(r'class="tag [^"]*">(\w+)<', section) == ["emulated"]
+
+
 def test_evidence_that_says_failed_and_not_why_is_no_pass() -> None:
     evidence = publication()
     result = replace(evidence.parity.result, passed=False)

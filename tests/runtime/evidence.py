@@ -130,6 +130,7 @@ def publication(parity: ParityEvidence, **changes: Any) -> PublicationEvidence:
         "windows": 16,
         "sqnr_db": 26.0,
         "champion_sqnr_db": 27.0,
+        "provenance": "emulated",
         "allowed_drop_db": 1.5,
         "metrics": {"sqnr_db": 27.1},
         "failures": (),
