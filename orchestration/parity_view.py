@@ -72,7 +72,7 @@ def numbers(evidence: ParityEvidence) -> dict[str, dg.MetadataValue[Any]]:
 def origin_shown(origin: str) -> str:
     """Where windows came from, said so that nobody takes synthetic ones for others."""
     if origin == "synthetic":
-        return "SYNTHETIC: made by a program, not captured; so is what is calibrated on them"
+        return "SYNTHETIC: made by a program, not captured"
     return origin
 
 

@@ -168,6 +168,7 @@ def test_pictures_are_behind_show_markdown(running: Running, page: Page) -> None
         image = page.get_by_role("img", name=name.removeprefix("plot: "), exact=True)
         image.wait_for(timeout=PATIENCE)
         assert image.evaluate("image => image.naturalWidth") > 0
+        page.wait_for_timeout(400)  # it fades in
         page.screenshot(path=OUTPUT / f"{name.replace(': ', '-')}.png")
         page.keyboard.press("Escape")
         image.wait_for(state="detached", timeout=PATIENCE)
