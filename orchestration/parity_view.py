@@ -45,7 +45,8 @@ def parity_metadata(
     failures = content.failures(evidence, champion)
     shown: dict[str, dg.MetadataValue[Any]] = {
         "verdict": text(content.verdict(evidence, champion)),
-        **({"failures": text("; ".join(failures))} if failures else {}),
+        # A row each: the UI cuts a line where its column ends.
+        **({"failures": _table([{"failure": each} for each in failures], ["failure"])} if failures else {}),
         "summary": text(content.summary(evidence, champion)),
         # Above the table: below it, it would not be on the first screen.
         **_links(report_path, report_url),
