@@ -144,10 +144,9 @@ def calibration_set(places: Places) -> Result:
 
 def _windows_shown(sets: WindowSets) -> dict[str, Any]:
     """What is recorded of the sets: where they come from first, then strata and what the gate warns of."""
+    from orchestration.parity_view import origin_shown
+
     index = sets.index
-    origin = index.origin
-    if origin == "synthetic":
-        origin = "SYNTHETIC: made by a program, not captured; a release that is calibrated on them says so"
     names = sorted({stratum for record in index.sets.values() for stratum in record.strata})
     if index.strata.names:
         names = list(index.strata.names)
@@ -159,7 +158,7 @@ def _windows_shown(sets: WindowSets) -> dict[str, Any]:
     ]
     findings = [dg.TableRecord(dataclasses.asdict(finding)) for finding in sets.findings]
     return {
-        "origin": origin,
+        "origin": origin_shown(index.origin),
         "generator": index.generator,
         "strata": dg.MetadataValue.table(strata),
         "strata by": index.strata.text(),
@@ -261,7 +260,7 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         "parity",
         asset=dg.AssetKey([target, "parity_report"]),
         blocking=True,
-        description="Every threshold of the parity policy is met.",
+        description="Every bound of the parity policy is met, and SQNR is not far below the champion's.",
     )
 
     @_link(
@@ -290,8 +289,9 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         judged = hold_against_champion(bench, toolchain, places.store(), hef=hef, parity_report=product)
         report = judged.report()
         path = keep_report(places.reports(), target, report)
-        metadata = parity_metadata(evidence, judged.champion, report.images, path, places.reports_url)
-        check = parity_check_result(evidence, judged.champion)
+        where = path, places.reports_url
+        metadata = parity_metadata(evidence, judged.champion, report.images, *where)
+        check = parity_check_result(evidence, judged.champion, *where)
         return _result(bench, product, metadata, judged_by, check_results=[check])
 
     return parity_report

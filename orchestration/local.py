@@ -248,7 +248,9 @@ def reason_given(status: int, body: bytes) -> str:
 def summary(release: Release) -> str:
     """The parity of a release, as a table for a terminal."""
     parity, model = release.manifest.parity, release.manifest.model
-    lines = [f"model:  {model.name} {model.version}"]
+    calibration = release.manifest.calibration
+    origin = calibration.origin if calibration.origin == "captured" else calibration.origin.upper()
+    lines = [f"model:  {model.name} {model.version}, calibrated on {calibration.windows} {origin} windows"]
     lines += [f"parity: passed ({parity.provenance}, {parity.windows} windows)"]
     for name, value in sorted(parity.metrics.items()):
         bounds = [f"at least {parity.thresholds[name]:g}"] if name in parity.thresholds else []

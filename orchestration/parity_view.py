@@ -1,7 +1,7 @@
 """How a parity report looks in Dagster's UI, and the check that blocks; computes nothing.
 
 The UI draws a table in place, a picture only behind "Show Markdown", and the history of a number over
-builds; the bytes of a picture lie in its event log. So: verdict, table, a link to the whole report, small
+builds; the bytes of a picture lie in its event log. So: verdict, a link to the whole report, table, small
 pictures, and every metric once more as a number.
 """
 
@@ -21,6 +21,8 @@ from runtime.contract.parity import ChampionComparison, ParityEvidence
 CHECK_NAME = "parity"
 REPORT_KEY = "report file"
 """Metadata entry that says where the HTML report lies."""
+REPORT_LINK = "report"
+"""The one that leads there, where the reports are served."""
 
 
 def parity_metadata(
@@ -43,13 +45,15 @@ def parity_metadata(
     failures = content.failures(evidence, champion)
     shown: dict[str, dg.MetadataValue[Any]] = {
         "verdict": text(content.verdict(evidence, champion)),
-        **({"failures": text("; ".join(failures))} if failures else {}),
+        # A row each: the UI cuts a line where its column ends.
+        **({"failures": _table([{"failure": each} for each in failures], ["failure"])} if failures else {}),
         "summary": text(content.summary(evidence, champion)),
+        # Above the table: below it, it would not be on the first screen.
+        **_links(report_path, report_url),
         "metrics": _metrics_table(evidence, champion),
-        "report": dg.MetadataValue.url(report_link(report_path, report_url)),
-        REPORT_KEY: dg.MetadataValue.path(str(report_path)),
         "numbers": text(result.provenance),
-        "origin": text(f"{result.windows} {evidence.origin}"),
+        "origin": text(origin_shown(evidence.origin)),
+        "windows": dg.MetadataValue.int(result.windows),
         "judged": text(evidence.judged),
         "champion": text(content.against(champion)),
         "active dimensions": dg.MetadataValue.int(evidence.active),
@@ -66,33 +70,57 @@ def numbers(evidence: ParityEvidence) -> dict[str, dg.MetadataValue[Any]]:
     return {name: dg.MetadataValue.float(value) for name, value in evidence.result.metrics.items()}
 
 
-def parity_check_result(evidence: ParityEvidence, champion: ChampionComparison) -> dg.AssetCheckResult:
-    """The check that blocks: passed only where the policy and the comparison with the champion are."""
+def origin_shown(origin: str) -> str:
+    """Where windows came from, said so that nobody takes synthetic ones for others."""
+    if origin == "synthetic":
+        return "SYNTHETIC: made by a program, not captured"
+    return origin
+
+
+def parity_check_result(
+    evidence: ParityEvidence, champion: ChampionComparison, report_path: Path, report_url: str
+) -> dg.AssetCheckResult:
+    """The check that blocks: passed only where the policy and the comparison with the champion are.
+
+    It leads to the whole report: who reads that it failed asks for that next.
+    """
     found = content.failures(evidence, champion)
     return dg.AssetCheckResult(
         check_name=CHECK_NAME,
         passed=content.is_passed(evidence, champion),
         severity=dg.AssetCheckSeverity.ERROR,
         description="; ".join(found) or content.summary(evidence, champion),
-        metadata=numbers(evidence),
+        metadata={**_links(report_path, report_url), **numbers(evidence)},
     )
 
 
 def _metrics_table(evidence: ParityEvidence, champion: ChampionComparison) -> dg.MetadataValue[Any]:
-    # The mark is the first column: the UI's column is narrow, and what sticks out has to be scrolled to.
+    # The UI's column is narrow, and what sticks out has to be scrolled to: the mark comes first, units are in
+    # the metrics' names.
     marks = {content.MET: "✓", content.MISSED: "✗", content.NOT_JUDGED: content.NONE}
     records = [
         {
             "ok": marks[row.state],
             "metric": row.name,
-            "value": f"{row.shown} {row.unit}".strip() if row.value is not None else row.shown,
-            "threshold": row.bound,
-            "typical": row.usual,
+            "value": row.shown,
+            "threshold": _short(row.bound),
+            "typical": _short(row.usual),
             "champion": row.champions,
         }
         for row in content.metric_rows(evidence, champion)
     ]
     return _table(records, ["ok", "metric", "value", "threshold", "typical", "champion"])
+
+
+def _links(path: Path, url: str) -> dict[str, dg.MetadataValue[Any]]:
+    return {
+        REPORT_LINK: dg.MetadataValue.url(report_link(path, url)),
+        REPORT_KEY: dg.MetadataValue.path(str(path)),
+    }
+
+
+def _short(span: str) -> str:
+    return span.replace(" to ", "–")
 
 
 def _strata_table(evidence: ParityEvidence) -> dg.MetadataValue[Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import dagster as dg
 
 if TYPE_CHECKING:
+    from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
     from dagster._core.execution.plan.objects import StepFailureData
 
 
@@ -22,6 +23,7 @@ class _Progress(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.started: dict[str, float] = {}
+        self.blocked: dict[str, str] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         event = getattr(record, "dagster_event", None)
@@ -34,8 +36,14 @@ class _Progress(logging.Handler):
             self._made(event, event.step_materialization_data.materialization)
         elif event.is_asset_observation:
             self._made(event, event.asset_observation_data.asset_observation)
+        elif event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if check.blocking and not check.passed:
+                self.blocked[step] = _missed(check)
         elif event.is_step_failure:
-            self._say(f"  {step.replace('__', '/'):26} FAILED  {_reason(event.step_failure_data)}")
+            # Dagster's own sentence only counts the checks that blocked.
+            why = self.blocked.get(step) or _reason(event.step_failure_data)
+            self._say(f"  {step.replace('__', '/'):26} FAILED  {why}")
 
     def _made(self, event: dg.DagsterEvent, seen: dg.AssetMaterialization | dg.AssetObservation) -> None:
         metadata = seen.metadata
@@ -48,6 +56,16 @@ class _Progress(logging.Handler):
     @staticmethod
     def _say(line: str) -> None:
         print(line, file=sys.stdout, flush=True)
+
+
+def _missed(check: AssetCheckEvaluation) -> str:
+    """What a blocking check found, a line for each, and where the whole report is."""
+    from orchestration.parity_view import REPORT_KEY
+
+    lines = [f"check {check.check_name}", *(check.description or "it does not say why").split("; ")]
+    if REPORT_KEY in check.metadata:
+        lines.append(f"report: {check.metadata[REPORT_KEY].value}")
+    return "\n      ".join(lines)
 
 
 def _reason(failure: StepFailureData) -> str:

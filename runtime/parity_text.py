@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from runtime.contract.document import from_json
@@ -23,12 +24,12 @@ from runtime.contract.parity import (
 )
 from runtime.contract.release import ParityResult
 from runtime.contract.store import Release, ReleaseStore
-from runtime.release_text import origin_text
+from runtime.release_text import WIDTH, origin_text
+from runtime.release_text import wrapped as _wrapped
 
 T = TypeVar("T")
-
-WIDTH: Final = 80
 _NAME: Final = 28
+REFERENCE: Final = "full_precision"
 _WORST: Final = 8
 """Strata, layers and promotions that are listed; the JSON has all."""
 
@@ -41,29 +42,36 @@ class ParityDocuments:
         release: The release; its manifest's numbers are those that count.
         evidence: The report that it carries; None where that is older than ``ParityEvidence``.
         publications: Comparisons kept beside it, sorted by digest; those of another schema are left out.
+        reports: HTML files of the same; named, not read.
     """
 
     release: Release
     evidence: ParityEvidence | None
     publications: tuple[PublicationEvidence, ...]
+    reports: tuple[Path, ...] = ()
 
 
 def parity_documents(store: ReleaseStore, release: Release) -> ParityDocuments:
-    """Read the report inside a release, and what is kept beside it; all verified.
+    """Read the report inside a release, and the numbers kept beside it; what is read is verified.
 
     Raises:
         DigestMismatchError: Bytes that are not what their digest says.
         ManifestError: A document says that it is of our schema, and is not.
         StoreError: Something cannot be read.
     """
-    paths = [path for path in store.evidence(release.id) if path.suffix == ".json"]
+    paths = [path for path in store.evidence(release.id) if evidence_kind(path) == PARITY_KIND]
     beside = [
         _of_our_schema(PublicationEvidence, read_evidence(path), str(path))
         for path in paths
-        if evidence_kind(path) == PARITY_KIND
+        if path.suffix == ".json"
     ]
     known = tuple(publication for publication in beside if publication is not None)
-    return ParityDocuments(release=release, evidence=_carried(release), publications=known)
+    return ParityDocuments(
+        release=release,
+        evidence=_carried(release),
+        publications=known,
+        reports=tuple(path for path in paths if path.suffix == ".html"),
+    )
 
 
 def _carried(release: Release) -> ParityEvidence | None:
@@ -95,7 +103,7 @@ def parity_lines(documents: ParityDocuments) -> list[str]:
     ]
     if evidence is None:
         lines += _wrapped("note", f"{REPORT_NAME} is of an older form: this is what the manifest has")
-        return [*lines, *_metrics(result, {}), *_publications(documents.publications)]
+        return [*lines, *_metrics(result, {}), *_publications(documents)]
     lines += [
         _field("judged", f"{evidence.judged}, policy {evidence.family}"),
         _field("active", f"{evidence.active} of {len(evidence.dimensions)} latent dimensions"),
@@ -109,7 +117,7 @@ def parity_lines(documents: ParityDocuments) -> list[str]:
         *_layers(evidence.layers),
         *_findings(evidence),
     ]
-    return lines + _publications(documents.publications)
+    return lines + _publications(documents)
 
 
 def _verdict(release: Release) -> list[str]:
@@ -153,8 +161,10 @@ def _contexts(evidence: ParityEvidence) -> list[str]:
             f"{context.metrics[name]:.4g}" if name in context.metrics else "-"
             for name in ("sqnr_db", "mean_cosine", "max_abs")
         ]
+        if context.name == REFERENCE and not context.metrics:
+            numbers = ["reference", "", ""]
         shown = f"{numbers[0]:>9} {numbers[1]:>12} {numbers[2]:>9}"
-        lines.append(f"{_cut(context.name, 16)} {context.provenance:<10} {shown}")
+        lines.append(f"{_cut(context.name, 16)} {context.provenance:<10} {shown}".rstrip())
         lines += textwrap.wrap(f"by {context.ran_by}", WIDTH, initial_indent=" " * 17)
     return lines
 
@@ -199,12 +209,15 @@ def _findings(evidence: ParityEvidence) -> list[str]:
     return lines
 
 
-def _publications(publications: Sequence[PublicationEvidence]) -> list[str]:
-    if not publications:
-        return ["", _field("champion", "no comparison is kept beside this release")]
+def _publications(documents: ParityDocuments) -> list[str]:
     lines = [""]
-    for publication in publications:
+    for publication in documents.publications:
         lines += _wrapped("champion", _comparison(publication.champion))
+    if not documents.publications:
+        lines.append(_field("champion", "no comparison is kept beside this release"))
+    if documents.reports:
+        # A path that is broken into lines cannot be copied.
+        lines += ["", "the whole report, for a browser", *map(str, documents.reports)]
     return lines
 
 
@@ -229,17 +242,12 @@ def parity_json(documents: ParityDocuments) -> dict[str, Any]:
         "manifest": asdict(release.manifest.parity),
         "parity": asdict(evidence) if evidence else None,
         "publications": [asdict(publication) for publication in documents.publications],
+        "reports": [str(path) for path in documents.reports],
     }
 
 
 def _field(name: str, text: str) -> str:
     return f"{name:<11} {text}"
-
-
-def _wrapped(name: str, text: str, width: int = 11) -> list[str]:
-    indent = " " * (width + 1)
-    wrapped = textwrap.wrap(text, WIDTH - len(indent), break_on_hyphens=False) or [""]
-    return [f"{name:<{width}} {wrapped[0]}", *(f"{indent}{line}" for line in wrapped[1:])]
 
 
 def _cut(name: str, width: int) -> str:

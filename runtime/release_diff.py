@@ -12,7 +12,7 @@ from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import Manifest, manifest_bytes
 from runtime.contract.store import Release
-from runtime.release_text import origin_text
+from runtime.release_text import origin_text, wrapped
 
 Value = str | int | float | bool | None
 _SECTIONS: Final = (
@@ -30,6 +30,11 @@ _SECTIONS: Final = (
     ("parity", ("parity.",)),
 )
 _OTHER: Final = "other"
+_WEIGHTS: Final = "model_weights"
+_WINDOWS: Final = "calibration_set"
+_HEADLINES: Final = ("mean_cosine", "sqnr_db", "worst_active_sqnr_db")
+_COLUMN: Final = 14
+_APART: Final = "each on its own evaluation windows: the sets differ, so small differences mean little"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +82,35 @@ class ReleaseDiff:
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
-        lines = [_titled("a", self.a), _titled("b", self.b)]
+        lines = [*_titled("a", self.a), *_titled("b", self.b)]
+        lines += [] if self.same else self._overview()
         for section, changes in self.sections.items():
             lines.append(section if changes else f"{section:<18} nothing")
             for change in changes:
                 lines += _change_lines(change)
         return lines
+
+    def _overview(self) -> list[str]:
+        """What is asked first; every value follows."""
+        a, b = self.a.manifest, self.b.manifest
+        weights = [manifest.upstream.get(_WEIGHTS) for manifest in (a, b)]
+        same = "the same" if weights[0] == weights[1] else "others"
+        changed = self.sections["metrics"]
+        tools = ", ".join(change.name for change in self.sections["tools and options"])
+        metrics = [
+            f"{change.name} {_brief(change.a)} -> {_brief(change.b)}"
+            for change in changed
+            if change.name in _HEADLINES
+        ]
+        lines = [
+            *wrapped("weights", same if all(weights) else "not named on both sides", _COLUMN),
+            *wrapped("calibrated on", _calibrations(a, b), _COLUMN),
+            *wrapped("tools, options", f"differ: {tools}" if tools else "the same", _COLUMN),
+            *wrapped("metrics", "; ".join(metrics) or ("see below" if changed else "the same"), _COLUMN),
+        ]
+        if changed and a.upstream.get(_WINDOWS) != b.upstream.get(_WINDOWS):
+            lines += wrapped("", _APART, _COLUMN)
+        return ["", *lines, "", "every value that differs"]
 
 
 def diff_releases(a: Release, b: Release) -> ReleaseDiff:
@@ -148,11 +176,22 @@ def _head_distance(a: MotifHead, b: MotifHead) -> float:
     return max(float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max()) for x, y in pairs)
 
 
-def _titled(name: str, release: Release) -> str:
+def _calibrations(a: Manifest, b: Manifest) -> str:
+    if a.calibration == b.calibration:
+        return "the same windows"
+    sizes = [f"{record.windows or '?'} {record.origin}" for record in (a.calibration, b.calibration)]
+    return f"other windows: {sizes[0]} -> {sizes[1]}"
+
+
+def _brief(value: Value) -> str:
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _titled(name: str, release: Release) -> list[str]:
     manifest = release.manifest
     model = f"{manifest.model.name} {manifest.model.version}"
     made = f"{manifest.target}, numbers {manifest.output.provenance}"
-    return f"{name}  {release.id[:12]}  {model}, {made}, {origin_text(manifest.calibration.origin)}"
+    return wrapped(name, f"{release.id[:12]}  {model}, {made}, {origin_text(manifest.calibration.origin)}", 1)
 
 
 def _change_lines(change: Change) -> list[str]:

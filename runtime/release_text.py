@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,9 @@ from runtime.contract.release import UNKNOWN_ORIGIN, Manifest, ParityResult
 from runtime.contract.store import Release, ReleaseStore
 
 Row = dict[str, Any]
-_HEADER: Final = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "ARTIFACT", "NUMBERS", "ORIGIN", "MOTIF HEAD")
+WIDTH: Final = 80
+# No artifact's name, and columns one space apart: a terminal is not wider. `show` has it all.
+_HEADER: Final = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "NUMBERS", "ORIGIN", "MOTIF HEAD")
 _ORIGINS: Final = {
     "captured": "captured windows",
     "synthetic": "SYNTHETIC windows, not captured on a device",
@@ -47,12 +50,10 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
         if "problem" not in row:
             model = f"{row['model']} {row['version']}"
             channels = ", ".join(row["channels"]) or "-"
-            last = (row["artifact"], row["numbers"], row["calibration_origin"], row["motif_head"])
+            last = (row["numbers"], row["calibration_origin"], row["motif_head"])
             cells.append((row["release"][:12], row["target"], channels, model, *last))
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
-    lines = [
-        "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells
-    ]
+    lines = [" ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells]
     bad = [row for row in rows if "problem" in row]
     return lines + [f"{row['release'][:12]}  cannot be read: {row['problem']}" for row in bad]
 
@@ -60,6 +61,13 @@ def table_lines(rows: Sequence[Row]) -> list[str]:
 def origin_text(origin: str) -> str:
     """Where windows came from, said so that nobody takes synthetic ones for others."""
     return _ORIGINS.get(origin, f"{origin} windows")
+
+
+def wrapped(name: str, text: str, width: int = 11) -> list[str]:
+    """A name and what there is to say, in lines that a terminal does not break."""
+    indent = " " * (width + 1)
+    lines = textwrap.wrap(text, WIDTH - len(indent), break_on_hyphens=False) or [""]
+    return [f"{name:<{width}} {lines[0]}", *(f"{indent}{line}" for line in lines[1:])]
 
 
 def release_lines(release: Release, entries: Sequence[ChannelEntry], evidence: Sequence[Path]) -> list[str]:
@@ -70,8 +78,8 @@ def release_lines(release: Release, entries: Sequence[ChannelEntry], evidence: S
         f"release     {release.id}",
         f"model       {manifest.model.name} {manifest.model.version}",
         f"target      {manifest.target}, numbers {manifest.output.provenance}",
-        f"calibration {origin_text(manifest.calibration.origin)}{_calibration(manifest)}",
-        f"motif head  {head.provenance}, {head.size} motifs: {', '.join(head.names)}",
+        *wrapped("calibration", f"{origin_text(manifest.calibration.origin)}{_calibration(manifest)}"),
+        *wrapped("motif head", f"{head.provenance}, {head.size} motifs: {', '.join(head.names)}"),
         "artifacts",
     ]
     for artifact in manifest.artifacts:
@@ -81,7 +89,8 @@ def release_lines(release: Release, entries: Sequence[ChannelEntry], evidence: S
     lines += [f"  {digest}  {name}" for name, digest in sorted(manifest.upstream.items())]
     hardware = "on hardware" if toolchain.hardware else "not on hardware"
     lines.append(f"toolchain   {toolchain.id}, {hardware}")
-    lines += [f"  {name} {value}" for name, value in sorted({**toolchain.tools, **toolchain.options}.items())]
+    for name, value in sorted({**toolchain.tools, **toolchain.options}.items()):
+        lines += wrapped(f"  {name}", str(value), len(name) + 2)
     lines += [f"golden      {_golden(manifest)}", *_parity(manifest.parity)]
     lines.append("channels" if entries else "channels    none")
     lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]

@@ -1,4 +1,4 @@
-"""Builds take turns: in a workbench, and in a home of Dagster's."""
+"""Builds take turns, in a workbench and in a home of Dagster's, and say what went wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from orchestration.build import alone_in
+from orchestration.parity_view import REPORT_KEY
+from orchestration.progress import progress_logger
 from tests.chain import ROOT, SAMPLE_VERSION
 
 pytestmark = pytest.mark.build
@@ -108,3 +111,34 @@ def test_one_after_the_other_nobody_waits(tmp_path: Path, capsys: pytest.Capture
         with alone_in(tmp_path):
             pass
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_check_that_blocked_says_what_missed_and_where_the_report_is(
+    capsys: pytest.CaptureFixture[str], blocking: bool
+) -> None:
+    spec = dg.AssetCheckSpec("parity", asset="judged", blocking=blocking)
+
+    @dg.asset(check_specs=[spec])
+    def judged():  # type: ignore[no-untyped-def]
+        missed = dg.AssetCheckResult(
+            passed=False,
+            description="sqnr_db is 5, at least 19 is asked for; gain was not computed",
+            metadata={REPORT_KEY: dg.MetadataValue.path("/reports/1.html")},
+        )
+        return dg.MaterializeResult(metadata={"digest": "d" * 64, "size": 1000000}, check_results=[missed])
+
+    job = dg.define_asset_job("job", [judged])
+    defs = dg.Definitions([judged], jobs=[job], loggers={"progress": progress_logger})
+    result = defs.resolve_job_def("job").execute_in_process(
+        raise_on_error=False, run_config={"loggers": {"progress": {}}}
+    )
+    assert result.success is not blocking
+    _, *failed = capsys.readouterr().out.splitlines()
+    told = [
+        "  judged                     FAILED  check parity",
+        "      sqnr_db is 5, at least 19 is asked for",
+        "      gain was not computed",
+        "      report: /reports/1.html",
+    ]
+    assert failed == (told if blocking else [])

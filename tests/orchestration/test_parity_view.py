@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from assets.report import render
-from orchestration.parity_view import REPORT_KEY, parity_check_result, parity_metadata
+from orchestration.parity_view import REPORT_KEY, origin_shown, parity_check_result, parity_metadata
 from orchestration.resources import Places
 from orchestration.settings import BuildSettings
 from runtime.contract.parity import PublicationEvidence
@@ -32,12 +32,12 @@ def rows(value: dg.TableMetadataValue) -> list[dict[str, Any]]:
 
 def test_the_verdict_is_first_and_then_the_table() -> None:
     metadata = shown(publication())
-    assert [*metadata][:5] == ["verdict", "summary", "metrics", "report", REPORT_KEY]
+    assert [*metadata][:5] == ["verdict", "summary", "report", REPORT_KEY, "metrics"]
     assert metadata["verdict"].value == "passed"
     failed = shown(publication(good=False))
     assert [*failed][:2] == ["verdict", "failures"]
     assert failed["verdict"].value == "FAILED"
-    assert "p99_error_sd is 4.611, at most 1.2 is allowed" in failed["failures"].value
+    assert {"failure": "p99_error_sd is 4.611, at most 1.2 is allowed"} in rows(failed["failures"])
 
 
 def test_the_table_says_what_missed_its_bound_first() -> None:
@@ -45,9 +45,9 @@ def test_the_table_says_what_missed_its_bound_first() -> None:
     assert first == {
         "ok": "✗",
         "metric": "sqnr_db",
-        "value": "5.81 dB",
+        "value": "5.81",
         "threshold": "≥ 18",
-        "typical": "20 to 27.5",
+        "typical": "20–27.5",
         "champion": "22.12",
     }
     alone = rows(shown(publication(compared=False))["metrics"])
@@ -60,7 +60,9 @@ def test_every_metric_is_a_number_with_a_history() -> None:
     for name, value in evidence.parity.result.metrics.items():
         assert metadata[name] == dg.MetadataValue.float(value)
     assert metadata["active dimensions"] == dg.MetadataValue.int(9)
-    assert metadata["origin"].value == "480 synthetic"
+    assert metadata["origin"].value.startswith("SYNTHETIC")
+    assert origin_shown("captured") == "captured"
+    assert metadata["windows"] == dg.MetadataValue.int(480)
     assert metadata["numbers"].value == "emulated"
     assert metadata["judged"].value == "artifact"
 
@@ -91,8 +93,10 @@ def test_strata_and_contexts_are_tables_also_where_there_is_little() -> None:
 @pytest.mark.parametrize(("good", "worse", "passed"), [(1, 0, True), (0, 0, False), (1, 1, False)])
 def test_the_check_passes_only_where_policy_and_champion_do(good: int, worse: int, passed: bool) -> None:
     evidence = publication(good=bool(good), worse=bool(worse))
-    check = parity_check_result(evidence.parity, evidence.champion)
+    check = parity_check_result(evidence.parity, evidence.champion, REPORT, "http://127.0.0.1:4000")
     assert check.passed is passed
+    assert [*check.metadata][:2] == ["report", REPORT_KEY]
+    assert check.metadata["report"] == dg.MetadataValue.url(f"http://127.0.0.1:4000/{REPORT.name}")
     assert check.severity is dg.AssetCheckSeverity.ERROR
     failures = (*evidence.parity.result.failures, *evidence.champion.failures)
     assert check.description == ("; ".join(failures) or check.description)

@@ -67,6 +67,7 @@ def test_list_as_a_table(tmp_path: Path, releases: list[Release], capsys: Captur
     lines = out.splitlines()
     assert lines[0].startswith("RELEASE")
     assert len(lines) == 3
+    assert max(map(len, lines)) <= 80
     assert all(any(line.startswith(release.id[:12]) for line in lines) for release in releases)
 
 

@@ -39,8 +39,8 @@ def test_nothing_where_nothing_changed(tmp_path: Path, capsys: Capture) -> None:
     arguments = ["diff", release.id[:8], release.id, "--store", str(tmp_path)]
     assert main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 14
-    assert all(line.endswith(" nothing") for line in lines[2:])
+    assert len(lines) == 16
+    assert all(line.endswith(" nothing") for line in lines[4:])
     assert main([*arguments, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["a"], answer["b"], answer["same"]) == (release.id, release.id, True)
@@ -88,6 +88,37 @@ def test_two_builds(tmp_path: Path, capsys: Capture) -> None:
     for text in ("removed  u8s8", "added    1.14", "a  v1.0.0", "b  v2.0.0", "-0.001", "SYNTHETIC windows"):
         assert text in out
     assert "calibration        nothing" in out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
+def test_what_is_asked_first_comes_first() -> None:
+    a = plain()
+    upstream = {"model_weights": "1" * 64, "calibration_set": "2" * 64}
+    a = dataclasses.replace(a, upstream=upstream)
+    other = dataclasses.replace(a.calibration, origin="captured", windows=300)
+    worse = dataclasses.replace(a.parity, metrics={**a.parity.metrics, "sqnr_db": 30.0})
+    windows = dataclasses.replace(
+        a, calibration=other, parity=worse, upstream=upstream | {"calibration_set": "3" * 64}
+    )
+    said = overview(a, windows)
+    assert "weights the same" in said
+    assert f"other windows: {a.calibration.windows} synthetic -> 300 captured" in said
+    assert "tools, options the same" in said
+    assert "metrics sqnr_db 32.5 -> 30 each on its own evaluation windows" in said
+    trained = dataclasses.replace(
+        a,
+        upstream=upstream | {"model_weights": "4" * 64},
+        toolchain=dataclasses.replace(a.toolchain, tools={**a.toolchain.tools, "onnx": "9.9"}),
+    )
+    said = overview(a, trained)
+    assert "weights others calibrated on the same windows tools, options differ: tools.onnx" in said
+    assert said.endswith("metrics the same")
+    assert "weights not named on both sides" in overview(a, dataclasses.replace(a, upstream={}))
+
+
+def overview(a: Manifest, b: Manifest) -> str:
+    said = "\n".join(diff_releases(named(a), named(b)).lines())
+    return " ".join(said.partition("\n\n")[2].partition("\n\n")[0].split())
 
 
 def test_another_head_of_the_same_size_differs_in_its_numbers() -> None:

@@ -144,7 +144,15 @@ def test_json_is_the_documents(tmp_path: Path, release: Release, capsys: Capture
         "manifest": json.loads(to_json(result())),
         "parity": json.loads(to_json(evidence())),
         "publications": [],
+        "reports": [],
     }
+
+
+def test_it_says_where_the_page_is(tmp_path: Path, release: Release, capsys: Capture) -> None:
+    path = ReleaseStore(tmp_path).add_evidence(release, PARITY_KIND, "html", b"<p>parity")
+    out = shown(capsys, tmp_path, release)[1]
+    assert out.splitlines()[-1] == str(path)
+    assert json.loads(shown(capsys, tmp_path, release, "--json")[1])["reports"] == [str(path)]
 
 
 @pytest.mark.parametrize("data", [b'{"note": "old"}', b"[]", b"not JSON", b"\xff", b'{"schema": 1}'])
