@@ -27,8 +27,10 @@ from assets.calibration import (
     gate_sets,
     make_set,
     parse_sets,
+    read_files,
 )
-from assets.input_gate import REFUSE, check_enough, model_findings, pose_checkable
+from assets.findings import REFUSE
+from assets.input_gate import check_enough, model_findings, pose_checkable
 from assets.judgement import refusal
 from assets.normalization import read_statistics
 from assets.strata import BY_MOTION, StrataDefinition, counts_of, define_strata, labelled
@@ -77,7 +79,7 @@ class Gated:
 def take_golden(file: WindowFile, strata: Sequence[str]) -> tuple[WindowFile, WindowFile]:
     """Take golden windows out of the evaluation set, spanning its strata; the same ones every time.
 
-    At least ``MIN_GOLDEN``, as many of each stratum as evenly as there are, in the order of their digests.
+    At least ``MIN_GOLDEN``, as evenly from each stratum as its windows allow, in the order of their digests.
 
     Args:
         file: The evaluation windows.
@@ -87,23 +89,27 @@ def take_golden(file: WindowFile, strata: Sequence[str]) -> tuple[WindowFile, Wi
         Golden, and what is left for evaluation, both in their order.
 
     Raises:
-        CalibrationError: A stratum has too few to give some away.
+        CalibrationError: There are too few to give some away.
     """
     places: dict[str, list[int]] = {}
     order = sorted(range(len(strata)), key=lambda place: sha256_bytes(file.windows[place].tobytes()))
     for place in order:
         places.setdefault(strata[place], []).append(place)
     each = max(GOLDEN_OF_STRATUM, -(-MIN_GOLDEN // max(1, len(places))))
-    short = {name: len(found) for name, found in places.items() if len(found) < 2 * each}
-    if short:
+    # A rare stratum gives half of what it has, and its only one rather than none.
+    taken = {name: min(each, max(1, len(found) // 2)) for name, found in places.items()}
+    for name in sorted(places, key=lambda name: (-len(places[name]), name)):
+        missing = MIN_GOLDEN - sum(taken.values())
+        taken[name] += max(0, min(missing, len(places[name]) // 2 - taken[name]))
+    if sum(taken.values()) < MIN_GOLDEN:
         raise CalibrationError(
-            f"{each} golden windows of each stratum cannot be taken out of {short}",
+            f"{MIN_GOLDEN} golden windows cannot be taken out of {len(strata)} windows",
             where="evaluation",
-            hint=f"give at least {2 * each} evaluation windows of each stratum, or --golden files",
+            hint=f"give at least {2 * MIN_GOLDEN} evaluation windows, or --golden files",
         )
     chosen = np.zeros(len(strata), dtype=bool)
-    for found in places.values():
-        chosen[found[:each]] = True
+    for name, found in places.items():
+        chosen[found[: taken[name]]] = True
     return _part(file, chosen), _part(file, ~chosen)
 
 
@@ -162,6 +168,8 @@ def _check_labels(files: Mapping[str, WindowFile]) -> None:
 def write_sets(gated: Gated, out: Path, *, origin: str, generator: str) -> WindowSets:
     """Write the three files and their index into a folder; the index last, so that it never lies.
 
+    Whenever it is interrupted, the folder holds the old sets or the new ones.
+
     Args:
         gated: What the gate let through.
         out: The folder; what else is in it stays.
@@ -174,12 +182,17 @@ def write_sets(gated: Gated, out: Path, *, origin: str, generator: str) -> Windo
     Raises:
         CalibrationError: The gate refuses them, or they cannot be written.
     """
-    files, records = {}, {}
+    files, records, before = {}, {}, _named_before(out)
     for name in SETS:
         buffer, each = io.BytesIO(), gated.sets[name]
         np.savez_compressed(buffer, windows=each.windows, labels=np.asarray(each.labels, dtype=np.str_))
-        files[f"{name}.npz"] = buffer.getvalue()
-        records[name] = describe_set(each, f"{name}.npz", buffer.getvalue())
+        data = buffer.getvalue()
+        # No file of the present index is replaced: until there is a new one, the old sets stay whole.
+        file = next((known for known in before if before[known] == data), f"{name}.npz")
+        if before.get(file, data) != data:
+            file = f"{name}-{sha256_bytes(data)[:12]}.npz"
+        files[file] = data
+        records[name] = describe_set(each, file, data)
     index = WindowIndex(
         schema=SCHEMA,
         origin=origin,
@@ -199,9 +212,19 @@ def write_sets(gated: Gated, out: Path, *, origin: str, generator: str) -> Windo
                 (Path(place) / name).write_bytes(data)
             for name in files:
                 (Path(place) / name).replace(out / name)
+        for name in before.keys() - files.keys():
+            (out / name).unlink(missing_ok=True)
     except OSError as error:
         raise CalibrationError(f"cannot be written: {error.strerror}", where=str(out)) from error
     return sets
+
+
+def _named_before(out: Path) -> dict[str, bytes]:
+    """The files of the index that stands in a folder; none where there is none that can be read."""
+    try:
+        return {name: data for name, data in read_files(out).items() if name != INDEX}
+    except CalibrationError:
+        return {}
 
 
 def to_document(gated: Gated, written: Path | None) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from assets import causes
+from assets.findings import REFUSE, WARN, make_finding
 from assets.physical import (
     FIELD,
+    FIELD_POSSIBLE,
     MIXED_SHARE,
     PEAK_ROTATION,
     REST_ACCELERATION,
@@ -22,9 +24,12 @@ from assets.physical import (
     measure,
     within,
 )
-from assets.rigid_body import check_turning
+from assets.repetition import check_repetition, distinct
+from assets.rigid_body import check_turning, field_proves_rotation
 from assets.strata import (
     EDGES,
+    MOVING,
+    SENSORS,
     Floats,
     StrataDefinition,
     at_rest,
@@ -41,8 +46,6 @@ from runtime.contract.window import CHANNELS, UNITS, ChannelStatistics, FloatArr
 if TYPE_CHECKING:
     from assets.calibration import WindowSet, WindowSets
 
-REFUSE: Final = "refuse"
-WARN: Final = "warn"
 FEWEST: Final = {"calibration": 64, "evaluation": 64, "golden": 16}
 ENOUGH: Final = {"emulator": 256}
 ENOUGH_FOR_HAILO: Final = 1024
@@ -50,19 +53,21 @@ ENOUGH_FOR_HAILO: Final = 1024
 FEWEST_AT_REST: Final = {"calibration": 4, "evaluation": 4, "golden": 1}
 FEWEST_FOR_SHARE: Final = 16
 """Windows at rest of which one in five is no accident."""
-COPIES: Final = 0.01
-HELD: Final = (0.02, 0.2)
-"""Share of samples that repeat the one before, from which to warn and to refuse."""
-Z_SPREAD: Final = (0.15, 5.0)
+Z_SPREAD: Final = ((0.05, 5.0), (0.15, 5.0))
+"""Spread beyond which to refuse and to warn: a set that mostly rests is narrow, a unit is off by more."""
 Z_PEAK: Final = 40.0
-Z_MEAN: Final = {"accelerometer": (1.5, 3.0), "gyroscope": (1.5, 3.0), "magnetometer": (2.5, 8.0)}
-"""From which distance to training's mean to warn and to refuse; a field differs between places."""
-Z_REACH: Final = (2.5, 1.5)
+Z_PEAK_QUANTILE: Final = 0.999
+Z_MEAN: Final = {"accelerometer": 1.5, "gyroscope": 1.5, "magnetometer": 2.5}
+"""From which distance to training's mean to warn; a pose or a place is no mistake by itself."""
+Z_REACH: Final = 2.5
 """How far the most violent samples of a channel reach from its mean, in training's deviations, below which
-to warn and to refuse: of a set like training's they reach 4.5 and more."""
+to warn: of a set like training's they reach 4.5 and more, but a place on the body has quiet axes."""
+Z_REACH_REFUSED: Final = {"accelerometer": 2.5, "gyroscope": 0.0}
+"""The same of a sensor's farthest axis, below which to refuse: then there is no burst on any axis. A back
+hardly turns, whatever it does: of the gyroscope it says nothing."""
 POSED: Final = 5.0  # m/s²: a mean acceleration above this says that training had a preferred pose
 POSE_ANGLE: Final = 55.0  # degrees
-POSE_COMMON: Final = 0.5
+POSE_COMMON: Final = 0.8
 """Length of the mean gravity direction at rest, below which the set has no common pose."""
 
 
@@ -139,7 +144,7 @@ def check_physical(
     Returns:
         Findings in the order in which to read them; empty for a good set.
     """
-    findings = [*check_count(windows, name=name), *_check_repetition(windows, name)]
+    findings = [*check_count(windows, name=name), *check_repetition(windows, name)]
     if target:
         findings.extend(check_enough(windows, name=name, target=target))
     if not len(windows):
@@ -150,25 +155,12 @@ def check_physical(
     if moved:
         check, cause = moved
         what = "the windows do not fit as given, and fit in another arrangement"
-        findings.append(_finding(check, REFUSE, "all", name, what, "as given", cause))
+        findings.append(make_finding(check, REFUSE, "all", name, what, "as given", cause))
         units = [_with_cause(finding, f"see {check}") for finding in units]
     findings.extend(units)
     if measured.fits():
         findings.extend(check_turning(windows, name))
     return findings
-
-
-def _finding(
-    check: str, severity: str, channel: str, name: str, measured: str, expected: str, cause: str
-) -> Finding:
-    return Finding(
-        check=check,
-        severity=severity,
-        channel=channel,
-        measured=f"{name}: {measured}",
-        expected=expected,
-        cause=cause,
-    )
 
 
 def _with_cause(finding: Finding, cause: str) -> Finding:
@@ -186,18 +178,15 @@ def _range(bounds: tuple[float, float], unit: str) -> str:
     return f"{bounds[0]:g} to {bounds[1]:g}{' ' * bool(unit)}{unit}"
 
 
-def distinct(windows: FloatArray) -> int:
-    """How many different windows there are."""
-    return len({window.tobytes() for window in windows})
-
-
 def check_count(windows: FloatArray, *, name: str) -> list[Finding]:
     """Refuse too few different windows to calibrate with or to judge on."""
     count, fewest = distinct(windows), FEWEST[name]
     if count >= fewest:
         return []
     cause = "too few windows, or copies of a few: capture more, of every activity"
-    return [_finding("count", REFUSE, "all", name, f"{count} different windows", f"at least {fewest}", cause)]
+    return [
+        make_finding("count", REFUSE, "all", name, f"{count} different windows", f"at least {fewest}", cause)
+    ]
 
 
 def check_enough(windows: FloatArray, *, name: str, target: str) -> list[Finding]:
@@ -207,47 +196,7 @@ def check_enough(windows: FloatArray, *, name: str, target: str) -> list[Finding
         return []
     cause = "ranges that few windows give clip what the others do: capture more"
     measured = f"{count} different windows for {target}"
-    return [_finding("count", WARN, "all", name, measured, f"at least {enough}", cause)]
-
-
-def _check_repetition(windows: FloatArray, name: str) -> list[Finding]:
-    """Copies, constant windows and channels, samples that repeat the one before."""
-    if not len(windows):
-        return []
-    findings = []
-    copies = len(windows) - distinct(windows)
-    constant = np.all(windows == windows[:, :1], axis=1)
-    for check, count, what, cause in (
-        ("repeated", copies, "copies of other windows", "windows written several times: keep one of each"),
-        (
-            "constant",
-            int(constant.all(axis=1).sum()),
-            "windows without any change",
-            "a sensor that hung, or padding: a real one is never still to the last digit; leave them out",
-        ),
-    ):
-        if count:
-            share = count / len(windows)
-            severity = REFUSE if share > COPIES else WARN
-            measured = f"{count} {what} of {len(windows)}"
-            findings.append(_finding(check, severity, "all", name, measured, f"at most {COPIES:.0%}", cause))
-    dead = constant.mean(axis=0)
-    if dead.min() > COPIES:
-        dead[:] = 0  # said above: whole windows, not channels
-    for channel, share in zip(CHANNELS, dead.tolist(), strict=True):
-        if share > 0.5:
-            cause = "a dead channel, or one that was filled in: connect it, or capture again"
-            measured = f"constant in {share:.0%} of the windows"
-            findings.append(_finding("constant", REFUSE, channel, name, measured, "at most 50%", cause))
-    held = float(np.mean(np.all(windows[:, 1:] == windows[:, :-1], axis=2)))
-    if held > HELD[0]:
-        severity, bound = (REFUSE, HELD[1]) if held > HELD[1] else (WARN, HELD[0])
-        cause = "padding, or a slower sensor whose samples were repeated: capture or resample at 100 Hz"
-        measured = f"{held:.0%} of all samples repeat the one before in every channel"
-        findings.append(
-            _finding("held_samples", severity, "all", name, measured, f"at most {bound:.0%}", cause)
-        )
-    return findings
+    return [make_finding("count", WARN, "all", name, measured, f"at least {enough}", cause)]
 
 
 def _check_units(windows: FloatArray, labels: Sequence[str], measured: Measured, name: str) -> list[Finding]:
@@ -258,13 +207,15 @@ def _check_units(windows: FloatArray, labels: Sequence[str], measured: Measured,
     if not within(measured.peak, PEAK_ROTATION):
         text, cause = f"99.9% below {measured.peak:.4g} rad/s", causes.of_rotation(windows, measured)
         expected = f"below {PEAK_ROTATION[1]:g} rad/s"
-        findings.append(_finding("peak_rotation", REFUSE, "gyroscope", name, text, expected, cause))
+        findings.append(make_finding("peak_rotation", REFUSE, "gyroscope", name, text, expected, cause))
     if not within(measured.field, FIELD):
         text, cause = f"median |mag| {measured.field:.4g} µT", causes.of_field(windows, measured)
+        severity = WARN if within(measured.field, FIELD_POSSIBLE) else REFUSE
         expected = _range(FIELD, "µT")
-        findings.append(_finding("magnetic_field", REFUSE, "magnetometer", name, text, expected, cause))
+        findings.append(make_finding("magnetic_field", severity, "magnetometer", name, text, expected, cause))
     else:
-        findings.extend(_check_mixed("magnetometer", measured.odd_field, FIELD, "windows", name))
+        odd = measured.odd_field
+        findings.extend(_check_mixed("magnetometer", odd, FIELD_POSSIBLE, "windows", name))
     return findings
 
 
@@ -274,13 +225,15 @@ def _no_rest(windows: FloatArray, labels: Sequence[str], measured: Measured, nam
         label, least = stillest_label(motion, np.asarray(labels, dtype=np.str_))
         what = f"the stillest label, {label}, moves {least:.2f} of the set's p90"
     else:
-        what = (
-            f"{measured.resting} windows are at rest; the stillest moves {motion.min():.2f} of the set's p90"
-        )
+        what = f"the stillest of {len(windows)} windows moves {motion.min():.2f} of the set's p90"
+    what = f"{measured.resting} windows are at rest; {what}"
     cause = "only one kind of motion, or none at all: capture every activity, at rest included"
+    if measured.resting:
+        cause = "too few windows at rest to tell the units by: capture more, a device on a table will do"
     if causes.looks_normalized(windows):
         cause = f"noise, or {cause}; the values look like z-scores, give physical units"
-    return _finding("coverage", REFUSE, "all", name, what, f"windows below {EDGES[0]:g}", cause)
+    expected = f"{FEWEST_AT_REST[name]} or more windows below {EDGES[0]:g}"
+    return make_finding("coverage", REFUSE, "all", name, what, expected, cause)
 
 
 def _check_rest(windows: FloatArray, measured: Measured, name: str) -> list[Finding]:
@@ -293,15 +246,19 @@ def _check_rest(windows: FloatArray, measured: Measured, name: str) -> list[Find
             causes.of_acceleration(windows, measured),
         )
         expected = _range(REST_ACCELERATION, "m/s²")
-        findings.append(_finding("rest_acceleration", REFUSE, "accelerometer", name, text, expected, cause))
+        findings.append(
+            make_finding("rest_acceleration", REFUSE, "accelerometer", name, text, expected, cause)
+        )
     elif several:
         odd = measured.odd_acceleration
         findings.extend(_check_mixed("accelerometer", odd, REST_ACCELERATION, "windows at rest", name))
     if not within(measured.rotation, REST_ROTATION):
         text, cause = f"{at} |gyro| {measured.rotation:.4g} rad/s", causes.of_rotation(windows, measured)
-        expected = f"below {REST_ROTATION[1]:g} rad/s"
-        findings.append(_finding("rest_rotation", REFUSE, "gyroscope", name, text, expected, cause))
-    elif several:
+        expected, severity = f"below {REST_ROTATION[1]:g} rad/s", REFUSE
+        if field_proves_rotation(windows):
+            severity, cause = WARN, "the field turns as fast: the unit is right, and nobody quite rests"
+        findings.append(make_finding("rest_rotation", severity, "gyroscope", name, text, expected, cause))
+    elif several and measured.odd_rotation > MIXED_SHARE and not field_proves_rotation(windows):
         odd = measured.odd_rotation
         findings.extend(_check_mixed("gyroscope", odd, REST_ROTATION, "windows at rest", name))
     return findings
@@ -312,7 +269,7 @@ def _check_mixed(sensor: str, share: float, bounds: tuple[float, float], of: str
         return []
     text = f"{share:.0%} of the {of} are outside {_range(bounds, UNITS[sensor])}"
     cause = causes.mixed(sensor, share)
-    return [_finding("mixed_units", REFUSE, sensor, name, text, f"at most {MIXED_SHARE:.0%}", cause)]
+    return [make_finding("mixed_units", REFUSE, sensor, name, text, f"at most {MIXED_SHARE:.0%}", cause)]
 
 
 def pose_checkable(statistics: ChannelStatistics) -> bool:
@@ -335,31 +292,60 @@ def check_normalized(
     scores = (windows.astype(np.float64) - np.asarray(statistics.mean)) / np.asarray(statistics.std)
     findings = []
     for place, channel in enumerate(CHANNELS):
-        findings.extend(_check_scores(scores[:, :, place], channel, list(UNITS)[place // 3], name))
+        first = 3 * (place // 3)
+        widest = float(scores[:, :, first : first + 3].std(axis=(0, 1)).max())
+        findings.extend(_check_scores(scores[:, :, place], channel, SENSORS[place // 3], name, widest))
+    for place, sensor in enumerate(MOVING):
+        findings.extend(_check_reach(scores[:, :, 3 * place : 3 * place + 3], sensor, name))
     if pose_checkable(statistics):
         findings.extend(_check_pose(windows[at_rest(windows, labels)], statistics, name))
     return findings
 
 
-def _check_scores(scores: Floats, channel: str, sensor: str, name: str) -> list[Finding]:
-    mean, spread, peak = float(scores.mean()), float(scores.std()), float(np.abs(scores).max())
-    reach = float(np.quantile(np.abs(scores - mean), 0.999))
-    warn, refused = Z_MEAN[sensor]
-    usual, least = Z_REACH
-    # The spread of a field says where somebody lives and turned, not how.
-    moved, within_sd = sensor != "magnetometer", f"99.9% within {reach:.3g} sd of training"
+def _check_scores(scores: Floats, channel: str, sensor: str, name: str, widest: float) -> list[Finding]:
+    """One channel; ``widest`` is the spread of its sensor's widest axis, as a unit changes all three."""
+    mean, spread, sizes = float(scores.mean()), float(scores.std()), np.abs(scores)
+    peak, most = float(sizes.max()), float(np.quantile(sizes, Z_PEAK_QUANTILE))
+    refused, usual = Z_SPREAD
+    warn = Z_MEAN[sensor]
+    # A narrow field says where somebody lives and turned, not how.
+    scaled = spread > refused[1] or (sensor != "magnetometer" and widest < refused[0])
+    narrow = not scaled and not within(spread, usual)
     other = "another unit or scale than training had, or the normalization of another model"
+    quiet = "hardly anything moves, next to training, or the scale is another: compare both"
     place = "another pose or place than training had, an offset of the sensor, or another axis"
-    still = "motions that training had are missing (no bursts): capture them, or what they do is clipped"
+    spike = "a glitch, an impact, or another scale: look at the window with the largest value"
+    at_most = f"below {Z_PEAK:g}"
     rows = (
-        (not within(spread, Z_SPREAD), "z_spread", REFUSE, f"sd {spread:.3g}", _range(Z_SPREAD, ""), other),
-        (peak >= Z_PEAK, "z_peak", REFUSE, f"|z| up to {peak:.3g}", f"below {Z_PEAK:g}", other),
-        (abs(mean) > refused, "z_mean", REFUSE, f"mean z {mean:.3g}", f"within ±{refused:g}", place),
-        (warn < abs(mean) <= refused, "z_mean", WARN, f"mean z {mean:.3g}", f"within ±{warn:g}", place),
-        (moved and reach < least, "z_reach", REFUSE, within_sd, f"beyond {least:g} sd", still),
-        (moved and least <= reach < usual, "z_reach", WARN, within_sd, f"beyond {usual:g} sd", still),
+        (scaled, "z_spread", REFUSE, f"sd {spread:.3g}", _range(refused, ""), other),
+        (narrow, "z_spread", WARN, f"sd {spread:.3g}", _range(usual, ""), quiet),
+        (most >= Z_PEAK, "z_peak", REFUSE, f"99.9% of |z| within {most:.3g}", at_most, other),
+        (most < Z_PEAK <= peak, "z_peak", WARN, f"|z| up to {peak:.3g}", at_most, spike),
+        (abs(mean) > warn, "z_mean", WARN, f"mean z {mean:.3g}", f"within ±{warn:g}", place),
     )
-    return [_finding(c, s, channel, name, text, e, cause) for bad, c, s, text, e, cause in rows if bad]
+    return [make_finding(c, s, channel, name, text, e, cause) for bad, c, s, text, e, cause in rows if bad]
+
+
+def _check_reach(scores: Floats, sensor: str, name: str) -> list[Finding]:
+    """Motions that training had and the set has not: no burst on any axis, or one axis that is quiet."""
+    channels = CHANNELS[3 * SENSORS.index(sensor) :][:3]
+    reaches = np.quantile(np.abs(scores - scores.mean(axis=(0, 1))), Z_PEAK_QUANTILE, axis=(0, 1)).tolist()
+    least = Z_REACH_REFUSED[sensor]
+    severity, bound = (REFUSE, least) if max(reaches) < least else (WARN, Z_REACH)
+    cause = "motions that training had are missing (no bursts): capture them, or what they do is clipped"
+    return [
+        make_finding(
+            "z_reach",
+            severity,
+            channel,
+            name,
+            f"99.9% within {reach:.3g} sd of training",
+            f"beyond {bound:g} sd{' on one axis' if severity == REFUSE else ''}",
+            cause,
+        )
+        for channel, reach in zip(channels, reaches, strict=True)
+        if reach < bound
+    ]
 
 
 def _check_pose(resting: FloatArray, statistics: ChannelStatistics, name: str) -> list[Finding]:
@@ -373,7 +359,7 @@ def _check_pose(resting: FloatArray, statistics: ChannelStatistics, name: str) -
     if common < POSE_COMMON:
         text = f"gravity at rest has no common direction ({common:.2f} of 1)"
         cause = "devices lie in any way, and training had one pose: capture as the device is worn"
-        return [_finding("resting_pose", WARN, "accelerometer", name, text, f"{POSE_COMMON:g}", cause)]
+        return [make_finding("resting_pose", WARN, "accelerometer", name, text, f"{POSE_COMMON:g}", cause)]
     angle = float(np.degrees(np.arccos(np.clip(mean @ pose / common, -1, 1))))
     if angle <= POSE_ANGLE:
         return []
@@ -381,8 +367,13 @@ def _check_pose(resting: FloatArray, statistics: ChannelStatistics, name: str) -
         f"gravity at rest points along {_direction(mean / common)}, {angle:.0f}° from training's "
         f"{_direction(pose)}"
     )
-    cause = "axes permuted or a sign turned (some phones give gravity the other sign), or worn another way"
-    return [_finding("resting_pose", REFUSE, "accelerometer", name, text, f"within {POSE_ANGLE:g}°", cause)]
+    cause = (
+        "axes permuted or a sign turned (some phones give gravity the other sign), or worn another way: then "
+    )
+    cause += "the model was not trained for it; train on such windows, or capture as training did"
+    return [
+        make_finding("resting_pose", REFUSE, "accelerometer", name, text, f"within {POSE_ANGLE:g}°", cause)
+    ]
 
 
 def _direction(vector: Floats) -> str:

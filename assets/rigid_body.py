@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from assets.physical import GRAVITY, lengths
-from assets.strata import Floats, deviations, of_sensor
+from assets.strata import Floats, Mask, deviations, of_sensor
 from runtime.contract.parity import Finding
 from runtime.contract.window import SAMPLING_RATE_HZ, FloatArray
 
@@ -28,9 +28,12 @@ MAX_WINDOWS: Final = 300
 """Those in which the sensor turns most are enough."""
 MIN_TURNED: Final = {"magnetometer": 1.0, "accelerometer": 0.3}
 """Root mean square of what a span is predicted to turn, µT and m/s²: below, there is only noise."""
-CLEAR: Final = {"magnetometer": 0.8, "accelerometer": 0.4}
-"""Correlation from which another arrangement of the axes is an explanation."""
-MARGIN: Final = {"magnetometer": 0.4, "accelerometer": 0.25}
+CLEAR: Final = {"magnetometer": 0.8, "accelerometer": 0.7}
+"""Correlation from which another arrangement of the axes is an explanation. Steps of a walk keep the
+length near gravity for a moment by chance, and agree with some arrangement up to 0.67."""
+MARGIN: Final = {"magnetometer": 0.4, "accelerometer": 0.4}
+SATURATED: Final = 0.0005
+"""Share of samples at a channel's very end from which the gyroscope clips; it says nothing there."""
 RATE: Final = (0.5, 1.5)
 SURE: Final = 0.9
 RATE_WARN: Final = (0.75, 1.25)
@@ -101,14 +104,24 @@ def turning(windows: FloatArray, sensor: str) -> Turning | None:
     )
 
 
-def _comparable(windows: FloatArray, sensor: str) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _comparable(windows: FloatArray, sensor: str) -> Mask:
     """Spans that can be compared: bool (N, spans)."""
-    spans = len(range(0, windows.shape[1] - SPAN, STEP))
-    if sensor == "magnetometer":
-        return np.ones((len(windows), spans), dtype=bool)
-    off = np.abs(lengths(windows, sensor) - GRAVITY)
-    worst = np.lib.stride_tricks.sliding_window_view(off, SPAN + 1, axis=1).max(axis=-1)
-    return np.asarray(worst[:, ::STEP] < QUASI_STATIC)
+    bad = clipped(windows)
+    if sensor == "accelerometer":
+        bad = bad | (np.abs(lengths(windows, sensor) - GRAVITY) >= QUASI_STATIC)
+    worst: Mask = np.lib.stride_tricks.sliding_window_view(bad, SPAN + 1, axis=1).max(axis=-1)
+    return ~worst[:, ::STEP]
+
+
+def clipped(windows: FloatArray) -> Mask:
+    """Samples at which the gyroscope has come to the end of its range: bool (N, 100)."""
+    rotation = of_sensor(windows, "gyroscope")
+    ends = (rotation == rotation.max(axis=(0, 1))) | (rotation == rotation.min(axis=(0, 1)))
+    often = ends.mean(axis=(0, 1)) > SATURATED
+    # A gyroscope that reads few values is at its ends by chance: an end is clipping where it is held.
+    held = ends[:, 1:] & (rotation[:, 1:] == rotation[:, :-1])
+    steps = np.count_nonzero(rotation[:, 1:] != rotation[:, :-1], axis=(0, 1)) > 0
+    return np.asarray((ends & often & steps & (held.sum(axis=(0, 1)) > 0)).any(axis=-1))
 
 
 def _terms(windows: FloatArray, vector: Floats) -> Floats:
@@ -146,6 +159,18 @@ def check_turning(windows: FloatArray, name: str) -> list[Finding]:
         elif sensor == "magnetometer" and found.agreement > 0.7:
             findings.extend(_rate_findings(found, name))
     return findings
+
+
+def field_proves_rotation(windows: FloatArray) -> bool:
+    """Whether the field turns as fast as the gyroscope says: its unit and axes are then right."""
+    found = turning(windows, "magnetometer")
+    return (
+        found is not None
+        and found.windows >= MIN_WINDOWS
+        and found.turned >= MIN_TURNED["magnetometer"]
+        and found.agreement > CLEAR["magnetometer"]
+        and RATE_WARN[0] <= found.rate <= RATE_WARN[1]
+    )
 
 
 def _axes_finding(found: Turning, sensor: str, name: str) -> Finding:

@@ -1,7 +1,7 @@
 """Strata of a set of windows: the given labels, else how much each window moves; and who is at rest.
 
 How much a window moves is the deviation over time of its accelerometer and gyroscope, each relative to
-the set's own 90th percentile. A factor on a sensor cancels: wrong units cannot hide who is at rest.
+the set's own reference. A factor on a sensor cancels: wrong units cannot hide who is at rest.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ SENSORS: Final = tuple(UNITS)
 """``accelerometer``, ``gyroscope``, ``magnetometer``: three channels each, in this order."""
 MOVING: Final = SENSORS[:2]
 QUANTILE: Final = 0.9
+TOP: Final = (0.995, 0.25)
+"""Where nearly all windows rest, their 90th percentile is rest: a reference is no less than this share of
+the most violent ones."""
 NAMES: Final = ("still", "gentle", "brisk", "violent")
 EDGES: Final = (0.1, 0.4, 0.85)
 """Between ``NAMES``, in units of the set's 90th percentile. Windows at rest measure about 0.005 on a table
 and up to 0.05 on a person; a vehicle about 0.13; walking about 0.25."""
+FEWEST_OF_LABEL: Final = 4
+"""Windows of a label from which it may speak for all that rest."""
 STEADY: Final = 0.3
-"""Of the set's 90th percentile of rotation, from which a window without deviation is no rest."""
+"""Of the set's reference of rotation, from which a window without deviation is no rest."""
 HINT: Final = "write the index with: python -m assets.calibration"
 LABELS_MEASURE: Final = "the label that each window was given"
 MOTION_MEASURE: Final = (
     "the larger of accelerometer and gyroscope deviation over the window (square root of the three axes' "
-    "summed variance), each divided by its reference: the 90th percentile of the calibration set; edges "
-    "divide the names"
+    "summed variance), each divided by its reference: the 90th percentile of the calibration set, or a "
+    "quarter of the 99.5th where that is more; edges divide the names"
 )
 
 
@@ -94,11 +99,16 @@ def of_sensor(windows: FloatArray, sensor: str) -> FloatArray:
 
 
 def references_of(windows: FloatArray) -> dict[str, float]:
-    """The set's 90th percentile of each moving sensor's deviation, to six digits: for the index."""
+    """What counts as 1 for each moving sensor, of the set itself, to six digits: for the index."""
     return {
-        name: float(f"{np.quantile(deviations(windows, name), QUANTILE):.6g}") if len(windows) else 0.0
+        name: float(f"{_reference(deviations(windows, name)):.6g}") if len(windows) else 0.0
         for name in MOVING
     }
+
+
+def _reference(values: Floats) -> float:
+    top, share = TOP
+    return max(float(np.quantile(values, QUANTILE)), share * float(np.quantile(values, top)))
 
 
 def motion_of(windows: FloatArray, references: dict[str, float] | None = None) -> Floats:
@@ -192,27 +202,28 @@ def counts_of(strata: Sequence[str]) -> dict[str, int]:
 def at_rest(windows: FloatArray, labels: Sequence[str]) -> Mask:
     """Which windows are at rest, whatever the units: bool (N,).
 
-    Those of the stillest label where there are labels, else every window below the first edge that does
-    not turn steadily; all relative to the set itself. None where nothing is clearly stiller than the set:
-    a set of rest alone has nothing to be still against.
+    Those of the stillest label where it names rest, else (no labels, or labels that hold rest and motion
+    alike) every window below the first edge that does not turn steadily; all relative to the set itself.
+    None where nothing is clearly stiller than the set: a set of rest alone has nothing to be still against.
 
     Args:
         windows: float32 (N, 100, 9).
         labels: N names, or all empty.
     """
     motion = motion_of(windows)
-    if not labelled(labels):
-        return np.less(motion, EDGES[0]) & ~_turning_steadily(windows)
-    given = np.asarray(labels, dtype=np.str_)
-    stillest, measure = stillest_label(motion, given)
-    return np.equal(given, stillest) & (measure < EDGES[0])
+    if labelled(labels):
+        given = np.asarray(labels, dtype=np.str_)
+        stillest, measure = stillest_label(motion, given)
+        if measure < EDGES[0] and np.sum(given == stillest) >= FEWEST_OF_LABEL:
+            return np.equal(given, stillest)
+    return np.less(motion, EDGES[0]) & ~_turning_steadily(windows)
 
 
 def _turning_steadily(windows: FloatArray) -> Mask:
     """Which windows turn without a change, as on a turntable: their gyroscope hardly deviates."""
     squares = np.square(of_sensor(windows, "gyroscope"), dtype=np.float64).sum(axis=2)
     sizes: Floats = np.sqrt(squares.mean(axis=1))
-    reference = float(np.quantile(sizes, QUANTILE)) if len(windows) else 0.0
+    reference = _reference(sizes) if len(windows) else 0.0
     return np.greater(sizes, STEADY * reference) if reference > 0 else np.zeros(len(windows), dtype=bool)
 
 

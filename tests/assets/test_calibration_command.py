@@ -179,9 +179,75 @@ def test_golden_windows_do_not_depend_on_the_order_of_files() -> None:
     assert {each.tobytes() for each in again.windows} == {each.tobytes() for each in golden.windows}
     assert len(golden.windows) + len(rest.windows) == len(EVALUATION)
     assert {label: golden.labels.count(label) for label in golden.labels} == dict.fromkeys(labels, 2)
-    few = WindowFile(windows=EVALUATION[:36], labels=labels[:36])
-    with pytest.raises(CalibrationError, match="2 golden windows of each stratum cannot be taken"):
+    few = WindowFile(windows=EVALUATION[:20], labels=labels[:20])
+    with pytest.raises(CalibrationError, match="16 golden windows cannot be taken out of 20 windows"):
         take_golden(few, few.labels)
+
+
+def test_a_rare_stratum_gives_what_it_has() -> None:
+    labels = ("rare", *("often",) * 30, *("few",) * 3, *("more",) * 14)
+    golden, rest = take_golden(WindowFile(windows=EVALUATION[:48], labels=labels), labels)
+    assert {name: golden.labels.count(name) for name in set(labels)} == {
+        "rare": 1,
+        "few": 1,
+        "often": 10,
+        "more": 4,
+    }
+    assert len(rest.windows) == 32
+
+
+def test_golden_windows_that_lack_a_stratum_are_refused(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden, labels = motions.draw_set(2, 122)
+    keep = labels != "fall"
+    given = write(tmp_path, "three.npz", golden[keep], labels[keep])
+    assert main([*arguments, "--golden", given, "--check"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("refused: 1 refusals")
+    assert "golden: 0 windows of fall, calibration has 24" in said
+    assert "add windows of it to --golden" in said
+    once = keep | (np.arange(len(labels)) == np.flatnonzero(~keep)[0])
+    given = write(tmp_path, "four.npz", golden[once], labels[once])
+    assert main([*arguments, "--golden", given, "--check"]) == 0
+    assert "golden: 1 windows of fall" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("moves", range(1, 5))
+def test_an_interrupted_write_leaves_old_sets_or_new_ones(
+    arguments: list[str], tmp_path: Path, moves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert main([*arguments, "--out", str(out)]) == 0
+    before = read(out)
+    other = write(tmp_path, "other.npz", *motions.draw_set(24, 130))
+    again = [
+        "--calibration",
+        other,
+        *arguments[2:],
+        "--golden",
+        write(tmp_path, "g.npz", *motions.draw_set(2, 122)),
+    ]
+    replace, done = Path.replace, 0
+
+    def stop(self: Path, target: Path) -> Path:
+        nonlocal done
+        done += 1
+        if done == moves:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            main([*again, "--out", str(out)])
+    assert read(out).calibration.sha256 == before.calibration.sha256
+    assert main([*again, "--out", str(out)]) == 0
+    assert read(out).calibration.sha256 != before.calibration.sha256
+    named = {record.file for record in read(out).index.sets.values()}
+    assert named <= {path.name for path in out.iterdir()}
+    assert main([*again, "--out", str(out)]) == 0
+    assert {record.file for record in read(out).index.sets.values()} == named
 
 
 def test_an_index_of_an_older_schema_is_refused_with_the_command() -> None:

@@ -256,7 +256,7 @@ def test_the_models_gate_returns_warnings_and_raises_refusals(good: dict[str, Dr
     read = WindowSets(index=index, **sets, findings=(before,))
     assert [each.check for each in gate_for_model(read, SAMPLE, "emulator")] == ["x", "count"]
     wrong = ChannelStatistics(mean=SAMPLE.mean, std=(0.5, *SAMPLE.std[1:]))
-    with pytest.raises(CalibrationError, match=r"z_spread \[ax\]: calibration: sd .* expected 0.15 to 5"):
+    with pytest.raises(CalibrationError, match=r"z_spread \[ax\]: calibration: sd .* expected 0.05 to 5"):
         gate_for_model(read, wrong, "emulator")
 
 
