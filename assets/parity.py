@@ -242,7 +242,9 @@ def hold_against_champion(
         PipelineError: There is a champion, and it cannot be read or compared with.
     """
     evidence = read_evidence(bench, parity_report)
-    champion = compare_with_champion(bench, toolchain, store, policy.load_policy(), hef=hef)
+    champion = compare_with_champion(
+        bench, toolchain, store, policy.load_policy(), hef=hef, evidence=evidence
+    )
     identity, _ = read_model(bench, bench.ancestor(hef, "model_weights"))
     with np.load(io.BytesIO(bench.read(parity_report, LATENTS_NAME)), allow_pickle=False) as archive:
         latents = {name: archive[name] for name in archive.files}

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from runtime.contract.document import from_json
 from runtime.contract.errors import PublicationRefusedError
 from runtime.contract.evidence import PARITY_KIND, evidence_kind, read_evidence
 from runtime.contract.parity import (
     COMPARED,
-    EVIDENCE_SCHEMA,
     NO_CHAMPION,
     REPORT_NAME,
     ChampionComparison,
     LayerNoise,
     ParityEvidence,
     PublicationEvidence,
+    of_our_schema,
 )
 from runtime.contract.release import ParityResult
 from runtime.contract.store import Release, ReleaseStore
@@ -61,7 +59,7 @@ def parity_documents(store: ReleaseStore, release: Release) -> ParityDocuments:
     """
     paths = [path for path in store.evidence(release.id) if evidence_kind(path) == PARITY_KIND]
     beside = [
-        _of_our_schema(PublicationEvidence, read_evidence(path), str(path))
+        of_our_schema(PublicationEvidence, read_evidence(path), str(path))
         for path in paths
         if path.suffix == ".json"
     ]
@@ -77,16 +75,7 @@ def parity_documents(store: ReleaseStore, release: Release) -> ParityDocuments:
 def _carried(release: Release) -> ParityEvidence | None:
     if REPORT_NAME not in {artifact.name for artifact in release.manifest.artifacts}:
         return None
-    return _of_our_schema(ParityEvidence, release.read(REPORT_NAME), str(release.directory / REPORT_NAME))
-
-
-def _of_our_schema(kind: type[T], data: bytes, where: str) -> T | None:
-    """The document; None where it is of another schema, or none at all."""
-    try:
-        schema = json.loads(data).get("schema")
-    except (ValueError, AttributeError, RecursionError):
-        return None
-    return from_json(kind, data, where) if schema == EVIDENCE_SCHEMA else None
+    return of_our_schema(ParityEvidence, release.read(REPORT_NAME), str(release.directory / REPORT_NAME))
 
 
 def parity_lines(documents: ParityDocuments) -> list[str]:
@@ -229,7 +218,7 @@ def _comparison(champion: ChampionComparison) -> str:
     verdict = "; ".join(champion.failures) or "passed"
     return (
         f"{champion.release[:12]} {champion.model}: SQNR {champion.sqnr_db:.4g} dB, the champion's "
-        f"{champion.champion_sqnr_db:.4g} dB, on {champion.windows} windows, "
+        f"{champion.champion_sqnr_db:.4g} dB, on {champion.compared_on} ({champion.windows}), "
         f"{champion.provenance}, a drop of {champion.allowed_drop_db:.4g} dB is allowed: {verdict}"
     )
 

@@ -15,6 +15,7 @@ from runtime.contract.motifs import MotifHead
 from runtime.contract.parity import (
     COMPARED,
     EVIDENCE_SCHEMA,
+    GOLDEN_WINDOWS,
     NO_CHAMPION,
     ChampionComparison,
     ContextResult,
@@ -283,6 +284,7 @@ def champion(*, compared: bool = True, worse: bool = False) -> ChampionCompariso
             release="",
             model="",
             windows=0,
+            compared_on="",
             sqnr_db=None,
             champion_sqnr_db=None,
             provenance="",
@@ -299,6 +301,7 @@ def champion(*, compared: bool = True, worse: bool = False) -> ChampionCompariso
         release=digest("champion"),
         model="tcn_encoder v0.0.9",
         windows=24,
+        compared_on=GOLDEN_WINDOWS,
         sqnr_db=sqnr,
         champion_sqnr_db=22.04,
         provenance="emulated",

@@ -217,7 +217,7 @@ def against(champion: ChampionComparison) -> str:
     words = "is the champion's own artifact" if champion.state == ITSELF else "beside the champion"
     if champion.state == COMPARED and not champion.passed:
         words = "worse than the champion allows"
-    return f"{words}: {by:+.2f} dB SQNR on its {champion.windows} golden windows"
+    return f"{words}: {by:+.2f} dB SQNR on {champion.compared_on} ({champion.windows})"
 
 
 def strata_rows(evidence: ParityEvidence) -> tuple[StratumResult, ...]:

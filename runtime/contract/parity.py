@@ -6,12 +6,15 @@ comparison with the champion, is a ``PublicationEvidence`` kept beside the relea
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
+from runtime.contract.document import from_json
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import ParityResult
 
+T = TypeVar("T")
 EVIDENCE_SCHEMA: Final = 2
 REPORT_NAME: Final = "parity.json"
 LATENTS_NAME: Final = "latents.npz"
@@ -22,6 +25,8 @@ process of its own. ``hardware``: the same on a device."""
 COMPARED: Final = "compared"
 NO_CHAMPION: Final = "no champion"
 ITSELF: Final = "is the champion"
+EVALUATION_WINDOWS: Final = "the evaluation windows of both"
+GOLDEN_WINDOWS: Final = "the champion's golden windows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,9 +234,12 @@ class ChampionComparison:
         state: ``COMPARED``, ``NO_CHAMPION`` or ``ITSELF``.
         release: The champion's id; empty where there is none.
         model: Its name and version; empty where there is none.
-        windows: How many windows both were compared on: the champion's golden ones.
+        windows: How many windows both were compared on.
+        compared_on: ``EVALUATION_WINDOWS``: the same ones judged both, SQNR of all together.
+            ``GOLDEN_WINDOWS``: those that the champion carries, mean of each window's SQNR. Empty where
+            there is no champion.
         sqnr_db: This build's on those windows; None where there is no champion.
-        champion_sqnr_db: The champion's, from the outputs that it carries.
+        champion_sqnr_db: The champion's.
         provenance: How these two came about; empty where there is no champion.
         allowed_drop_db: From the policy.
         metrics: The champion's own recorded parity metrics, for the table.
@@ -242,6 +250,7 @@ class ChampionComparison:
     release: str
     model: str
     windows: int
+    compared_on: str
     sqnr_db: float | None
     champion_sqnr_db: float | None
     provenance: str
@@ -264,3 +273,12 @@ class PublicationEvidence:
     target: str
     parity: ParityEvidence
     champion: ChampionComparison
+
+
+def of_our_schema(kind: type[T], data: bytes, where: str) -> T | None:
+    """The document; None where it is of another schema, or none at all."""
+    try:
+        schema = json.loads(data).get("schema")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return from_json(kind, data, where) if schema == EVIDENCE_SCHEMA else None

@@ -128,6 +128,7 @@ def publication(parity: ParityEvidence, **changes: Any) -> PublicationEvidence:
         "release": "c" * 64,
         "model": "tiny v0.9.0",
         "windows": 16,
+        "compared_on": "the champion's golden windows",
         "sqnr_db": 26.0,
         "champion_sqnr_db": 27.0,
         "provenance": "emulated",

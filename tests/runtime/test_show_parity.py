@@ -112,7 +112,10 @@ def test_the_manifest_counts_where_the_report_differs(tmp_path: Path, capsys: Ca
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "cccccccccccc tiny v0.9.0: SQNR 26 dB, the champion's 27 dB, on 16 windows"),
+        (
+            {},
+            "cccccccccccc tiny v0.9.0: SQNR 26 dB, the champion's 27 dB, on the champion's golden windows (16)",
+        ),
         ({"failures": ("SQNR is 3 dB lower",)}, "is allowed: SQNR is 3 dB lower"),
         ({"state": "no champion", "release": "", "model": "", "sqnr_db": None}, "champion no champion"),
         ({"state": "is the champion"}, "is the champion (cccccccccccc tiny v0.9.0)"),
