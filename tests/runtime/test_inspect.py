@@ -305,6 +305,24 @@ def test_claimed_lengths_are_not_believed(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_an_extension_of_a_header_that_is_really_long_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.har"
+    info = tarfile.TarInfo("a.metadata.json")
+    info.size, info.type = 30 * 10**6, tarfile.GNUTYPE_LONGNAME
+    path.write_bytes(har(a_hn=b"{}")[:1024] + info.tobuf() + bytes(31 * 10**6))
+    tracemalloc.start()
+    with pytest.raises(HarError, match="at most 2097152 are read"):
+        read_har(path)
+    assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    tracemalloc.stop()
+
+
+def test_deep_metadata_are_only_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.har"
+    path.write_bytes(har(a_hn=b"{}", a_metadata_json=b'{"a":' * 300 + b"1" + b"}" * 300))
+    assert read_har(path).facts == {"a.a.a.a": "1 items"}
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
