@@ -114,7 +114,7 @@ def test_the_manifest_counts_where_the_report_differs(tmp_path: Path, capsys: Ca
     [
         (
             {},
-            "cccccccccccc tiny v0.9.0: SQNR 26 dB, the champion's 27 dB, on the champion's golden windows (16)",
+            "SQNR 26 dB, the champion's 27 dB, on the champion's golden windows (16)",
         ),
         ({"failures": ("SQNR is 3 dB lower",)}, "is allowed: SQNR is 3 dB lower"),
         ({"state": "no champion", "release": "", "model": "", "sqnr_db": None}, "champion no champion"),
