@@ -125,6 +125,16 @@ class EngineError(PipelineError):
     code = "engine"
 
 
+class DeviceError(EngineError):
+    """A device that cannot be used now and may be later: what it served is opened again.
+
+    ``longest_wait`` is how many seconds may pass between two attempts.
+    """
+
+    code = "device"
+    longest_wait: ClassVar[float] = 60.0
+
+
 class GoldenMismatchError(EngineError):
     """An artifact that does not repeat its golden windows on this machine."""
 

@@ -25,6 +25,7 @@ from runtime.contract.release import GoldenRecord, OutputQuantization
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import ChannelStatistics
 from runtime.engines import open_engine
+from tests.doubles.tiny_hef import tiny_hef
 from tests.simulators import (
     ARTIFACT,
     GOLDEN,
@@ -161,8 +162,8 @@ def broken_manifest(root: Path) -> RuntimeConfig:
     return config(root, hef_path=directory)
 
 
-def no_hailo_engine(root: Path) -> RuntimeConfig:
-    ReleaseSimulator(target="hailo8", kind="hef").publish(root, "stable")
+def no_hailort(root: Path) -> RuntimeConfig:
+    ReleaseSimulator(target="hailo8", model=tiny_hef()).publish(root, "stable")
     return config(root)
 
 
@@ -267,7 +268,7 @@ NO_WINDOWS = GoldenRecord(
         (flipped(REPORT), "digest_mismatch"),
         (flipped("manifest.json"), "digest_mismatch"),
         (broken_manifest, "manifest"),
-        (no_hailo_engine, "engine"),
+        (no_hailort, "no_hailort"),
         (around_the_gate, "publication_refused"),
         (links_in_a_circle, "store"),
         (store_in_a_circle, "store"),
