@@ -265,6 +265,7 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without any setting of the runtime."""
     settings = (
         "RELEASE_",
+        "HAILO",
         "HEF_PATH",
         "NUM_MOTIFS",
         "TARGET",

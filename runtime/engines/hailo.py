@@ -39,6 +39,9 @@ WAIT_MS: Final = 100
 until a job is taken, for the job, and for its callback."""
 
 
+_NOT_OURS: Final = "the artifact was not made from this pipeline's onnx_model"
+
+
 class HailoEngine(Engine):
     """Runs the verified bytes of a HEF on this process's chip; one window in flight.
 
@@ -62,7 +65,7 @@ class HailoEngine(Engine):
         name = release.manifest.artifact
         hef = release.read(name)
         if len(hef) < HEADER_BYTES:
-            raise HefRefusedError(f"has {len(hef)} bytes, no HEF is that short", where=name)
+            raise HefRefusedError(f"has {len(hef)} bytes, no HEF is that short", where=name, hint=_NOT_OURS)
         self._input: FloatArray = np.zeros(INPUT_SHAPE, np.float32)
         self._output: FloatArray = np.zeros(LATENT_SIZE, np.float32)
         self._wait_ms = FIRST_WAIT_MS
@@ -90,20 +93,24 @@ class HailoEngine(Engine):
     def _configure(self, hef: bytes, name: str) -> None:
         float32 = self._device.package.FormatType.FLOAT32
         try:
-            self._model = model = self._device.create_infer_model(hef)
-            _check_streams(model, name)
-            model.set_batch_size(1)
+            self._model = self._device.create_infer_model(hef)
+            _check_streams(self._model, name)
+            self._model.set_batch_size(1)
             # Before configure: the default is the chip's own integers.
-            model.input().set_format_type(float32)
-            model.output().set_format_type(float32)
-            self._configured = model.configure()
+            self._model.input().set_format_type(float32)
+            self._model.output().set_format_type(float32)
+            self._configured = self._model.configure()
             self._bindings = self._configured.create_bindings()
             self._bindings.input().set_buffer(self._input)
             self._bindings.output().set_buffer(self._output)
+            return
         except EngineError:
             raise
         except Exception as error:
-            raise loading_error(error, name) from error
+            failure = loading_error(error, name)
+        # Outside of the handler: an error that is kept as the reason must not keep HailoRT's frames,
+        # whose objects have to be gone before the device is let go.
+        raise failure
 
     def _infer(self, tensor: FloatArray) -> FloatArray:
         device = self._device
@@ -111,13 +118,13 @@ class HailoEngine(Engine):
         self._input[0] = tensor.reshape(len(CHANNELS), WINDOW_LENGTH).T
         self._output.fill(np.nan)
         self._completion = None
-        wait = self._wait_ms
+        failure: DeviceError | None
         try:
-            self._configured.wait_for_async_ready(timeout_ms=wait)
-            self._configured.run_async([self._bindings], self._completed).wait(wait)
+            self._configured.wait_for_async_ready(timeout_ms=self._wait_ms)
+            self._configured.run_async([self._bindings], self._completed).wait(self._wait_ms)
+            failure = self._failure()
         except Exception as error:
-            raise device.fail(device_error(error, f"a window, waiting {wait} ms")) from error
-        failure = self._failure()
+            failure = device_error(error, f"a window, waiting {self._wait_ms} ms")
         if failure is not None:
             raise device.fail(failure)
         self._wait_ms = WAIT_MS
@@ -154,7 +161,7 @@ def _check_streams(model: Any, name: str) -> None:
     sides = (("input", model.input_names, INPUT_SHAPE), ("output", model.output_names, (LATENT_SIZE,)))
     for side, names, shape in sides:
         if len(names) != 1:
-            raise HefRefusedError(f"has {len(names)} {side}s, not one", where=name)
+            raise HefRefusedError(f"has {len(names)} {side}s, not one", where=name, hint=_NOT_OURS)
         found = tuple(int(size) for size in getattr(model, side)().shape)
         # A dense output has one number; one that ends in a convolution has (1, 1, 64).
         expected = shape if side == "input" or len(found) == 1 else (1, 1, LATENT_SIZE)
@@ -162,5 +169,5 @@ def _check_streams(model: Any, name: str) -> None:
             raise HefRefusedError(
                 f"the {side} is {found}, the manifest says {expected}",
                 where=name,
-                hint="the artifact was not made from this pipeline's onnx_model",
+                hint=_NOT_OURS,
             )

@@ -324,8 +324,8 @@ def test_an_engine_that_fails_its_golden_windows_is_closed(
 ) -> None:
     opened = []
 
-    def remember(release: Any) -> Any:
-        opened.append(open_engine(release))
+    def remember(release: Any, lock_folder: Any) -> Any:
+        opened.append(open_engine(release, lock_folder))
         return opened[-1]
 
     monkeypatch.setattr(active_model, "open_engine", remember)
@@ -337,7 +337,7 @@ def test_an_engine_that_fails_its_golden_windows_is_closed(
 def test_a_mistake_of_ours_is_a_reason_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def crash(release: Any) -> Any:
+    def crash(release: Any, lock_folder: Any) -> Any:
         raise ZeroDivisionError("a mistake")
 
     ReleaseSimulator().publish(tmp_path, "stable")
