@@ -12,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from runtime.contract.errors import DeviceError, EngineError
+from runtime.contract.gate import check_hef
+from runtime.contract.hailo_compatibility import check_architecture, check_header
 from runtime.contract.store import Release
 from runtime.contract.window import CHANNELS, LATENT_SIZE, WINDOW_LENGTH, FloatArray
 from runtime.engines import Engine
@@ -25,9 +27,6 @@ from runtime.engines.hailo_errors import (
 )
 
 _LOGGER: Final = logging.getLogger("runtime.engine")
-HEADER_BYTES: Final = 56
-"""Of the longest HEF header: HailoRT's own reader crashes on an empty buffer."""
-
 INPUT_SHAPE: Final = (1, WINDOW_LENGTH, len(CHANNELS))
 """NHWC without batch, as HailoRT shows the graph's NCHW (1, 9, 1, 100): the window's own bytes."""
 
@@ -55,17 +54,16 @@ class HailoEngine(Engine):
     Raises:
         NoHailoRTError: HailoRT's Python package is not installed.
         HailoRTVersionError: It is none that this engine is written for.
-        HefRefusedError: The artifact is none that HailoRT and this chip take, or not the encoder's.
+        HefError: The artifact is not the encoder, or not for this chip or HailoRT.
+        HefRefusedError: HailoRT does not take it all the same.
         DeviceError: The chip cannot be used now.
         DigestMismatchError: The artifact's bytes are not what the manifest names.
     """
 
     def __init__(self, release: Release, lock_folder: Path | None = None) -> None:
         super().__init__(release.manifest)
-        name = release.manifest.artifact
+        self._target, name = release.manifest.target, release.manifest.artifact
         hef = release.read(name)
-        if len(hef) < HEADER_BYTES:
-            raise HefRefusedError(f"has {len(hef)} bytes, no HEF is that short", where=name, hint=_NOT_OURS)
         self._input: FloatArray = np.zeros(INPUT_SHAPE, np.float32)
         self._output: FloatArray = np.zeros(LATENT_SIZE, np.float32)
         self._wait_ms = FIRST_WAIT_MS
@@ -91,9 +89,14 @@ class HailoEngine(Engine):
         return f"hailort {self._device.version}"
 
     def _configure(self, hef: bytes, name: str) -> None:
-        float32 = self._device.package.FormatType.FLOAT32
+        device = self._device
+        # HailoRT's own reader crashes on some files, and takes those for other chips.
+        file = check_hef(hef, self._target, name)
+        check_header(file, device.version, name)
+        check_architecture(file, device.architecture.upper(), name)
+        float32 = device.package.FormatType.FLOAT32
         try:
-            self._model = self._device.create_infer_model(hef)
+            self._model = device.create_infer_model(hef)
             _check_streams(self._model, name)
             self._model.set_batch_size(1)
             # Before configure: the default is the chip's own integers.

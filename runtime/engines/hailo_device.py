@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from runtime.contract.errors import DeviceError
+from runtime.contract.hailo_compatibility import SUPPORTED_HAILORT, version_findings
 from runtime.engines.device_lock import DeviceLock
 from runtime.engines.hailo_errors import (
     DeviceFailedError,
@@ -23,9 +24,7 @@ from runtime.engines.hailo_errors import (
 )
 
 _LOGGER: Final = logging.getLogger("runtime.engine")
-OLDEST: Final = (4, 20)
-NEWEST: Final = (4, 23)
-READABLE: Final = "4.20 to 4.23"
+READABLE: Final = " to ".join(f"{major}.{minor}" for major, minor in SUPPORTED_HAILORT)
 _SAME_VERSION: Final = "install driver, firmware, library and Python package of one HailoRT version"
 
 
@@ -61,7 +60,8 @@ def import_hailort() -> tuple[Any, str]:
         ) from error
     version = str(getattr(package, "__version__", "without a version"))
     numbers = re.match(r"(\d+)\.(\d+)\.", version)
-    if not numbers or not OLDEST <= (int(numbers[1]), int(numbers[2])) <= NEWEST:
+    oldest, newest = SUPPORTED_HAILORT
+    if not numbers or not oldest <= (int(numbers[1]), int(numbers[2])) <= newest:
         raise HailoRTVersionError(
             f"HailoRT {version} is installed, this engine is written for {READABLE}",
             where="hailo_platform",
@@ -168,10 +168,8 @@ class HailoDevice:
             raise device_error(error, "opening the device") from error
         self.architecture = str(board.device_architecture).rpartition(".")[2].lower()
         self.firmware = str(board.firmware_version).partition(" ")[0]
-        if self.firmware.split(".")[:2] != self.version.split(".")[:2]:
-            raise DriverMismatchError(
-                f"firmware is {self.firmware}, HailoRT is {self.version}", where="HailoRT", hint=_SAME_VERSION
-            )
+        if findings := version_findings(hailort=self.version, firmware=self.firmware):
+            raise DriverMismatchError(findings[0], where="HailoRT", hint=_SAME_VERSION)
 
     def _let_go(self) -> None:
         vdevice, self._vdevice = self._vdevice, None

@@ -21,7 +21,6 @@ from runtime.engines.emulator import EmulatorEngine
 from runtime.engines.hailo import HailoEngine
 from runtime.golden import compare_golden
 from tests.doubles.hailo import HailoDouble
-from tests.doubles.tiny_hef import tiny_hef
 from tests.simulators import (
     STATISTICS,
     TINY_ENCODER,
@@ -160,7 +159,7 @@ class TestHailo(EngineConformance):
         assert events == ["open", "release"] * (len(events) // 2), "not let go, or with a network on it"
 
     def simulator(self, **changes: Any) -> ReleaseSimulator:
-        return ReleaseSimulator(target="hailo8", model=tiny_hef(), **changes)
+        return ReleaseSimulator(target="hailo8", **changes)
 
     def construct(self, release: Release) -> Engine:
         return HailoEngine(release, release.directory.parent)
@@ -215,7 +214,7 @@ def test_there_is_no_emulator_in_a_chips_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "hailo_platform", None)
-    release = ReleaseSimulator(target=target, model=tiny_hef()).publish(tmp_path)
+    release = ReleaseSimulator(target=target).publish(tmp_path)
     with pytest.raises(EngineError, match="not installed") as caught:
         open_engine(release, tmp_path)
     assert caught.value.code == "no_hailort"

@@ -11,7 +11,6 @@ import pytest
 from runtime.contract.store import Release
 from runtime.engines.hailo import HailoEngine
 from tests.doubles.hailo import HailoDouble
-from tests.doubles.tiny_hef import tiny_hef
 from tests.simulators import ReleaseSimulator
 
 
@@ -25,10 +24,14 @@ def a_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HailoDou
     assert events == ["open", "release"] * (len(events) // 2)
 
 
-def hailo_release(root: Path, hef: bytes | None = None, **changes: Any) -> Release:
+def hailo_release(root: Path, **changes: Any) -> Release:
     """A published release for ``hailo8``."""
-    model = tiny_hef() if hef is None else hef
-    return ReleaseSimulator(target="hailo8", model=model, **changes).publish(root, "stable")
+    return ReleaseSimulator(target="hailo8", **changes).publish(root, "stable")
+
+
+def placed(root: Path, hef: bytes) -> Release:
+    """A release of a HEF that no gate would let out."""
+    return ReleaseSimulator(target="hailo8", hef=hef).place(root)
 
 
 def open_on(chip: HailoDouble, release: Release) -> HailoEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.contract.errors import DeviceError, EngineError
+from runtime.contract.errors import DeviceError, PipelineError
+from runtime.contract.store import Release
 from runtime.engines.hailo_device import HailoDevice
 from runtime.engines.hailo_errors import status_of
 from tests.doubles.hailo import HailoDouble
-from tests.doubles.tiny_hef import HAILO8L, HAILO10H, tiny_hef
-from tests.runtime.hailo import a_chip, hailo_release, open_on
+from tests.doubles.tiny_hef import TINY_OUTPUT, tiny_hef
+from tests.runtime.hailo import a_chip, hailo_release, open_on, placed
 from tests.simulators import STATISTICS, TINY_ENCODER, imu_windows, reference_latents
 
 __all__ = ["a_chip"]
 
+SECOND_OUTPUT = dataclasses.replace(TINY_OUTPUT, name="tiny/fc2")
 WINDOW = imu_windows(1, seed=4)[0]
 
 
-def code_of(chip: HailoDouble, root: Path, hef: bytes | None = None) -> str:
+def code_of(chip: HailoDouble, release: Release) -> str:
     """Why the engine does not open."""
-    with pytest.raises(EngineError) as caught:
-        open_on(chip, hailo_release(root, hef))
-    assert caught.value.hint
+    with pytest.raises(PipelineError) as caught:
+        open_on(chip, release).close()
+    assert HailoDevice._shared is None
     return caught.value.code
 
 
@@ -59,36 +62,49 @@ def test_what_keeps_it_from_opening_has_a_code(
 ) -> None:
     """Also where a bare status leaks from a call that the package does not wrap."""
     chip.set(leaks=leaks, **settings)
-    assert code_of(chip, tmp_path) == code
-    assert HailoDevice._shared is None
+    assert code_of(chip, hailo_release(tmp_path)) == code
 
 
 @pytest.mark.parametrize(
-    "hef",
+    ("hef", "code"),
     [
-        b"",
-        b"\x01HEF" + bytes(51),
-        b"Dummy HEF file for testing purposes, long enough to be a header",
-        tiny_hef()[:-1],
-        tiny_hef(architecture=HAILO10H),
-        tiny_hef(architecture=0),
-        tiny_hef(groups=2),
-        tiny_hef(shape=(2, 100, 9)),
-        tiny_hef(shape=(100, 1, 9)),
-        tiny_hef(latent=32),
+        (b"", "hef_short"),
+        (b"\x01HEF" + bytes(51), "hef_short"),
+        (b"Dummy HEF file for testing purposes, long enough to be a header", "hef_text"),
+        (tiny_hef()[:-1], "hef_truncated"),
+        (tiny_hef(arch="HAILO10H"), "hef_architecture"),
+        (tiny_hef(arch=0), "hef_architecture"),
+        (tiny_hef(networks=["a", "b"]), "hef_interface"),
+        (tiny_hef(outputs=[TINY_OUTPUT, SECOND_OUTPUT]), "hef_interface"),
     ],
 )
-def test_what_is_no_hef_for_this_chip_is_refused(tmp_path: Path, chip: HailoDouble, hef: bytes) -> None:
-    assert code_of(chip, tmp_path, hef) == "hef_refused"
-    assert "segfault" not in "".join(chip.journal())
+def test_what_is_no_encoder_for_this_chip_does_not_reach_hailort(
+    tmp_path: Path, chip: HailoDouble, hef: bytes, code: str
+) -> None:
+    """Also where it came around the gate: HailoRT crashes on the first of these."""
+    assert code_of(chip, placed(tmp_path, hef)) == code
+
+
+@pytest.mark.parametrize("shape", [[2, 100, 9], [100, 1, 9], [1, 9, 100]])
+def test_what_hailort_sees_otherwise_is_refused(tmp_path: Path, chip: HailoDouble, shape: list[int]) -> None:
+    chip.set(shown_input=shape)
+    assert code_of(chip, hailo_release(tmp_path)) == "hef_refused"
+
+
+def test_a_header_that_this_hailort_does_not_read_is_told(tmp_path: Path, chip: HailoDouble) -> None:
+    chip.set(version="4.20.1", firmware=[4, 20, 1])
+    with pytest.raises(PipelineError, match=r"header version 3, HailoRT 4\.20\.1 does not read it"):
+        open_on(chip, hailo_release(tmp_path, hef=tiny_hef(version=3)))
 
 
 def test_a_hailo8_takes_a_hef_for_8l_and_not_the_other_way_round(tmp_path: Path, chip: HailoDouble) -> None:
-    with open_on(chip, hailo_release(tmp_path / "1", tiny_hef(architecture=HAILO8L))) as engine:
+    """What counts is the chip that is there, whatever target the release says."""
+    for_8l = hailo_release(tmp_path / "8l", hef=tiny_hef(arch="HAILO8L"))
+    with open_on(chip, for_8l) as engine:
         assert engine.kernel_family == "hailo8"
     chip.set(architecture=2)
-    assert code_of(chip, tmp_path / "2") == "hef_refused"
-    with open_on(chip, hailo_release(tmp_path / "3", tiny_hef(architecture=HAILO8L))) as engine:
+    assert code_of(chip, hailo_release(tmp_path / "8")) == "hef_architecture"
+    with open_on(chip, for_8l) as engine:
         assert (engine.kernel_family, engine.program) == ("hailo8l", "hailort 4.23.0")
 
 
@@ -103,7 +119,7 @@ def test_each_version_that_it_is_written_for_is_named(
 
 def test_both_versions_are_named_where_they_differ(tmp_path: Path, chip: HailoDouble) -> None:
     chip.set(firmware=[4, 20, 1])
-    with pytest.raises(DeviceError, match=r"firmware is 4\.20\.1, HailoRT is 4\.23\.0"):
+    with pytest.raises(DeviceError, match=r"firmware 4\.20\.1, HailoRT 4\.23\.0"):
         open_on(chip, hailo_release(tmp_path))
 
 

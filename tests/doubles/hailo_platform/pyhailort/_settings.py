@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "open_status": 0,
     "identify_status": 0,
     "configure_status": 0,
+    "shown_input": None,  # shape, instead of the HEF's
     "ready_status": 0,
     "run_status": 0,
     "completion_status": 0,

@@ -164,7 +164,8 @@ class InferModel:
         @property
         def shape(self) -> list[int]:
             """Without batch; a dense output has one number."""
-            return list(self._stream.shape)
+            shown = None if self._stream.dense else SETTINGS.read("shown_input")
+            return list(shown or self._stream.shape)
 
         @property
         def format(self) -> Format:
