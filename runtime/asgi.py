@@ -13,6 +13,7 @@ from runtime.active_model import ModelHolder, load_state
 from runtime.app import App, create_app
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
+from runtime.device_readings import DeviceReadings
 from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.recovery import Recovery
@@ -34,6 +35,13 @@ def compose() -> App:
     recovery = Recovery(holder, lambda known: load_state(config, known), metrics.show_model)
     recovery.start()
     atexit.register(recovery.stop)
+    readings = DeviceReadings(
+        lambda: holder.model is not None and holder.model.target != "emulator",
+        metrics.show_device,
+        metrics.reading_failed,
+    )
+    readings.start()
+    atexit.register(readings.stop)
     return create_app(holder, metrics)
 
 

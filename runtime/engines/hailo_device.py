@@ -70,6 +70,13 @@ def import_hailort() -> tuple[Any, str]:
     return package, version
 
 
+def describe_board(board: Any) -> tuple[str, str, str]:
+    """Architecture in lower case, firmware's version and serial number of a ``BoardInformation``."""
+    architecture = str(board.device_architecture).rpartition(".")[2].lower()
+    firmware = str(board.firmware_version).partition(" ")[0]
+    return architecture, firmware, str(board.serial_number).rstrip("\x00")
+
+
 class HailoDevice:
     """The VDevice of this process: opened by the first engine, let go by the last one.
 
@@ -166,8 +173,7 @@ class HailoDevice:
             raise
         except Exception as error:
             raise device_error(error, "opening the device") from error
-        self.architecture = str(board.device_architecture).rpartition(".")[2].lower()
-        self.firmware = str(board.firmware_version).partition(" ")[0]
+        self.architecture, self.firmware, _ = describe_board(board)
         if findings := version_findings(hailort=self.version, firmware=self.firmware):
             raise DriverMismatchError(findings[0], where="HailoRT", hint=_SAME_VERSION)
 

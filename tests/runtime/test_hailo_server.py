@@ -62,6 +62,8 @@ def test_it_serves_and_lets_go_at_the_end(tmp_path: Path, double: HailoDouble) -
         expected = reference_latents(TINY_ENCODER.read_bytes(), WINDOWS, STATISTICS)[0]
         np.testing.assert_array_equal(np.float32(answer.json()["latent"]), expected)
         assert answer.headers["X-Numbers"] == "measured"
+        temperature = 'hailo_device_temperature_celsius{sensor="ts0"} 41.5'
+        wait_for(lambda: temperature in httpx.get(f"{server.url}/metrics").text, "a reading")
         (worker,) = server.children()
     assert double.journal() == [f"open {worker}", f"release {worker}"]
 
