@@ -2,116 +2,69 @@
 
 from __future__ import annotations
 
-import enum
 import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self
 
 import numpy
 
 from . import _pyhailort
+from ._control import BoardInformation, Control, Device, DeviceArchitectureTypes, TemperatureInfo
+from ._exceptions import (
+    ExceptionWrapper,
+    HailoCommunicationClosedException,
+    HailoRTDriverOperationFailedException,
+    HailoRTException,
+    HailoRTFirmwareControlFailedException,
+    HailoRTHEFNotCompatibleWithDevice,
+    HailoRTInvalidArgumentException,
+    HailoRTInvalidHEFException,
+    HailoRTInvalidOperationException,
+    HailoRTNetworkGroupNotActivatedException,
+    HailoRTNotFoundException,
+    HailoRTStreamAborted,
+    HailoRTStreamAbortedByUser,
+    HailoRTTimeout,
+    HailoStatusInvalidValueException,
+)
 from ._hef import Stream
-from ._pyhailort import SETTINGS, FormatOrder, FormatType, HailoRTStatusException
+from ._pyhailort import SETTINGS, FormatOrder, FormatType
 
 HailoSchedulingAlgorithm = _pyhailort.SchedulingAlgorithm
 
-
-class HailoRTException(Exception):
-    """As the real one."""
-
-
-class HailoRTTimeout(HailoRTException):
-    """Status 4."""
-
-
-class HailoRTStreamAborted(HailoRTException):
-    """Status 63."""
-
-
-class HailoRTStreamAbortedByUser(HailoRTException):
-    """As the real one."""
-
-
-class HailoRTInvalidOperationException(HailoRTException):
-    """Status 6."""
-
-
-class HailoRTInvalidArgumentException(HailoRTException):
-    """Status 2."""
-
-
-class HailoRTNotFoundException(HailoRTException):
-    """Status 61."""
-
-
-class HailoRTInvalidHEFException(HailoRTException):
-    """Status 26."""
-
-
-class HailoRTHEFNotCompatibleWithDevice(HailoRTException):
-    """Status 93, from 4.21."""
-
-
-class HailoRTDriverOperationFailedException(HailoRTException):
-    """Status 36."""
-
-
-class HailoRTNetworkGroupNotActivatedException(HailoRTException):
-    """Status 69."""
-
-
-class HailoCommunicationClosedException(HailoRTException):
-    """Status 62."""
-
-
-class HailoRTFirmwareControlFailedException(HailoRTException):
-    """Status 18."""
-
-
-class HailoStatusInvalidValueException(Exception):
-    """A status without a name."""
-
-
-NAMED: dict[int, type[HailoRTException]] = {
-    4: HailoRTTimeout,
-    63: HailoRTStreamAborted,
-    6: HailoRTInvalidOperationException,
-    2: HailoRTInvalidArgumentException,
-    61: HailoRTNotFoundException,
-    26: HailoRTInvalidHEFException,
-    93: HailoRTHEFNotCompatibleWithDevice,
-    36: HailoRTDriverOperationFailedException,
-    69: HailoRTNetworkGroupNotActivatedException,
-    62: HailoCommunicationClosedException,
-    18: HailoRTFirmwareControlFailedException,
-}
-
-
-class ExceptionWrapper:
-    """Turns a status into an exception; a test may let it leak."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(value, HailoRTStatusException) and not SETTINGS.read("leaks"):
-            raise self.create_exception_from_status(int(value.args[0])) from value
-
-    @staticmethod
-    def create_exception_from_status(status: int) -> HailoRTException:
-        """Its own class where there is one, else the bare one with number and name."""
-        name = _pyhailort.get_status_message(status)
-        if not name:
-            raise HailoStatusInvalidValueException(f"Value {status} is not a valid status")
-        if status in NAMED:
-            return NAMED[status]("See hailort.log for more information")
-        return HailoRTException(f"libhailort failed with error: {status} ({name})")
+__all__ = [
+    "HEF",
+    "AsyncInferCompletionInfo",
+    "AsyncInferJob",
+    "BoardInformation",
+    "ConfiguredInferModel",
+    "Control",
+    "Device",
+    "DeviceArchitectureTypes",
+    "FormatOrder",
+    "FormatType",
+    "HailoCommunicationClosedException",
+    "HailoRTDriverOperationFailedException",
+    "HailoRTException",
+    "HailoRTFirmwareControlFailedException",
+    "HailoRTHEFNotCompatibleWithDevice",
+    "HailoRTInvalidArgumentException",
+    "HailoRTInvalidHEFException",
+    "HailoRTInvalidOperationException",
+    "HailoRTNetworkGroupNotActivatedException",
+    "HailoRTNotFoundException",
+    "HailoRTStreamAborted",
+    "HailoRTStreamAbortedByUser",
+    "HailoRTTimeout",
+    "HailoSchedulingAlgorithm",
+    "HailoStatusInvalidValueException",
+    "InferModel",
+    "TemperatureInfo",
+    "VDevice",
+]
 
 
 class HEF:
@@ -385,100 +338,3 @@ class VDevice:
             if not isinstance(hef_source, (str, bytes)):
                 raise TypeError("create_infer_model_from_file(): incompatible function arguments")
             return InferModel(self._vdevice.create_infer_model(hef_source, name), self)
-
-
-class DeviceArchitectureTypes(enum.IntEnum):
-    """As the real one."""
-
-    HAILO8_A0 = 0
-    HAILO8 = 1
-    HAILO8L = 2
-    HAILO15H = 3
-    HAILO15L = 4
-    HAILO15M = 5
-    HAILO10H = 6
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class HailoFirmwareVersion:
-    """As the real one."""
-
-    def __init__(self, major: int, minor: int, revision: int) -> None:
-        self.major, self.minor, self.revision = major, minor, revision
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}.{self.revision} (release,app)"
-
-
-@dataclass(frozen=True)
-class BoardInformation:
-    """What ``identify`` says."""
-
-    firmware_version: HailoFirmwareVersion
-    device_architecture: DeviceArchitectureTypes
-    serial_number: str
-
-
-@dataclass(frozen=True)
-class TemperatureInfo:
-    """Both sensors."""
-
-    ts0_temperature: float
-    ts1_temperature: float
-    sample_count: int
-
-
-class Control:
-    """Asks the firmware."""
-
-    def __init__(self, device: _pyhailort.CoreDevice) -> None:
-        self._device = device
-
-    def identify(self) -> BoardInformation:
-        """Which board it is."""
-        with ExceptionWrapper():
-            return BoardInformation(
-                HailoFirmwareVersion(*SETTINGS.read("firmware")),
-                DeviceArchitectureTypes(SETTINGS.read("architecture")),
-                str(SETTINGS.read("serial")) + "\x00",
-            )
-
-    def get_chip_temperature(self) -> TemperatureInfo:
-        """In degrees Celsius."""
-        with ExceptionWrapper():
-            first, second = self._device.temperature()
-            return TemperatureInfo(first, second, 7)
-
-    def power_measurement(self) -> float:
-        """W."""
-        with ExceptionWrapper():
-            return self._device.power()
-
-
-class Device:
-    """The chip, for control."""
-
-    @classmethod
-    def scan(cls) -> list[str]:
-        """Bus addresses; none where there is no device, without an error."""
-        return list(SETTINGS.read("devices"))
-
-    def __init__(self, device_id: str | None = None) -> None:
-        if device_id is None:
-            found = self.scan()
-            if not found:
-                raise HailoRTException("HailoRT device not found in the system")
-            device_id = found[0]
-        # Not wrapped in the real one either: a bare status comes out.
-        self.control = Control(_pyhailort.CoreDevice(device_id))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Let go."""
