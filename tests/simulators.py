@@ -308,6 +308,7 @@ class RuntimeServer:
     """The real server in a process of its own, on a free port; ended by its process id.
 
     ``python`` is the interpreter of another environment, ``settings`` another file for gunicorn.
+    ``script`` starts gunicorn's own script: what ``-m`` started cannot start itself again on ``USR2``.
     """
 
     def __init__(
@@ -316,12 +317,14 @@ class RuntimeServer:
         *,
         python: str | Path = sys.executable,
         settings: str | Path = "runtime/gunicorn.conf.py",
+        script: bool = False,
         **environment: str,
     ) -> None:
         variables = {"PORT": str(free_port())} | environment
         self.url = f"http://127.0.0.1:{variables['PORT']}"
         self._paths = (logs / f"{variables['PORT']}.out", logs / f"{variables['PORT']}.err")
-        command = [str(python), "-m", "gunicorn", "-c", str(settings), "runtime.asgi:app"]
+        gunicorn = [str(Path(python).parent / "gunicorn")] if script else ["-m", "gunicorn"]
+        command = [str(python), *gunicorn, "-c", str(settings), "runtime.asgi:app"]
         with self._open(0) as out, self._open(1) as err:
             self.process = subprocess.Popen(
                 command,
@@ -389,10 +392,11 @@ def running_server(
     *,
     python: str | Path = sys.executable,
     settings: str | Path = "runtime/gunicorn.conf.py",
+    script: bool = False,
     **environment: str,
 ) -> Iterator[RuntimeServer]:
     """A server that answers, stopped at the end whatever happens."""
-    server = RuntimeServer(logs, python=python, settings=settings, **environment)
+    server = RuntimeServer(logs, python=python, settings=settings, script=script, **environment)
     try:
         yield server.wait_until_answering()
     finally:

@@ -178,7 +178,7 @@ def test_no_engine_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> Non
     release = ReleaseSimulator(target="hailo8").publish(tmp_path)
     code, answer = report(capsys, release.id, "--store", tmp_path)
     assert (code, answer["golden"]) == (1, None)
-    assert "no HailoRT engine" in answer["problems"][0]
+    assert "HailoRT's Python package is not installed" in answer["problems"][0]
 
 
 def test_a_hef_for_another_chip_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> None:
