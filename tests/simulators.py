@@ -308,7 +308,7 @@ class RuntimeServer:
     """The real server in a process of its own, on a free port; ended by its process id.
 
     ``python`` is the interpreter of another environment, ``settings`` another file for gunicorn.
-    ``script`` starts gunicorn's own script: what ``-m`` started cannot start itself again on ``USR2``.
+    ``script`` is gunicorn's own, instead of ``-m gunicorn``: what ``-m`` started cannot start itself again on ``USR2``.
     """
 
     def __init__(
@@ -317,13 +317,13 @@ class RuntimeServer:
         *,
         python: str | Path = sys.executable,
         settings: str | Path = "runtime/gunicorn.conf.py",
-        script: bool = False,
+        script: str = "",
         **environment: str,
     ) -> None:
         variables = {"PORT": str(free_port())} | environment
         self.url = f"http://127.0.0.1:{variables['PORT']}"
         self._paths = (logs / f"{variables['PORT']}.out", logs / f"{variables['PORT']}.err")
-        gunicorn = [str(Path(python).parent / "gunicorn")] if script else ["-m", "gunicorn"]
+        gunicorn = [script] if script else ["-m", "gunicorn"]
         command = [str(python), *gunicorn, "-c", str(settings), "runtime.asgi:app"]
         with self._open(0) as out, self._open(1) as err:
             self.process = subprocess.Popen(
@@ -392,7 +392,7 @@ def running_server(
     *,
     python: str | Path = sys.executable,
     settings: str | Path = "runtime/gunicorn.conf.py",
-    script: bool = False,
+    script: str = "",
     **environment: str,
 ) -> Iterator[RuntimeServer]:
     """A server that answers, stopped at the end whatever happens."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -113,16 +114,17 @@ def test_no_signal_puts_two_on_the_chip(tmp_path: Path, double: HailoDouble, sen
 
 def test_a_second_master_waits_for_the_first(tmp_path: Path, double: HailoDouble) -> None:
     """``USR2`` starts one on the same socket, with a worker of its own."""
-    with running_server(tmp_path, script=True, **settings(tmp_path, double)) as server:
+    script = str(Path(sys.executable).parent / "gunicorn")
+    with running_server(tmp_path, script=script, **settings(tmp_path, double)) as server:
         before = server.children()
         server.process.send_signal(signal.SIGUSR2)
         (master,) = wait_for(lambda: [pid for pid in server.children() if pid not in before], "a master")
         try:
-            wait_for(lambda: (503, "device_busy") == health(server), "the new worker's answer")
-            wait_for(lambda: (200, "hailo8") == health(server), "the old worker's answer")
+            wait_for(lambda: health(server) == (503, "device_busy"), "the new worker's answer")
+            wait_for(lambda: health(server) == (200, "hailo8"), "the old worker's answer")
             assert len(double.journal()) == 1
             server.stop()
-            wait_for(lambda: (200, "hailo8") == health(server), "the new worker to take over")
+            wait_for(lambda: health(server) == (200, "hailo8"), "the new worker to take over")
         finally:
             os.kill(master, signal.SIGTERM)
         wait_for(lambda: len(double.journal()) == 4, "the new worker's end")
