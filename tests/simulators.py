@@ -308,7 +308,8 @@ class RuntimeServer:
     """The real server in a process of its own, on a free port; ended by its process id.
 
     ``python`` is the interpreter of another environment, ``settings`` another file for gunicorn.
-    ``script`` is gunicorn's own, instead of ``-m gunicorn``: what ``-m`` started cannot start itself again on ``USR2``.
+    ``script`` is gunicorn's own, instead of ``-m gunicorn``: what ``-m`` started cannot start itself
+    again on ``USR2``.
     """
 
     def __init__(

@@ -51,12 +51,12 @@ def import_hailort() -> tuple[Any, str]:
                 "never used instead",
             ) from error
         raise NoHailoRTError(
-            f"does not import: {error}", where="hailo_platform", hint=_SAME_VERSION
+            f"does not import: {error}", where="hailo_platform", hint="install what its package asks for"
         ) from error
-    except ImportError as error:
-        # libhailort.so or the compiled part of another version than the package says.
+    except Exception as error:
+        # libhailort.so or the compiled part is missing or of another version, or numpy is too new for it.
         raise HailoRTVersionError(
-            f"does not import: {error}", where="hailo_platform", hint=_SAME_VERSION
+            f"does not import: {type(error).__name__}: {error}", where="hailo_platform", hint=_SAME_VERSION
         ) from error
     version = str(getattr(package, "__version__", "without a version"))
     numbers = re.match(r"(\d+)\.(\d+)\.", version)
@@ -168,12 +168,12 @@ class HailoDevice:
             params.scheduling_algorithm = package.HailoSchedulingAlgorithm.ROUND_ROBIN
             self._vdevice = package.VDevice(params)
             with package.Device(self._vdevice.get_physical_devices_ids()[0]) as device:
-                board = device.control.identify()
+                board = describe_board(device.control.identify())
         except DeviceError:
             raise
         except Exception as error:
             raise device_error(error, "opening the device") from error
-        self.architecture, self.firmware, _ = describe_board(board)
+        self.architecture, self.firmware, _ = board
         if findings := version_findings(hailort=self.version, firmware=self.firmware):
             raise DriverMismatchError(findings[0], where="HailoRT", hint=_SAME_VERSION)
 

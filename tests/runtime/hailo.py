@@ -1,27 +1,14 @@
-"""What the tests of the HailoRT engine share: a chip's double, and releases for it."""
+"""What the tests of the HailoRT engine share: releases for a chip, and the engine on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from runtime.contract.store import Release
 from runtime.engines.hailo import HailoEngine
 from tests.doubles.hailo import HailoDouble
 from tests.simulators import ReleaseSimulator
-
-
-@pytest.fixture(name="chip")
-def a_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HailoDouble]:
-    """A chip in this process; whatever a test does, it is let go as HailoRT wants it."""
-    double = HailoDouble(tmp_path / "chip", configure_ms=0)
-    double.install(monkeypatch)
-    yield double
-    events = [line.split()[0] for line in double.journal()]
-    assert events == ["open", "release"] * (len(events) // 2)
 
 
 def hailo_release(root: Path, **changes: Any) -> Release:

@@ -12,14 +12,13 @@ import pytest
 
 from runtime.contract.errors import DeviceError, PipelineError
 from runtime.contract.store import Release
+from runtime.engines.hailo import HailoEngine
 from runtime.engines.hailo_device import HailoDevice
 from runtime.engines.hailo_errors import status_of
 from tests.doubles.hailo import HailoDouble
 from tests.doubles.tiny_hef import TINY_OUTPUT, tiny_hef
-from tests.runtime.hailo import a_chip, hailo_release, open_on, placed
+from tests.runtime.hailo import hailo_release, open_on, placed
 from tests.simulators import STATISTICS, TINY_ENCODER, imu_windows, reference_latents
-
-__all__ = ["a_chip"]
 
 SECOND_OUTPUT = dataclasses.replace(TINY_OUTPUT, name="tiny/fc2")
 WINDOW = imu_windows(1, seed=4)[0]
@@ -115,6 +114,27 @@ def test_each_version_that_it_is_written_for_is_named(
     chip.set(version=version, firmware=[int(number) for number in version.split(".")])
     with open_on(chip, hailo_release(tmp_path)) as engine:
         assert engine.program == f"hailort {version}"
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("import netaddr_that_is_not_there", "no_hailort"),
+        ("raise ImportError('libhailort.so.4.23.0: cannot open shared object file')", "hailort_version"),
+        ("raise AttributeError('_ARRAY_API not found')", "hailort_version"),
+        ("class MissingPyHRTLib(Exception): pass\nraise MissingPyHRTLib('no _pyhailort')", "hailort_version"),
+        ("", "hailort_version"),
+    ],
+)
+def test_a_package_that_does_not_import_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, code: str
+) -> None:
+    (tmp_path / "hailo_platform.py").write_text(source)
+    HailoDouble(tmp_path / "chip").install(monkeypatch)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PipelineError) as caught:
+        HailoEngine(hailo_release(tmp_path / "store"), tmp_path)
+    assert (caught.value.code, caught.value.where) == (code, "hailo_platform")
 
 
 def test_both_versions_are_named_where_they_differ(tmp_path: Path, chip: HailoDouble) -> None:
