@@ -331,7 +331,7 @@ def test_everything_is_verified_before_anything_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
-    monkeypatch.setattr(active_model, "open_engine", opened.append)
+    monkeypatch.setattr(active_model, "open_engine", lambda *given: opened.append(given))
     ModelHolder.load(flipped(REPORT)(tmp_path))
     assert opened == []
 
@@ -373,7 +373,7 @@ def test_a_mistake_of_ours_is_a_reason_too(
 def test_a_hef_for_another_chip_never_reaches_the_engine(
     tmp_path: Path, target: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(active_model, "open_engine", lambda _: pytest.fail("the engine saw it"))
+    monkeypatch.setattr(active_model, "open_engine", lambda *_: pytest.fail("the engine saw it"))
     with pytest.raises(HefError):
         load_active_model(hef_for(data, target)(tmp_path))
 

@@ -183,6 +183,15 @@ def test_the_first_window_may_take_longer(tmp_path: Path, chip: HailoDouble) -> 
         assert (first, engine._wait_ms) == (2000, 100)
 
 
+def test_the_network_is_off_the_chip_before_the_chip_is_let_go(tmp_path: Path, chip: HailoDouble) -> None:
+    """Whoever still holds one of HailoRT's objects, the frames of an error among them."""
+    engine = open_on(chip, hailo_release(tmp_path))
+    kept = engine._configured
+    engine.close()
+    assert kept is not None
+    assert [line.split()[0] for line in chip.journal()] == ["open", "release"]
+
+
 def test_two_releases_share_the_chip(tmp_path: Path, chip: HailoDouble) -> None:
     """As a hot swap and a canary need: one VDevice, let go when the last one is closed."""
     first = open_on(chip, hailo_release(tmp_path, version="v1.0.0"))
