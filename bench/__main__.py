@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, hef, parity, ranges, serving
+from bench import chain, hailo_engine, hef, parity, ranges, serving
 
 
 def main() -> int:
@@ -17,6 +17,8 @@ def main() -> int:
     parity.main([])
     print("\n## Reading HEF files\n", flush=True)
     hef.main([])
+    print("\n## The HailoRT engine, beside a double\n", flush=True)
+    hailo_engine.main([])
     print("\n## Serving\n", flush=True)
     return serving.main([])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import (
+    DeviceError,
     NoManifestError,
     PipelineError,
     ReleaseNotFoundError,
@@ -116,6 +118,9 @@ class ModelHolder:
 
     def __init__(self, state: ActiveModel | PipelineError) -> None:
         self.state = state
+        self.trouble: Final = threading.Event()
+        """Set where a device failed; whoever opens it again waits for this."""
+        self._failed: ActiveModel | None = None
 
     @property
     def model(self) -> ActiveModel | None:
@@ -127,36 +132,56 @@ class ModelHolder:
         previous, self.state = self.state, state
         return previous
 
+    def lost(self, model: ActiveModel, error: DeviceError) -> None:
+        """The model's device failed: serve the reason instead, at once."""
+        if self.state is model:
+            self._failed, self.state = model, error
+            self.trouble.set()
+
+    def take_failed(self) -> ActiveModel | None:
+        """The model whose device failed, to be closed by who asks; None where there is none."""
+        failed, self._failed = self._failed, None
+        return failed
+
     @classmethod
     def load(cls, config: RuntimeConfig) -> ModelHolder:
         """Load what the settings name; a failure is logged once and held as the reason."""
-        try:
-            model = load_active_model(config)
-        except PipelineError as error:
-            _LOGGER.error(
-                "no model: %s", error, extra={"fields": {"event": "model_unavailable", "reason": error.code}}
-            )
-            return cls(error)
-        except Exception as error:
-            # A Pi that answers 503 with a reason is better than one that restarts for ever.
+        return cls(load_state(config))
+
+
+def load_state(config: RuntimeConfig, known: str = "") -> ActiveModel | PipelineError:
+    """Load what the settings name, or say why it cannot be.
+
+    Args:
+        config: The settings.
+        known: Code of the reason that was logged before: the same one is not logged again.
+    """
+    try:
+        model = load_active_model(config)
+    except PipelineError as error:
+        if error.code != known:
+            fields = {"event": "model_unavailable", "reason": error.code}
+            _LOGGER.error("no model: %s", error, extra={"fields": fields})
+        return error
+    except Exception as error:
+        # A Pi that answers 503 with a reason is better than one that restarts for ever.
+        if InternalError.code != known:
             _LOGGER.exception("no model: %s", error, extra={"fields": {"event": "model_unavailable"}})
-            return cls(
-                InternalError(f"{type(error).__name__} while loading", hint="the log has the traceback")
-            )
-        fields = {
-            "event": "model_loaded",
-            "release": model.release_id,
-            "target": model.target,
-            "numbers": model.numbers,
-            "calibration_origin": model.calibration_origin,
-        }
-        _LOGGER.info(
-            "serving %s, calibrated on %s windows",
-            model.artifact,
-            model.calibration_origin,
-            extra={"fields": fields},
-        )
-        return cls(model)
+        return InternalError(f"{type(error).__name__} while loading", hint="the log has the traceback")
+    fields = {
+        "event": "model_loaded",
+        "release": model.release_id,
+        "target": model.target,
+        "numbers": model.numbers,
+        "calibration_origin": model.calibration_origin,
+    }
+    _LOGGER.info(
+        "serving %s, calibrated on %s windows",
+        model.artifact,
+        model.calibration_origin,
+        extra={"fields": fields},
+    )
+    return model
 
 
 def load_active_model(config: RuntimeConfig) -> ActiveModel:
@@ -198,7 +223,7 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
             where=release.manifest.artifact,
             hint="unset NUM_MOTIFS, or choose a release with that many motifs",
         )
-    engine = open_engine(release)
+    engine = open_engine(release, config.hailo_lock_dir)
     try:
         # This warms the engine up, and keeps an artifact away from a machine that computes it
         # otherwise: u8 x s8 kernels saturate on x86 without VNNI.

@@ -21,7 +21,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.contract.errors import EngineError, PipelineError, WindowError
+from runtime.contract.errors import DeviceError, EngineError, PipelineError, WindowError
 from runtime.infer_body import MAX_BODY_BYTES, SCHEMA, BodyError, InvalidJsonError, parse_infer_body
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 
@@ -71,7 +71,11 @@ class InferResource:
         # Inline in the event loop on purpose: a window takes about 0.2 ms, less than a hand-over
         # to a thread and back costs at p99, and the one chip runs one window at a time anyway.
         begin = perf_counter()
-        latent, scores = model.infer(window)
+        try:
+            latent, scores = model.infer(window)
+        except DeviceError as error:
+            self._holder.lost(model, error)
+            raise
         self._metrics.engine_done(perf_counter() - begin)
         resp.set_headers(self._headers_of(model))
         resp.data = _ENCODER.encode({"latent": latent.tolist(), "motif_scores": scores.tolist()})

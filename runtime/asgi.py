@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
-from runtime.active_model import ModelHolder
+from runtime.active_model import ModelHolder, load_state
 from runtime.app import App, create_app
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
+from runtime.device_readings import DeviceReadings
 from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
+from runtime.recovery import Recovery
 
 WORKER_BOOT_ERROR = 3
 """gunicorn's exit code for a worker that cannot start: the arbiter stops instead of retrying."""
@@ -29,6 +32,16 @@ def compose() -> App:
     configure_logging(config.log_level)
     holder, metrics = ModelHolder.load(config), RuntimeMetrics()
     metrics.show_model(holder.model)
+    recovery = Recovery(holder, lambda known: load_state(config, known), metrics.show_model)
+    recovery.start()
+    atexit.register(recovery.stop)
+    readings = DeviceReadings(
+        lambda: holder.model is not None and holder.model.target != "emulator",
+        metrics.show_device,
+        metrics.reading_failed,
+    )
+    readings.start()
+    atexit.register(readings.stop)
     return create_app(holder, metrics)
 
 

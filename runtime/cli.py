@@ -229,7 +229,13 @@ def _identifiers(store: ReleaseStore) -> list[str]:
 def _selftest(store: ReleaseStore, options: argparse.Namespace) -> int:
     if (options.windows is None) != (options.latents is None):
         options.wrong("--windows and --latents go together")
-    found = self_test(_release_named(store, options.release), options.windows, options.latents)
+    folder = os.environ.get("HAILO_LOCK_DIR")
+    found = self_test(
+        _release_named(store, options.release),
+        options.windows,
+        options.latents,
+        Path(folder) if folder else None,
+    )
     _print(options, found.document(), found.lines)
     return OK if found.ok else PROBLEMS
 

@@ -35,6 +35,8 @@ class RuntimeConfig:
         target: One of ``TARGETS``; None takes the store's only one (``TARGET``).
         host: Address to listen on (``HOST``).
         port: TCP port to listen on, 1 to 65535 (``PORT``).
+        hailo_lock_dir: Folder of the lock that lets one process on the chip; None for the usual ones
+            (``HAILO_LOCK_DIR``).
         log_level: One of ``LOG_LEVELS`` (``LOG_LEVEL``).
     """
 
@@ -45,6 +47,7 @@ class RuntimeConfig:
     target: str | None = None
     host: str = "127.0.0.1"
     port: int = 9000
+    hailo_lock_dir: Path | None = None
     log_level: str = "INFO"
 
     @classmethod
@@ -64,6 +67,7 @@ class RuntimeConfig:
             target=reader.read("TARGET", _one_of(TARGETS), None),
             host=reader.read("HOST", _host, "127.0.0.1"),
             port=reader.read("PORT", _integer(1, 65535), 9000),
+            hailo_lock_dir=reader.read("HAILO_LOCK_DIR", Path, None),
             log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),
         )
         if reader.problems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from prometheus_client import (
@@ -14,9 +15,12 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from runtime.active_model import ActiveModel
 from runtime.config import VERSION
+from runtime.device_readings import DeviceReading
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 BUCKETS_SECONDS: Final = (0.001, 0.002, 0.005, 0.010, 0.020, 0.030, 0.045, 0.060, 0.100, 0.250, 1.0)
@@ -81,6 +85,13 @@ class RuntimeMetrics:
             _BUILD_LABELS,
             registry=self.registry,
         )
+        self._reading_errors = Counter(
+            "hailo_device_reading_errors_total",
+            "Readings of temperature and power that failed.",
+            registry=self.registry,
+        )
+        self._device = _DeviceCollector()
+        self.registry.register(self._device)
         ProcessCollector(registry=self.registry)
         self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.show_model(None)
@@ -118,6 +129,41 @@ class RuntimeMetrics:
         """Count one window that the engine failed to run; ``code`` is the error's."""
         self._engine_errors.labels(code).inc()
 
+    def show_device(self, reading: DeviceReading | None) -> None:
+        """Say from now on that this was read of the chip; None says nothing of it."""
+        self._device.reading = reading
+
+    def reading_failed(self) -> None:
+        """Count one reading of the chip that failed."""
+        self._reading_errors.inc()
+
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, as ``CONTENT_TYPE`` says."""
         return generate_latest(self.registry)
+
+
+class _DeviceCollector(Collector):
+    """Gauges that are not there where nothing was read, rather than 0."""
+
+    def __init__(self) -> None:
+        self.reading: DeviceReading | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        reading = self.reading
+        if reading is None:
+            return
+        temperature = GaugeMetricFamily(
+            "hailo_device_temperature_celsius", "Temperature inside the chip.", labels=["sensor"]
+        )
+        for index, celsius in enumerate(reading.celsius):
+            temperature.add_metric([f"ts{index}"], celsius)
+        yield temperature
+        if reading.watts is not None:
+            yield GaugeMetricFamily("hailo_device_power_watts", "Power of the chip.", value=reading.watts)
+        info = GaugeMetricFamily(
+            "hailo_device_info",
+            "Always 1; labels say which chip it is.",
+            labels=["architecture", "firmware", "serial"],
+        )
+        info.add_metric([reading.architecture, reading.firmware, reading.serial], 1)
+        yield info

@@ -107,7 +107,12 @@ class SelfTest:
         return [f"{name:<11} {text}" for name, text in rows]
 
 
-def self_test(release: Release, windows: Path | None = None, latents: Path | None = None) -> SelfTest:
+def self_test(
+    release: Release,
+    windows: Path | None = None,
+    latents: Path | None = None,
+    lock_folder: Path | None = None,
+) -> SelfTest:
     """Verify every file, open the release's own engine, and repeat its golden windows.
 
     Args:
@@ -115,6 +120,7 @@ def self_test(release: Release, windows: Path | None = None, latents: Path | Non
         windows: npz with ``windows`` float32 (N, 100, 9), physical units, to be run besides.
         latents: Where their float32 (N, 64) go, as ``latents`` of an npz; not written where a
             problem was found.
+        lock_folder: As ``open_engine``.
 
     Raises:
         WindowError: ``windows`` cannot be used; names the window.
@@ -132,7 +138,7 @@ def self_test(release: Release, windows: Path | None = None, latents: Path | Non
         # What is wrong with the given windows or the disk is no verdict on the release.
         try:
             release.check_artifact()
-            with open_engine(release) as engine:
+            with open_engine(release, lock_folder) as engine:
                 program = engine.program
                 golden = compare_golden(engine, release)
                 golden.check(release.manifest.artifact)

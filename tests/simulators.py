@@ -52,7 +52,7 @@ from runtime.contract.window import (
     to_graph_layout,
 )
 from runtime.engines import Engine
-from tests.hef_writer import make_hef
+from tests.doubles.tiny_hef import tiny_hef
 
 ROOT: Final = Path(__file__).parent.parent
 TINY_ENCODER: Final = Path(__file__).parent / "data" / "tiny_encoder.onnx"
@@ -146,7 +146,7 @@ class ReleaseSimulator:
     def _artifact_bytes(self) -> bytes:
         if not self.hardware:
             return self.model
-        return make_hef(arch=ARCHITECTURES[self.target]) if self.hef is None else self.hef
+        return tiny_hef(arch=ARCHITECTURES[self.target]) if self.hef is None else self.hef
 
     def contents(self) -> dict[str, bytes]:
         """File name to bytes, ``files`` laid over."""
@@ -291,6 +291,7 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without any setting of the runtime."""
     settings = (
         "RELEASE_",
+        "HAILO",
         "HEF_PATH",
         "NUM_MOTIFS",
         "TARGET",
@@ -307,6 +308,8 @@ class RuntimeServer:
     """The real server in a process of its own, on a free port; ended by its process id.
 
     ``python`` is the interpreter of another environment, ``settings`` another file for gunicorn.
+    ``script`` is gunicorn's own, instead of ``-m gunicorn``: what ``-m`` started cannot start itself
+    again on ``USR2``.
     """
 
     def __init__(
@@ -315,12 +318,14 @@ class RuntimeServer:
         *,
         python: str | Path = sys.executable,
         settings: str | Path = "runtime/gunicorn.conf.py",
+        script: str = "",
         **environment: str,
     ) -> None:
         variables = {"PORT": str(free_port())} | environment
         self.url = f"http://127.0.0.1:{variables['PORT']}"
         self._paths = (logs / f"{variables['PORT']}.out", logs / f"{variables['PORT']}.err")
-        command = [str(python), "-m", "gunicorn", "-c", str(settings), "runtime.asgi:app"]
+        gunicorn = [script] if script else ["-m", "gunicorn"]
+        command = [str(python), *gunicorn, "-c", str(settings), "runtime.asgi:app"]
         with self._open(0) as out, self._open(1) as err:
             self.process = subprocess.Popen(
                 command,
@@ -388,10 +393,11 @@ def running_server(
     *,
     python: str | Path = sys.executable,
     settings: str | Path = "runtime/gunicorn.conf.py",
+    script: str = "",
     **environment: str,
 ) -> Iterator[RuntimeServer]:
     """A server that answers, stopped at the end whatever happens."""
-    server = RuntimeServer(logs, python=python, settings=settings, **environment)
+    server = RuntimeServer(logs, python=python, settings=settings, script=script, **environment)
     try:
         yield server.wait_until_answering()
     finally:

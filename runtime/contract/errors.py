@@ -126,12 +126,22 @@ class EngineError(PipelineError):
 
 
 class NoEngineError(EngineError):
-    """Nothing here can run artifacts of the target: no engine in this version, or no device attached.
+    """Nothing here can run artifacts of the target: its software is not installed, or no device is there.
 
     Says nothing about the artifact; any other EngineError may.
     """
 
     code = "no_engine"
+
+
+class DeviceError(EngineError):
+    """A device that cannot be used now and may be later: what it served is opened again.
+
+    ``longest_wait`` is how many seconds may pass between two attempts.
+    """
+
+    code = "device"
+    longest_wait: ClassVar[float] = 60.0
 
 
 class GoldenMismatchError(EngineError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from runtime.contract.errors import EngineError, NoEngineError, WindowValueError
+from runtime.contract.errors import EngineError, WindowValueError
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release
 from runtime.contract.window import (
@@ -111,22 +112,23 @@ class Engine(abc.ABC):
         """Let go of what ``__init__`` took. Called once."""
 
 
-def open_engine(release: Release) -> Engine:
+def open_engine(release: Release, lock_folder: Path | None = None) -> Engine:
     """Open the engine for a release's own target; never another one in its place.
+
+    Args:
+        release: Any release.
+        lock_folder: Where the lock is that lets one process on a chip; None for the usual places.
 
     Raises:
         NoEngineError: Nothing here can run artifacts of the target.
-        EngineError: The artifact does not load.
+        EngineError: The artifact does not load, or what runs it is not usable.
         DigestMismatchError: The artifact's bytes are not what the manifest names.
     """
-    target = release.manifest.target
-    if target != "emulator":
-        raise NoEngineError(
-            f"this version has no HailoRT engine, so it cannot run a release for {target}",
-            where=release.manifest.artifact,
-            hint="the emulator is never used instead; serve a release for TARGET=emulator",
-        )
-    # Only who runs the emulator needs onnxruntime.
-    from runtime.engines.emulator import EmulatorEngine
+    # Only who runs the emulator needs onnxruntime, and only who has a chip HailoRT.
+    if release.manifest.target == "emulator":
+        from runtime.engines.emulator import EmulatorEngine
 
-    return EmulatorEngine(release)
+        return EmulatorEngine(release)
+    from runtime.engines.hailo import HailoEngine
+
+    return HailoEngine(release, lock_folder)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,8 +18,17 @@ from runtime.contract.store import Release
 from runtime.contract.window import FloatArray
 from runtime.engines import Engine, open_engine
 from runtime.engines.emulator import EmulatorEngine
+from runtime.engines.hailo import HailoEngine
 from runtime.golden import compare_golden
-from tests.simulators import STATISTICS, FakeEngine, ReleaseSimulator, imu_windows, reference_latents
+from tests.doubles.hailo import HailoDouble
+from tests.simulators import (
+    STATISTICS,
+    TINY_ENCODER,
+    FakeEngine,
+    ReleaseSimulator,
+    imu_windows,
+    reference_latents,
+)
 
 
 class EngineConformance(abc.ABC):
@@ -27,9 +38,13 @@ class EngineConformance(abc.ABC):
     def construct(self, release: Release) -> Engine:
         """Open the engine under test for a release."""
 
+    def simulator(self, **changes: Any) -> ReleaseSimulator:
+        """A release that the engine runs; it gives what the tiny encoder gives."""
+        return ReleaseSimulator(**changes)
+
     @pytest.fixture(name="release")
     def a_release(self, tmp_path: Path) -> Release:
-        return ReleaseSimulator().publish(tmp_path)
+        return self.simulator().publish(tmp_path)
 
     @pytest.fixture(name="engine")
     def an_engine(self, release: Release) -> Iterator[Engine]:
@@ -38,7 +53,7 @@ class EngineConformance(abc.ABC):
 
     def test_gives_the_reference_latents(self, engine: Engine, release: Release) -> None:
         windows = imu_windows(5, seed=21)
-        expected = reference_latents(release.read(release.manifest.artifact), windows, STATISTICS)
+        expected = reference_latents(TINY_ENCODER.read_bytes(), windows, STATISTICS)
         tolerance = release.manifest.golden.artifact_tolerance
         for window, latent in zip(windows, expected, strict=True):
             np.testing.assert_allclose(engine.infer(window), latent, rtol=0, atol=tolerance)
@@ -68,7 +83,7 @@ class EngineConformance(abc.ABC):
         assert (found.kernel_family, found.allowed) == (engine.kernel_family, LSB_ELSEWHERE)
 
     def test_recorded_by_itself_they_are_exact(self, engine: Engine, tmp_path: Path) -> None:
-        release = ReleaseSimulator(kernel_family=engine.kernel_family).publish(tmp_path / "same")
+        release = self.simulator(kernel_family=engine.kernel_family).publish(tmp_path / "same")
         found = compare_golden(engine, release)
         assert (found.worst, found.allowed, found.exact, found.ok) == (0, 0, True, True)
 
@@ -132,6 +147,24 @@ class TestEmulator(EngineConformance):
         return EmulatorEngine(release)
 
 
+class TestHailo(EngineConformance):
+    """On the double of HailoRT, which quantizes and computes as the chip would the same integers."""
+
+    @pytest.fixture(autouse=True)
+    def a_chip(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HailoDouble]:
+        double = HailoDouble(tmp_path / "chip", configure_ms=0)
+        double.install(monkeypatch)
+        yield double
+        events = [line.split()[0] for line in double.journal()]
+        assert events == ["open", "release"] * (len(events) // 2), "not let go, or with a network on it"
+
+    def simulator(self, **changes: Any) -> ReleaseSimulator:
+        return ReleaseSimulator(target="hailo8", **changes)
+
+    def construct(self, release: Release) -> Engine:
+        return HailoEngine(release, release.directory.parent)
+
+
 class TestFake(EngineConformance):
     """The double keeps the same promises, though it fills one buffer again and again, as a device does."""
 
@@ -177,10 +210,14 @@ def test_the_adapter_sees_the_normalized_window_channels_first(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("target", ["hailo8", "hailo8l"])
-def test_there_is_no_emulator_in_a_chips_place(tmp_path: Path, target: str) -> None:
-    release = ReleaseSimulator(target=target, kind="hef").publish(tmp_path)
-    with pytest.raises(EngineError, match="no HailoRT engine") as caught:
-        open_engine(release)
+def test_there_is_no_emulator_in_a_chips_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "hailo_platform", None)
+    release = ReleaseSimulator(target=target).publish(tmp_path)
+    with pytest.raises(EngineError, match="not installed") as caught:
+        open_engine(release, tmp_path)
+    assert caught.value.code == "no_hailort"
     assert "never used instead" in caught.value.hint
 
 

@@ -163,8 +163,8 @@ def broken_manifest(root: Path) -> RuntimeConfig:
     return config(root, hef_path=directory)
 
 
-def no_hailo_engine(root: Path) -> RuntimeConfig:
-    ReleaseSimulator(target="hailo8", kind="hef").publish(root, "stable")
+def no_hailort(root: Path) -> RuntimeConfig:
+    ReleaseSimulator(target="hailo8").publish(root, "stable")
     return config(root)
 
 
@@ -280,7 +280,7 @@ NO_WINDOWS = GoldenRecord(
         (flipped(REPORT), "digest_mismatch"),
         (flipped("manifest.json"), "digest_mismatch"),
         (broken_manifest, "manifest"),
-        (no_hailo_engine, "no_engine"),
+        (no_hailort, "no_hailort"),
         (hef_for(make_hef(arch="HAILO15H", version=3)), "hef_architecture"),
         (hef_for(make_hef(arch="HAILO8P"), "hailo8l"), "hef_architecture"),
         (hef_for(make_hef(outputs=[])), "hef_interface"),
@@ -331,7 +331,7 @@ def test_everything_is_verified_before_anything_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
-    monkeypatch.setattr(active_model, "open_engine", opened.append)
+    monkeypatch.setattr(active_model, "open_engine", lambda *given: opened.append(given))
     ModelHolder.load(flipped(REPORT)(tmp_path))
     assert opened == []
 
@@ -341,8 +341,8 @@ def test_an_engine_that_fails_its_golden_windows_is_closed(
 ) -> None:
     opened = []
 
-    def remember(release: Any) -> Any:
-        opened.append(open_engine(release))
+    def remember(release: Any, lock_folder: Any) -> Any:
+        opened.append(open_engine(release, lock_folder))
         return opened[-1]
 
     monkeypatch.setattr(active_model, "open_engine", remember)
@@ -354,7 +354,7 @@ def test_an_engine_that_fails_its_golden_windows_is_closed(
 def test_a_mistake_of_ours_is_a_reason_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def crash(release: Any) -> Any:
+    def crash(release: Any, lock_folder: Any) -> Any:
         raise ZeroDivisionError("a mistake")
 
     ReleaseSimulator().publish(tmp_path, "stable")
@@ -373,7 +373,7 @@ def test_a_mistake_of_ours_is_a_reason_too(
 def test_a_hef_for_another_chip_never_reaches_the_engine(
     tmp_path: Path, target: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(active_model, "open_engine", lambda _: pytest.fail("the engine saw it"))
+    monkeypatch.setattr(active_model, "open_engine", lambda *_: pytest.fail("the engine saw it"))
     with pytest.raises(HefError):
         load_active_model(hef_for(data, target)(tmp_path))
 

@@ -30,6 +30,7 @@ def test_an_empty_value_is_unset() -> None:
         "PORT",
         "HOST",
         "LOG_LEVEL",
+        "HAILO_LOCK_DIR",
         "RELEASE_STORE",
         "RELEASE_CHANNEL",
     )
@@ -45,6 +46,7 @@ def test_every_setting_is_read() -> None:
         "TARGET": "hailo8",
         "HOST": "::1",
         "PORT": "65535",
+        "HAILO_LOCK_DIR": "/run/shared",
         "LOG_LEVEL": "debug",
     }
     config = RuntimeConfig.from_environment(environment)
@@ -56,6 +58,7 @@ def test_every_setting_is_read() -> None:
         target="hailo8",
         host="::1",
         port=65535,
+        hailo_lock_dir=Path("/run/shared"),
         log_level="DEBUG",
     )
     assert config.bind == "[::1]:65535"

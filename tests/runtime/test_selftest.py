@@ -22,6 +22,8 @@ from runtime.contract.release import MANIFEST_NAME, OutputQuantization
 from runtime.contract.store import Release, open_release
 from runtime.contract.window import FloatArray
 from runtime.engines import Engine
+from runtime.engines.device_lock import DeviceLock
+from tests.doubles.hailo import HailoDouble
 from tests.hef_writer import make_hef
 from tests.simulators import (
     ARTIFACT,
@@ -179,8 +181,8 @@ def test_no_engine_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> Non
     release = ReleaseSimulator(target="hailo8").publish(tmp_path)
     code, answer = report(capsys, release.id, "--store", tmp_path)
     assert (code, answer["golden"]) == (1, None)
-    assert "no HailoRT engine" in answer["problems"][0]
-    assert answer["no_engine"].startswith("this version has no HailoRT engine")
+    assert "HailoRT's Python package is not installed" in answer["problems"][0]
+    assert answer["no_engine"]
 
 
 def test_a_hef_for_another_chip_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> None:
@@ -211,7 +213,7 @@ def test_a_wild_output_is_no_small_difference(
     """Beyond int64 the difference would wrap around and look small."""
     release = ReleaseSimulator().publish(tmp_path)
 
-    def broken(release: Release) -> Engine:
+    def broken(release: Release, lock_folder: Path | None) -> Engine:
         return FakeEngine(release.manifest, lambda _: np.full(64, wild, np.float32))
 
     monkeypatch.setattr(selftest, "open_engine", broken)
@@ -393,3 +395,18 @@ def test_as_a_process_from_a_directory_without_a_store(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["ok"] is True
     assert np.load(out)["latents"].shape == (2, 64)
+
+
+def test_a_chip_in_use_is_a_problem_in_words(
+    tmp_path: Path, capsys: Capture, chip: HailoDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a running service, which goes on: its lock is the first that is asked for."""
+    monkeypatch.setenv("HAILO_LOCK_DIR", str(chip.folder))
+    release = ReleaseSimulator(target="hailo8").publish(tmp_path)
+    lock = DeviceLock.take(chip.folder)
+    code, answer = report(capsys, release.id, "--store", tmp_path)
+    assert (code, answer["golden"]) == (1, None)
+    assert "has the chip" in answer["problems"][0]
+    lock.release()
+    code, answer = report(capsys, release.id, "--store", tmp_path)
+    assert (code, answer["engine"], answer["golden"]["kernel_family"]) == (0, "hailort 4.23.0", "hailo8")

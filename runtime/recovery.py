@@ -1,0 +1,119 @@
+"""After a device failed: let go of what used it, and open it again with growing waits."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.contract.errors import DeviceError, PipelineError
+
+_LOGGER: Final = logging.getLogger("runtime.model")
+FIRST_WAIT: Final = 0.25
+"""Seconds until the first attempt; each further one waits twice as long, up to the error's own limit."""
+
+STEADY: Final = 60.0
+"""Seconds of serving after which a failure counts as a new one: a device that fails soon after
+each opening is not opened four times a second."""
+
+STOP_WAIT: Final = 3.0
+"""How long the end of the process waits for an attempt that hangs in the driver."""
+
+
+class Recovery:
+    """Loads again while what is held is a device's failure, in a thread of its own.
+
+    Opening, verifying and closing take seconds, and may hang in a driver: none of it is done in the
+    event loop, which goes on answering 503 with the reason. Other failures (no release, a wrong
+    digest) are left alone until a device failed: then whatever comes is tried again.
+
+    Args:
+        holder: What is served; watched and replaced.
+        load: Loads once more; is told the reason that is known, to log only another one.
+        show: Told what is served, or that nothing is.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        holder: ModelHolder,
+        load: Callable[[str], ActiveModel | PipelineError],
+        show: Callable[[ActiveModel | None], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._holder = holder
+        self._load = load
+        self._show = show
+        self._clock = clock
+        self._attempts = 0
+        self._served_since = clock()
+        self._recovering = isinstance(holder.state, DeviceError)
+        self._due = clock() + FIRST_WAIT
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
+
+    def step(self) -> float | None:
+        """Let go of what failed, and open anew where it is time.
+
+        Returns:
+            Seconds until the next look is due; None where there is nothing to do until a device fails.
+        """
+        self._let_go()
+        state = self._holder.state
+        if not self._recovering or isinstance(state, ActiveModel):
+            return None
+        now = self._clock()
+        if now < self._due:
+            return self._due - now
+        self._attempts += 1
+        found = self._load(state.code)
+        self._holder.replace(found)
+        self._show(self._holder.model)
+        now = self._clock()
+        if isinstance(found, ActiveModel):
+            self._recovering, self._served_since = False, now
+            return None
+        self._due = now + self._wait(type(found))
+        return self._due - now
+
+    def start(self) -> None:
+        """Go on in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and close what is served: the device is let go in its own order, not by the kernel."""
+        self._stopping.set()
+        self._holder.trouble.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_WAIT)
+        if not self._thread.is_alive() and self._holder.model is not None:
+            self._holder.model.close()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._holder.trouble.clear()
+            try:
+                wait = self.step()
+            except Exception:
+                _LOGGER.exception("recovery", extra={"fields": {"event": "recovery"}})
+                wait = STEADY
+            self._holder.trouble.wait(wait)
+
+    def _let_go(self) -> None:
+        failed = self._holder.take_failed()
+        if failed is None:
+            return
+        self._show(None)
+        now = self._clock()
+        if now - self._served_since >= STEADY:
+            self._attempts = 0
+        self._recovering = True
+        failed.close()
+        self._due = now + self._wait(DeviceError)
+
+    def _wait(self, kind: type[PipelineError]) -> float:
+        longest = kind.longest_wait if issubclass(kind, DeviceError) else DeviceError.longest_wait
+        return min(longest, FIRST_WAIT * 2.0 ** min(self._attempts, 10))
