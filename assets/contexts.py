@@ -38,7 +38,7 @@ class Contexts:
     """What each context said.
 
     Args:
-        results: One for each of ``parity.CONTEXTS``, in that order.
+        results: One for each of ``parity.CONTEXTS``, in that order, and those that the toolchain has besides.
         reference: float32 (N, 64), full_precision.
         found: float32 (N, 64), the judged context.
         judged: Its name.
@@ -78,9 +78,12 @@ def run_contexts(
     normalized = normalize(windows, trained.statistics)
     reference = toolchain.infer(stages["parsed"], normalized)
     results = [_source(trained, normalized, reference), _ran("full_precision", "measured", _runtime())]
-    emulated = toolchain.infer(stages["quantized"], normalized)
     tool = toolchain.record()
     version = tool.tools.get(tool.id, tool.tools.get("onnxruntime", ""))
+    for name, latents in toolchain.contexts(stages["quantized"], normalized).items():
+        compared = context_metrics(reference, latents)
+        results.append(_ran(name, "emulated", f"{tool.id} toolchain, {version}", compared))
+    emulated = toolchain.infer(stages["quantized"], normalized)
     results.append(
         _ran("emulator", "emulated", f"{tool.id} toolchain, {version}", context_metrics(reference, emulated))
     )
