@@ -173,6 +173,7 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
         DigestMismatchError: Bytes that are not what their digest says.
         ManifestError: The manifest is not what its schema says.
         PublicationRefusedError: Parity is missing, failed or about another artifact.
+        HefError: The target is a chip, and the artifact is not the encoder for it.
         MotifCountError: ``NUM_MOTIFS`` is not the head's M.
         EngineError: The artifact does not load, or (GoldenMismatchError) does not repeat its
             recorded outputs on this machine.
@@ -186,6 +187,10 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
         )
     release.verify()
     release.check_publishable()
+    for note in release.check_artifact():
+        _LOGGER.warning(
+            "%s %s", release.manifest.artifact, note, extra={"fields": {"event": "artifact_note"}}
+        )
     motifs = release.manifest.motif_head.size
     if config.num_motifs is not None and motifs != config.num_motifs:
         raise MotifCountError(

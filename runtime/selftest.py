@@ -18,6 +18,7 @@ from runtime.contract.errors import (
     PublicationRefusedError,
     WindowError,
 )
+from runtime.contract.hef_errors import HefError
 from runtime.contract.store import Release
 from runtime.contract.window import FloatArray
 from runtime.engines import Engine, open_engine
@@ -125,12 +126,13 @@ def self_test(release: Release, windows: Path | None = None, latents: Path | Non
     if not problems:
         # What is wrong with the given windows or the disk is no verdict on the release.
         try:
+            release.check_artifact()
             with open_engine(release) as engine:
                 program = engine.program
                 golden = compare_golden(engine, release)
                 golden.check(release.manifest.artifact)
                 given = _run(engine, windows) if windows else None
-        except (EngineError, DigestMismatchError) as error:
+        except (HefError, EngineError, DigestMismatchError) as error:
             problems.append(str(error))
     if given is not None and latents is not None:
         write_latents(latents, given)

@@ -52,10 +52,13 @@ from runtime.contract.window import (
     to_graph_layout,
 )
 from runtime.engines import Engine
+from tests.hef_writer import make_hef
 
 ROOT: Final = Path(__file__).parent.parent
 TINY_ENCODER: Final = Path(__file__).parent / "data" / "tiny_encoder.onnx"
 ARTIFACT: Final = "tiny.onnx"
+HEF_ARTIFACT: Final = "tiny.hef"
+ARCHITECTURES: Final = {"hailo8": "HAILO8P", "hailo8l": "HAILO8L"}
 GOLDEN: Final = "golden.npz"
 REPORT: Final = "parity.json"
 STATISTICS: Final = ChannelStatistics(
@@ -120,6 +123,7 @@ class ReleaseSimulator:
     target: str = "emulator"
     kind: str = ""  # as the target's toolchain makes
     model: bytes = field(default_factory=TINY_ENCODER.read_bytes)
+    hef: bytes | None = None  # for hardware; where none is given, a double's for the target
     motifs: int = 12
     version: str = "v1.0.0"
     statistics: ChannelStatistics = STATISTICS
@@ -128,6 +132,21 @@ class ReleaseSimulator:
     kernel_family: str = "recorded-elsewhere"
     files: dict[str, bytes] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hardware(self) -> bool:
+        """Whether the release is for a chip."""
+        return self.target != "emulator"
+
+    @property
+    def artifact(self) -> str:
+        """File name of the artifact that an engine loads."""
+        return HEF_ARTIFACT if self.hardware else ARTIFACT
+
+    def _artifact_bytes(self) -> bytes:
+        if not self.hardware:
+            return self.model
+        return make_hef(arch=ARCHITECTURES[self.target]) if self.hef is None else self.hef
 
     def contents(self) -> dict[str, bytes]:
         """File name to bytes, ``files`` laid over."""
@@ -139,20 +158,24 @@ class ReleaseSimulator:
             full_precision=latents,
             artifact=latents + np.float32(self.golden_offset),
         )
-        made = {ARTIFACT: self.model, GOLDEN: golden, REPORT: b'{"note": "made by a simulator"}\n'}
+        made = {
+            self.artifact: self._artifact_bytes(),
+            GOLDEN: golden,
+            REPORT: b'{"note": "made by a simulator"}\n',
+        }
         return made | self.files
 
     def manifest(self, contents: Mapping[str, bytes]) -> Manifest:
         """The manifest of these files, ``changes`` laid over."""
-        hardware = self.target != "emulator"
+        hardware = self.hardware
         kind = self.kind or ("hef" if hardware else "emulated-int8")
-        kinds = {ARTIFACT: kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
+        kinds = {self.artifact: kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
         provenance = "measured" if hardware else "emulated"
         manifest = Manifest(
             schema=2,
             target=self.target,
             model=ModelIdentity(name="tiny", version=self.version),
-            artifact=ARTIFACT,
+            artifact=self.artifact,
             artifacts=tuple(
                 Artifact(name=name, kind=kinds.get(name, "other"), sha256=sha256_bytes(data), size=len(data))
                 for name, data in contents.items()
@@ -170,7 +193,7 @@ class ReleaseSimulator:
                 tools={"onnxruntime": "1.32.0"},
                 options={"integer_path": "u8s8"},
             ),
-            parity=parity(contents[ARTIFACT], provenance),
+            parity=parity(contents[self.artifact], provenance),
             golden=GoldenRecord(
                 file=GOLDEN,
                 windows=4,
@@ -183,9 +206,12 @@ class ReleaseSimulator:
         return dataclasses.replace(manifest, **self.changes)
 
     def publish(self, root: Path, *channels: str) -> Release:
-        """Publish into a store, through its gate, and point channels to the release."""
+        """Publish into a store, through its gate, and point channels to the release.
+
+        The HEF of a simulated release is a double's, which only a store made like this takes.
+        """
         contents = self.contents()
-        store = ReleaseStore(root)
+        store = ReleaseStore(root, _accepts_doubles=True)
         release = store.publish(self.manifest(contents), contents)
         for channel in channels:
             store.point(channel, release, actor="test", reason="simulated")

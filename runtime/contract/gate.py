@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from runtime.contract.errors import PublicationRefusedError
+from runtime.contract.hailo_compatibility import check_architecture, device_of
+from runtime.contract.hef_errors import HefInterfaceError
+from runtime.contract.hef_file import HefFile, HefStream, read_hef
 from runtime.contract.release import Manifest
+from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE
 
 
 def check_publishable(manifest: Manifest) -> None:
@@ -30,6 +36,60 @@ def check_publishable(manifest: Manifest) -> None:
         raise PublicationRefusedError(f"parity failed: {reasons}", where="parity")
     if parity.windows < 1:
         raise PublicationRefusedError("parity was judged on no window", where="parity.windows")
+
+
+def check_artifact(manifest: Manifest, data: bytes, where: str = "") -> HefFile | None:
+    """Look into the bytes of a release's artifact, where its target is a chip.
+
+    Args:
+        manifest: What it says of the target is what the bytes are held against.
+        data: Of the primary artifact.
+        where: How errors name it; its name where none is given.
+
+    Returns:
+        The HEF; None for the emulator, whose engine reads its artifact anyway.
+
+    Raises:
+        HefError: As ``check_hef``.
+    """
+    if manifest.target == "emulator":
+        return None
+    return check_hef(data, manifest.target, where or manifest.artifact)
+
+
+def check_hef(data: bytes, target: str, where: str) -> HefFile:
+    """Read a HEF that is the encoder, for the target's chip.
+
+    Raises:
+        HefArchitectureError: Compiled for another chip.
+        HefInterfaceError: Not one network with one window in and one latent out.
+        HefError: No HEF, or not a whole one; each kind its own.
+    """
+    hef = read_hef(data, where)
+    check_architecture(hef, device_of(target), where)
+    if len(hef.network_groups) != 1:
+        raise HefInterfaceError(
+            f"holds {len(hef.network_groups)} network groups, the encoder is one", where=where
+        )
+    (network,) = hef.network_groups
+    if network.host_operations:
+        raise HefInterfaceError(
+            f"leaves {', '.join(network.host_operations)} to the host, the encoder ends on the chip",
+            where=where,
+        )
+    takes, gives = (1, *WINDOW_SHAPE), (LATENT_SIZE,)
+    if [stream.shape for stream in network.inputs] != [takes]:
+        raise HefInterfaceError(f"takes {_shapes(network.inputs)}, the encoder takes {takes}", where=where)
+    if [math.prod(stream.shape) for stream in network.outputs] != [LATENT_SIZE]:
+        raise HefInterfaceError(f"gives {_shapes(network.outputs)}, the encoder gives {gives}", where=where)
+    for stream in (*network.inputs, *network.outputs):
+        if not min(stream.scales or (stream.scale,)) > 0:
+            raise HefInterfaceError(f"does not say the quantization of {stream.name}", where=where)
+    return hef
+
+
+def _shapes(streams: tuple[HefStream, ...]) -> str:
+    return " and ".join(str(stream.shape) for stream in streams[:4]) or "nothing"
 
 
 def missed_bounds(

@@ -39,6 +39,7 @@ ORDERS: Final = {0: "NHWC", 1: "NHCW", 2: "NC", 3: "FCR", 5: "NHW", 6: "NMS", 7:
 DOUBLE_SDK_VERSION: Final = "0.0.0-double"
 """Compiler version of a HEF that a test double wrote; no chip runs it."""
 MAX_STREAMS: Final = 1024
+MAX_NETWORK_GROUPS: Final = 256
 _VERSION: Final = re.compile(r"\d+\.\d+\.\d+[A-Za-z0-9.+-]*")
 # ProtoHEFEdgeLayer: which of three messages describes the stream.
 _LAYER_KINDS: Final = {3: "layer_info", 4: "layer_mux", 8: "layer_planes"}
@@ -189,6 +190,8 @@ def _read(path: Path, place: str) -> bytes:
 
 def _describe(root: Message, size: int, version: int, checksum: str, place: str) -> HefFile:
     header = root.message(1, "header")
+    if root.count(2) > MAX_NETWORK_GROUPS:
+        raise WireError(f"has more than {MAX_NETWORK_GROUPS} network groups", where=root.where)
     groups = tuple(_network_group(group) for group in root.messages(2, "network_groups"))
     if header is None or not groups:
         raise HefNoNetworkError(
@@ -303,15 +306,21 @@ def _quantized(stream: HefStream, info: Message) -> HefStream:
     numeric = info.message(3, "numeric_info")
     if numeric is None:
         return replace(stream, original_names=names)
+    zero_points, scales = numeric.doubles(5), numeric.doubles(6)
     return replace(
         stream,
-        zero_point=numeric.float32(1),
-        scale=numeric.float32(2),
+        # The numbers for all features together are going to be dropped from the format.
+        zero_point=numeric.float32(1) if numeric.has(1) else _common(zero_points),
+        scale=numeric.float32(2) if numeric.has(2) else _common(scales),
         limits=(numeric.float32(3), numeric.float32(4)),
-        zero_points=_differing(numeric.doubles(5)),
-        scales=_differing(numeric.doubles(6)),
+        zero_points=_differing(zero_points),
+        scales=_differing(scales),
         original_names=names,
     )
+
+
+def _common(values: tuple[float, ...]) -> float:
+    return values[0] if len(set(values)) == 1 else 0.0
 
 
 def _differing(values: tuple[float, ...]) -> tuple[float, ...]:

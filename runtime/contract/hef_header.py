@@ -154,7 +154,8 @@ def _further_bytes(data: bytes, version: int, description_end: int, where: str) 
     else:
         weights, padding, additional, _, reserved = struct.unpack_from(">QIQQQ", data, 20)
         further = weights + additional
-        if padding > weights or (padding and (description_end + padding) % PADDING_ALIGNMENT):
+        aligned = not padding or (description_end + padding) % PADDING_ALIGNMENT == 0
+        if padding > weights or padding >= PADDING_ALIGNMENT or not aligned:
             raise HefHeaderError(
                 f"says {padding} bytes of padding, which do not lead to the weights",
                 where=where,

@@ -113,6 +113,10 @@ class Message:
         """Whether the field is there at all."""
         return number in self._values
 
+    def count(self, number: int) -> int:
+        """How many values the field has."""
+        return len(self._values.get(number, ()))
+
     def integer(self, number: int) -> int:
         """An unsigned integer or an enum."""
         value = self._single(number, _VARINT)

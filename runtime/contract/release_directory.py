@@ -14,7 +14,8 @@ from runtime.contract.errors import (
     store_errors,
 )
 from runtime.contract.files import NotRegularError, list_directory, read_bounded
-from runtime.contract.gate import check_publishable
+from runtime.contract.gate import check_artifact, check_publishable
+from runtime.contract.hailo_compatibility import check_architecture, device_of
 from runtime.contract.release import MANIFEST_NAME, Artifact, Manifest, parse_manifest, release_id
 
 # What the system says of a path at which there is no file: somebody took it away or put something
@@ -65,11 +66,30 @@ class Release:
         except PublicationRefusedError as error:
             raise error.within(str(self.directory / MANIFEST_NAME)) from error
 
+    def check_artifact(self) -> tuple[str, ...]:
+        """Look into the artifact before an engine sees it: is it the encoder, for this target's chip?
+
+        Returns:
+            A sentence where it will run, but not as it could.
+
+        Raises:
+            HefError: As ``gate.check_artifact``; names the file.
+            DigestMismatchError: As ``read``.
+            StoreError: As ``read``.
+        """
+        name = self.manifest.artifact
+        where = str(self.directory / name)
+        hef = check_artifact(self.manifest, self.read(name), where)
+        return check_architecture(hef, device_of(self.manifest.target), where) if hef else ()
+
     def problems(self) -> list[str]:
         """One sentence for each file or verdict that is wrong."""
         found = self.file_problems()
         with collect_problems(found):
             self.check_publishable()
+        if not found:
+            with collect_problems(found):
+                self.check_artifact()
         return found
 
     def file_problems(self) -> list[str]:

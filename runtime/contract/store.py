@@ -49,7 +49,7 @@ from runtime.contract.files import (
     write_directory,
     write_synced,
 )
-from runtime.contract.gate import check_publishable
+from runtime.contract.gate import check_artifact, check_publishable
 from runtime.contract.release import (
     MANIFEST_NAME,
     TARGETS,
@@ -91,10 +91,17 @@ def _put_aside(directory: Path) -> None:
 
 
 class ReleaseStore:
-    """Releases and channels in one directory. Readers need no lock and no write access."""
+    """Releases and channels in one directory. Readers need no lock and no write access.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The directory; made when something is published.
+        _accepts_doubles: Take HEF files that a test double of the compiler wrote. For fixtures, in code:
+            nothing that a person or an environment sets leads here.
+    """
+
+    def __init__(self, root: Path, *, _accepts_doubles: bool = False) -> None:
         self.root = root
+        self._accepts_doubles = _accepts_doubles
 
     def publish(self, manifest: Manifest, files: Mapping[str, bytes]) -> Release:
         """Add a release; the gate is here, whoever calls.
@@ -108,8 +115,10 @@ class ReleaseStore:
             putting back a copy that was damaged meanwhile.
 
         Raises:
-            PublicationRefusedError: Parity is missing, failed or about other bytes.
+            PublicationRefusedError: Parity is missing, failed or about other bytes; or a test double
+                made the artifact.
             DigestMismatchError: A file is not what the manifest says.
+            HefError: The target is a chip, and the artifact is not the encoder for it.
             StoreError: The store cannot be read or written.
         """
         check_publishable(manifest)
@@ -120,6 +129,13 @@ class ReleaseStore:
             )
         for artifact in manifest.artifacts:
             check_bytes(files[artifact.name], artifact, Path(artifact.name))
+        hef = check_artifact(manifest, files[manifest.artifact])
+        if hef and hef.is_double and not self._accepts_doubles:
+            raise PublicationRefusedError(
+                f"a test double of the compiler wrote it ({hef.sdk_version})",
+                where=manifest.artifact,
+                hint="compile with Hailo's Dataflow Compiler; no chip runs this file",
+            )
         data = manifest_bytes(manifest)
         identifier = release_id(data)
         directory = self._directory(identifier)

@@ -20,11 +20,13 @@ from runtime.active_model import ActiveModel, ModelHolder, find_release, load_ac
 from runtime.config import RuntimeConfig
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import EngineError, PipelineError
+from runtime.contract.hef_errors import HefError
 from runtime.contract.motifs import MotifScorer
 from runtime.contract.release import GoldenRecord, OutputQuantization
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import ChannelStatistics
 from runtime.engines import open_engine
+from tests.hef_writer import make_hef
 from tests.simulators import (
     ARTIFACT,
     GOLDEN,
@@ -166,6 +168,17 @@ def no_hailo_engine(root: Path) -> RuntimeConfig:
     return config(root)
 
 
+def hef_for(data: bytes, target: str = "hailo8") -> Prepare:
+    """A release that came around the gate, with this file as its HEF."""
+
+    def prepare(root: Path) -> RuntimeConfig:
+        release = ReleaseSimulator(target=target, hef=data).place(root)
+        ReleaseStore(root).point("stable", release, actor="test", reason="around the gate")
+        return config(root)
+
+    return prepare
+
+
 def built_otherwise(root: Path) -> RuntimeConfig:
     ReleaseSimulator(golden_offset=0.5).publish(root, "stable")
     return config(root)
@@ -268,6 +281,11 @@ NO_WINDOWS = GoldenRecord(
         (flipped("manifest.json"), "digest_mismatch"),
         (broken_manifest, "manifest"),
         (no_hailo_engine, "engine"),
+        (hef_for(make_hef(arch="HAILO15H", version=3)), "hef_architecture"),
+        (hef_for(make_hef(arch="HAILO8P"), "hailo8l"), "hef_architecture"),
+        (hef_for(make_hef(outputs=[])), "hef_interface"),
+        (hef_for(b'{"mock_hef": true}'), "hef_json"),
+        (hef_for(make_hef()[:40]), "hef_short"),
         (around_the_gate, "publication_refused"),
         (links_in_a_circle, "store"),
         (store_in_a_circle, "store"),
@@ -345,6 +363,28 @@ def test_a_mistake_of_ours_is_a_reason_too(
     assert isinstance(holder.state, PipelineError)
     assert holder.state.code == "internal"
     assert "a mistake" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("target", "data"),
+    [("hailo8", make_hef(arch="HAILO10H")), ("hailo8l", make_hef()), ("hailo8", b"")],
+    ids=["10H on 8", "8P on 8L", "empty"],
+)
+def test_a_hef_for_another_chip_never_reaches_the_engine(
+    tmp_path: Path, target: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active_model, "open_engine", lambda _: pytest.fail("the engine saw it"))
+    with pytest.raises(HefError):
+        load_active_model(hef_for(data, target)(tmp_path))
+
+
+def test_a_smaller_chips_hef_is_loaded_with_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ReleaseSimulator(target="hailo8", hef=make_hef(arch="HAILO8L")).publish(tmp_path, "stable")
+    with caplog.at_level(logging.WARNING, "runtime.model"), pytest.raises(EngineError):
+        load_active_model(config(tmp_path))
+    assert "a HAILO8 runs it, more slowly" in caplog.text
 
 
 def test_the_holder_gives_back_what_it_held(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from runtime.contract.release import MANIFEST_NAME, OutputQuantization
 from runtime.contract.store import Release, open_release
 from runtime.contract.window import FloatArray
 from runtime.engines import Engine
+from tests.hef_writer import make_hef
 from tests.simulators import (
     ARTIFACT,
     GOLDEN,
@@ -178,6 +179,13 @@ def test_no_engine_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> Non
     code, answer = report(capsys, release.id, "--store", tmp_path)
     assert (code, answer["golden"]) == (1, None)
     assert "no HailoRT engine" in answer["problems"][0]
+
+
+def test_a_hef_for_another_chip_is_a_problem_in_words(tmp_path: Path, capsys: Capture) -> None:
+    release = ReleaseSimulator(target="hailo8l", hef=make_hef(arch="HAILO8P")).place(tmp_path)
+    code, answer = report(capsys, release.directory)
+    assert (code, answer["golden"]) == (1, None)
+    assert "was compiled for HAILO8P, a HAILO8L takes HAILO8L" in answer["problems"][0]
 
 
 @pytest.mark.parametrize("scale", [1000.0, 2 * STEP, 1.001 * STEP, 1e30])
