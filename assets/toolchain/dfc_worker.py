@@ -130,7 +130,8 @@ def compile_hef(arguments: argparse.Namespace, events: Events) -> list[str]:
 
 
 def versions(arguments: argparse.Namespace, events: Events) -> list[str]:
-    """Nothing but the facts that every verb tells."""
+    """The facts that every verb tells, and the GPUs."""
+    events.fact("gpus", gpus())
     return []
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from assets.metrics import context_metrics
 from assets.onnx_run import run_graph
 from assets.toolchain import HAILO_TARGETS, Built, Toolchain, dfc_errors
-from assets.toolchain.dfc_artifact import check_hef, output_of
+from assets.toolchain.dfc_artifact import check_compiled, output_of
 from assets.toolchain.dfc_config import DfcConfig, load_config, model_script, recorded
 from assets.toolchain.dfc_errors import DfcDegradedError, DfcOutputError, DfcUnsupportedError, DfcVersionError
 from assets.toolchain.dfc_log import as_text, check_accepted, degradations
@@ -174,7 +174,7 @@ class HailoDfcToolchain(Toolchain):
             ["encoder.hef"],
         )
         data = answer.files["encoder.hef"]
-        streams = check_hef(data, self.target, self.versions()["dfc"])
+        streams = check_compiled(data, self.target, self.versions()["dfc"])
         facts = {**quantized.facts, **_said(answer), **streams}
         return Built(stage="compiled", kind="hef", suffix=".hef", data=data, facts=facts)
 
