@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -101,6 +102,7 @@ class DfcDegradedError(DfcError):
     code = "dfc_degraded"
 
 
+_LICENCE: Final = re.compile(r"(?<![/\w])licen[cs]e(?![/\w])", re.IGNORECASE)
 _INSTALL: Final = "docs/gpusrv.md says how to install it; `python -m assets.toolchain doctor` checks it"
 _MEMORY: Final = "free memory or take a machine with more (32 GB is Hailo's recommendation), then repeat"
 _BY_NAME: Final[Mapping[str, tuple[type[DfcError], str]]] = {
@@ -149,7 +151,7 @@ def failed(verb: str, said: Mapping[str, Any], log: Sequence[str]) -> DfcError:
             message, where="HAILO_DFC_PYTHON", hint="the DFC needs Python 3.10 to 3.12"
         )
     # Where it says so outright; how the DFC words a refused licence is not known.
-    if "licence" in message.lower() or "license" in message.lower():
+    if _LICENCE.search(message):
         return DfcLicenceError(
             what, hint="accept or renew the licence in Hailo's Developer Zone, then repeat"
         )

@@ -88,6 +88,7 @@ class DfcInterpreter:
         inputs: Mapping[str, bytes] | None = None,
         outputs: Sequence[str] = (),
         seconds: float,
+        listener: Listener | None = None,
     ) -> Answer:
         """Let the worker do one thing.
 
@@ -97,6 +98,7 @@ class DfcInterpreter:
             inputs: Files to put there.
             outputs: Files that must be there afterwards, written by this very call.
             seconds: It is ended after that.
+            listener: Hears it this time; it may raise to end it.
 
         Raises:
             DfcError: One of ``dfc_errors``, which says what to do.
@@ -119,7 +121,7 @@ class DfcInterpreter:
                 "--nonce",
                 nonce,
             ]
-            heard = _Heard(verb, nonce, folder, self.listener)
+            heard = _Heard(verb, nonce, folder, listener or self.listener)
             before = oom_kills()
             status = self._run(command, folder, heard, seconds)
             if status == 0 and heard.done is not None:

@@ -76,6 +76,8 @@ def parse(arguments: argparse.Namespace, events: Events) -> list[str]:
     from hailo_sdk_client import ClientRunner
     from hailo_sdk_client.exposed_definitions import Dims
 
+    if arguments.windows and not arguments.out:
+        raise ValueError("--windows needs --out")
     order = [Dims.BATCH, Dims.CHANNELS, Dims.HEIGHT, Dims.WIDTH]
     shape = [int(part) for part in arguments.shape.split(",")]
     runner = ClientRunner(hw_arch=arguments.hw_arch)
@@ -154,7 +156,8 @@ def write_latents(runner: Any, contexts: list[str], arguments: argparse.Namespac
             given = given[0]
         # Axes of height and width stay in some versions.
         found[name] = np.asarray(given, np.float32).reshape(len(windows), -1)
-    np.savez(arguments.out, **found)
+    with Path(arguments.out).open("wb") as file:  # by a name alone numpy would add to it
+        np.savez(file, **found)
 
 
 def read_windows(path: str) -> Any:

@@ -155,7 +155,8 @@ class HailoDfcToolchain(Toolchain):
             "encoder.alls": script.encode(),
             "windows.npy": _windows_file(windows),
         }
-        answer = self._ask("optimize", options, inputs, ["quantized.har"])
+        watching = _Watching(self.interpreter.listener, config)
+        answer = self._ask("optimize", options, inputs, ["quantized.har"], watching)
         gpus = answer.facts.get("gpus", "unknown")
         found = degradations(answer.log, config, gpus=gpus, windows=len(windows))
         self.interpreter.listener.fact("optimize", "degradations", as_text(found))
@@ -213,7 +214,12 @@ class HailoDfcToolchain(Toolchain):
         return [self._latents[(*subject, name)] for name in contexts]
 
     def _ask(
-        self, verb: str, options: Sequence[str], inputs: Mapping[str, bytes], outputs: Sequence[str]
+        self,
+        verb: str,
+        options: Sequence[str],
+        inputs: Mapping[str, bytes],
+        outputs: Sequence[str],
+        listener: Listener | None = None,
     ) -> Answer:
         version = self.versions()["dfc"]
         answer = self.interpreter.ask(
@@ -222,6 +228,7 @@ class HailoDfcToolchain(Toolchain):
             inputs=inputs,
             outputs=outputs,
             seconds=self.config.seconds[verb],
+            listener=listener,
         )
         if answer.facts.get("dfc") != version:
             raise DfcVersionError(
@@ -230,6 +237,22 @@ class HailoDfcToolchain(Toolchain):
                 hint="somebody changed the installation meanwhile: repeat",
             )
         return answer
+
+
+class _Watching(Listener):
+    """Ends an optimization when it admits what nobody accepted: the rest would be hours for nothing."""
+
+    def __init__(self, listener: Listener, config: DfcConfig) -> None:
+        self._listener, self._config = listener, config
+
+    def line(self, verb: str, text: str) -> None:
+        self._listener.line(verb, text)
+        check_accepted(degradations([text], self._config), self._config)
+
+    def fact(self, verb: str, name: str, value: str) -> None:
+        self._listener.fact(verb, name, value)
+        if name == "gpus":
+            check_accepted(degradations((), self._config, gpus=value), self._config)
 
 
 def check_version(version: str, target: str, supported: Sequence[str] = SUPPORTED) -> None:

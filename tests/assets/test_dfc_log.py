@@ -76,18 +76,30 @@ def test_each_is_accepted_by_its_own_name_only() -> None:
 def test_without_a_gpu_the_build_fails_until_somebody_accepts_it(tmp_path: Path) -> None:
     windows = np.random.default_rng(1).normal(size=(96, 100, 9)).astype(np.float32)
     graph = canonical_graph(small_encoder())
-    without = {"DFC_DOUBLE_GPU": "0"}
-    toolchain = double_toolchain(tmp_path, **without)
+    toolchain = double_toolchain(tmp_path, DFC_DOUBLE_GPU="0")
     with pytest.raises(DfcDegradedError, match="optimization_level_0"):
         toolchain.optimize(toolchain.parse(graph), windows)
-    accepted = ("few_calibration_windows", "no_gpu", "optimization_level_0")
-    accepted += ("skipped_quantization_aware_fine_tuning",)
-    toolchain = double_toolchain(tmp_path, config=small_config(accepted=accepted), **without)
+    accepted = (
+        "few_calibration_windows",
+        "no_gpu",
+        "optimization_level_0",
+        "skipped_quantization_aware_fine_tuning",
+    )
+    toolchain = double_toolchain(tmp_path, config=small_config(accepted=accepted), DFC_DOUBLE_GPU="0")
     quantized = toolchain.optimize(toolchain.parse(graph), windows)
     for name in accepted:
         assert name in quantized.facts["degradations"]
     assert quantized.record is not None
     assert "no_gpu" in quantized.record.options["accepted"]
+
+
+def test_a_worse_optimization_is_ended_when_it_says_so(tmp_path: Path) -> None:
+    """At its beginning: it would go on for hours."""
+    windows = np.random.default_rng(1).normal(size=(96, 100, 9)).astype(np.float32)
+    toolchain = double_toolchain(tmp_path, DFC_DOUBLE_GPU="0", DFC_DOUBLE_FAULT="optimize:hang")
+    parsed = toolchain.parse(canonical_graph(small_encoder()))
+    with pytest.raises(DfcDegradedError, match="no available GPU"):
+        toolchain.optimize(parsed, windows)
 
 
 def test_too_few_windows_are_refused_before_the_compiler_runs(tmp_path: Path) -> None:

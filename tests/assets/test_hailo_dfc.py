@@ -238,11 +238,9 @@ def test_it_is_heard_while_it_works(tmp_path: Path, graph: bytes, windows: Float
     assert not any("50%" in line for line in said)
 
 
-def hanging(tmp_path: Path, **more: str) -> tuple[HailoDfcToolchain, Path]:
+def hanging(tmp_path: Path) -> tuple[HailoDfcToolchain, Path]:
     pids = tmp_path / "pids"
-    toolchain = double_toolchain(
-        tmp_path, DFC_DOUBLE_FAULT="translate:hang", DFC_DOUBLE_PIDS=str(pids), **more
-    )
+    toolchain = double_toolchain(tmp_path, DFC_DOUBLE_FAULT="translate:hang", DFC_DOUBLE_PIDS=str(pids))
     return toolchain, pids
 
 
@@ -361,3 +359,13 @@ def test_a_configuration_is_one_script() -> None:
     most = small_config(compiler_optimization="max")
     assert model_script(most).endswith("performance_param(compiler_optimization_level=max)\n")
     assert recorded(most, "hailo8")["script_sha256"] != recorded(config, "hailo8")["script_sha256"]
+
+
+def test_every_failure_is_explained_in_the_page() -> None:
+    page = (ROOT / "docs" / "gpusrv.md").read_text()
+    kinds = [
+        kind for kind in vars(dfc_errors).values() if isinstance(kind, type) and issubclass(kind, DfcError)
+    ]
+    codes = {kind.code for kind in kinds}
+    assert len(codes) == len(kinds) > 10
+    assert [code for code in codes - {"dfc"} if f"`{code}`" not in page] == []

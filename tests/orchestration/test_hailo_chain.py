@@ -112,6 +112,9 @@ def test_both_branches_are_built_on_the_double(home: Home, monkeypatch: pytest.M
     assert quantized["degradations"] == "none"
     assert "model_optimization_flavor(optimization_level=2" in str(quantized["script"])
     assert "Model Optimization is done" in str(quantized["log"])
+    run_log = [record.user_message for record in home.instance.all_logs(result.run_id)]
+    assert "optimize: [info] Starting Model Optimization" in run_log
+    assert "compile: dfc is 0.0.0-double" in run_log
     assert "HAILO8P" in str(metadata_of(result, "hailo8__hef")["hef architecture"])
     assert "script" not in metadata_of(result, "emulator__quantized_har")
 
