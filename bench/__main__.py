@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, parity, ranges, serving
+from bench import chain, hef, parity, ranges, serving
 
 
 def main() -> int:
@@ -15,6 +15,8 @@ def main() -> int:
     ranges.main([])
     print("\n## Parity\n", flush=True)
     parity.main([])
+    print("\n## Reading HEF files\n", flush=True)
+    hef.main([])
     print("\n## Serving\n", flush=True)
     return serving.main([])
 

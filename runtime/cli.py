@@ -20,6 +20,7 @@ from runtime.contract.evidence import evidence_kind
 from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
 from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.inspect_file import FileMissingError, inspect_file
 from runtime.parity_text import parity_documents, parity_json, parity_lines
 from runtime.release_diff import diff_releases
 from runtime.release_text import release_lines, table_lines, table_row
@@ -61,7 +62,8 @@ def _run(store: ReleaseStore, options: argparse.Namespace) -> int:
             _print_json(options.failure(error))
             sys.stdout.flush()
         print(f"releasectl: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ReleaseNotFoundError | WindowError) else PROBLEMS
+        usage = ReleaseNotFoundError | WindowError | FileMissingError
+        return USAGE if isinstance(error, usage) else PROBLEMS
     return code
 
 
@@ -78,7 +80,7 @@ def _check_store(root: Path) -> None:
 
 
 def _as_error(error: PipelineError) -> dict[str, object]:
-    """What ``list``, ``show`` and ``diff`` print with ``--json`` in place of an answer."""
+    """What ``list``, ``show``, ``diff`` and ``inspect`` print with ``--json`` in place of an answer."""
     return {"error": error.code, "message": str(error)}
 
 
@@ -88,11 +90,12 @@ def _as_report(error: PipelineError) -> dict[str, object]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print JSON")
+    common = argparse.ArgumentParser(add_help=False, parents=[output])
     common.add_argument(
         "--store", type=Path, metavar="DIR", help="default: RELEASE_STORE or artifacts/releases"
     )
-    common.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(prog="releasectl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="every release of the store")
@@ -115,7 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--windows", type=Path, metavar="NPZ", help="`windows` to run besides")
     selftest.add_argument("--latents", type=Path, metavar="NPZ", help="where their `latents` go")
     selftest.set_defaults(command=_selftest, failure=as_report, wrong=selftest.error)
+    inspect = commands.add_parser("inspect", parents=[output], help="what a HEF or a HAR is; needs no store")
+    inspect.add_argument("file", metavar="FILE", type=Path, help="a file of Hailo's compiler")
+    inspect.set_defaults(command=_inspect, failure=_as_error, store=None)
     return parser
+
+
+def _inspect(_: ReleaseStore, options: argparse.Namespace) -> int:
+    found = inspect_file(options.file)
+    _print(options, found.document, lambda: found.lines)
+    return OK
 
 
 def _list(store: ReleaseStore, options: argparse.Namespace) -> int:

@@ -66,6 +66,17 @@ def check_hef(data: bytes, target: str, where: str) -> HefFile:
         HefError: No HEF, or not a whole one; each kind its own.
     """
     hef = read_hef(data, where)
+    check_encoder(hef, target, where)
+    return hef
+
+
+def check_encoder(hef: HefFile, target: str, where: str) -> None:
+    """Refuse a HEF that is not the encoder, for the target's chip.
+
+    Raises:
+        HefArchitectureError: Compiled for another chip.
+        HefInterfaceError: Not one network with one window in and one latent out.
+    """
     check_architecture(hef, device_of(target), where)
     if len(hef.network_groups) != 1:
         raise HefInterfaceError(
@@ -85,7 +96,6 @@ def check_hef(data: bytes, target: str, where: str) -> HefFile:
     for stream in (*network.inputs, *network.outputs):
         if not min(stream.scales or (stream.scale,)) > 0:
             raise HefInterfaceError(f"does not say the quantization of {stream.name}", where=where)
-    return hef
 
 
 def _shapes(streams: tuple[HefStream, ...]) -> str:

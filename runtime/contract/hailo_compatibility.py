@@ -135,6 +135,13 @@ def check_header(hef: HefFile, hailort: str, where: str) -> None:
         )
 
 
+def released_with(dfc: str) -> str:
+    """Which HailoRT a compiler was released with, as the rest of a sentence; empty where not known."""
+    found = _VERSION.match(dfc)
+    hailort = RELEASED_WITH.get((int(found[1]), int(found[2]))) if found else None
+    return f"; its compiler was released with {_text(hailort)}" if hailort else ""
+
+
 def version_findings(dfc: str = "", hailort: str = "", driver: str = "", firmware: str = "") -> list[str]:
     """What does not fit together, one sentence each; an empty version is not looked at.
 

@@ -187,7 +187,7 @@ class Message:
         result: float = struct.unpack(form, value)[0]
         if not math.isfinite(result):
             raise WireError(f"field {number} is not finite", where=self.where)
-        return result
+        return result + 0.0  # no -0.0, which the compiler writes for some zero points
 
     def _decode(self, value: memoryview, number: int) -> str:
         if len(value) > MAX_TEXT_BYTES:

@@ -477,7 +477,7 @@ def attempt(data: bytes) -> HefFile | HefError:
         HEADER + b"".join(nested(i, b"") for i in range(20, MAX_FIELDS)),
         HEADER + nested(2, text(4, "\U0001f600" + "a" * 3000) * 10_000),
         HEADER + nested(2, b"") * (MAX_FIELDS - 10),
-        HEADER + described(nested(3, nested(2, b"") + nested(3, nested(6, bytes(8 * 10**6))))),
+        HEADER + described(nested(3, nested(2, b"") + nested(3, nested(6, bytes(8 * 3 * 10**6))))),
         HEADER + nested(2, nested(3, nested(3, nested(2, nested(3, nested(2, b""))) * 16_000))),
         HEADER + nested(2, b"\x08\x01" * 5_000_000),
     ],
