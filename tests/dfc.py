@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
+
 from assets.toolchain.dfc_config import DfcConfig, load_config
 from assets.toolchain.dfc_process import Listener
 from assets.toolchain.hailo_dfc import HailoDfcToolchain
@@ -63,4 +65,12 @@ def double_toolchain(
         config=config or small_config(),
         supported=[DOUBLE_SDK_VERSION],
         listener=listener,
+    )
+
+
+def all_ended(pids: Path) -> bool:
+    """Whether the processes that a hanging double noted there are gone."""
+    numbers = [int(pid) for pid in pids.read_text().split()]
+    return not any(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in numbers
     )

@@ -144,7 +144,7 @@ class Toolchain(abc.ABC):
         _check_latents(latents, len(windows), f"{self.target} {built.stage}")
         return latents
 
-    def contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray]:
+    def contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray | str]:
         """What else the toolchain can run a quantized model as, beside ``infer``.
 
         Args:
@@ -152,10 +152,11 @@ class Toolchain(abc.ABC):
             windows: float32 (N, 100, 9), normalized.
 
         Returns:
-            float32 (N, 64) for each of ``parity.TOOLCHAIN_CONTEXTS`` that it has.
+            float32 (N, 64) for each of ``parity.TOOLCHAIN_CONTEXTS`` that it has, or why it could not:
+            nothing is judged by them.
 
         Raises:
-            ToolchainError: One of them failed, or gave something else.
+            ToolchainError: One of them gave something else.
         """
         _check_stage(quantized, "quantized")
         _check_windows(windows)
@@ -166,7 +167,8 @@ class Toolchain(abc.ABC):
         except Exception as error:
             raise ToolchainError(f"contexts failed: {error}", where=self.target) from error
         for name, latents in found.items():
-            _check_latents(latents, len(windows), f"{self.target} {name}")
+            if not isinstance(latents, str):
+                _check_latents(latents, len(windows), f"{self.target} {name}")
         return found
 
     def layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:
@@ -207,7 +209,7 @@ class Toolchain(abc.ABC):
             )
         return built
 
-    def _contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray]:
+    def _contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray | str]:
         return {}
 
     @abc.abstractmethod

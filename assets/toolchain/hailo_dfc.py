@@ -19,7 +19,13 @@ from assets.onnx_run import run_graph
 from assets.toolchain import HAILO_TARGETS, Built, Toolchain, dfc_errors
 from assets.toolchain.dfc_artifact import check_compiled, output_of
 from assets.toolchain.dfc_config import DfcConfig, load_config, model_script, recorded
-from assets.toolchain.dfc_errors import DfcDegradedError, DfcOutputError, DfcUnsupportedError, DfcVersionError
+from assets.toolchain.dfc_errors import (
+    DfcDegradedError,
+    DfcError,
+    DfcOutputError,
+    DfcUnsupportedError,
+    DfcVersionError,
+)
 from assets.toolchain.dfc_log import as_text, check_accepted, degradations
 from assets.toolchain.dfc_process import Answer, DfcInterpreter, Listener
 from assets.toolchain.onnx_check import check_graph
@@ -191,9 +197,13 @@ class HailoDfcToolchain(Toolchain):
             )
         return self._run(har, [QUANTIZED], windows)[0]
 
-    def _contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray]:
+    def _contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray | str]:
         names = list(TOOLCHAIN_CONTEXTS)
-        *found, _ = self._run(quantized.data, [*(name.upper() for name in names), QUANTIZED], windows)
+        try:
+            *found, _ = self._run(quantized.data, [*(name.upper() for name in names), QUANTIZED], windows)
+        except DfcError as error:
+            # Whether a quantized HAR still runs as float depends on the version, and nothing is judged by it.
+            return dict.fromkeys(names, error.what)
         return dict(zip(names, found, strict=True))
 
     def _layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:

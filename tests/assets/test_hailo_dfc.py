@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from assets.onnx_model import canonical_graph
@@ -23,7 +22,7 @@ from assets.toolchain.hailo_dfc import HailoDfcToolchain, check_version
 from runtime.contract.window import FloatArray
 from tests.assets.test_onnx_model import small_encoder
 from tests.chain import ROOT
-from tests.dfc import DOUBLES, dfc_python, double_toolchain, script, small_config
+from tests.dfc import DOUBLES, all_ended, dfc_python, double_toolchain, script, small_config
 from tests.simulators import wait_for
 
 pytestmark = pytest.mark.build
@@ -107,6 +106,17 @@ def test_compiling_fails_by_name(tmp_path: Path, quantized: Built, fault: str, e
     with pytest.raises(DfcError, match=says) as caught:
         double_toolchain(tmp_path, DFC_DOUBLE_FAULT=fault).compile(quantized)
     assert type(caught.value).__name__ == error
+
+
+def test_a_float_context_that_cannot_run_says_why(
+    tmp_path: Path, quantized: Built, windows: FloatArray
+) -> None:
+    """Nothing is judged by it; what is judged runs all the same."""
+    toolchain = double_toolchain(tmp_path, DFC_DOUBLE_FAULT="infer:float")
+    found = toolchain.contexts(quantized, windows[:2])
+    assert set(found) == {"sdk_native", "sdk_fp_optimized"}
+    assert all("needs a model that is not quantized" in str(said) for said in found.values())
+    assert toolchain.infer(quantized, windows[:2]).shape == (2, 64)
 
 
 def test_an_interpreter_that_is_none_is_named(tmp_path: Path) -> None:
@@ -242,13 +252,6 @@ def hanging(tmp_path: Path) -> tuple[HailoDfcToolchain, Path]:
     pids = tmp_path / "pids"
     toolchain = double_toolchain(tmp_path, DFC_DOUBLE_FAULT="translate:hang", DFC_DOUBLE_PIDS=str(pids))
     return toolchain, pids
-
-
-def all_ended(pids: Path) -> bool:
-    numbers = [int(pid) for pid in pids.read_text().split()]
-    return not any(
-        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in numbers
-    )
 
 
 def test_a_timeout_ends_it_and_its_children(tmp_path: Path, graph: bytes) -> None:

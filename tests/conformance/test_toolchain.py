@@ -280,6 +280,7 @@ class HailoSuite(ToolchainSuite):
         windows = some_windows(8, seed=4)
         found = toolchain.contexts(quantized, windows)
         assert tuple(found) == TOOLCHAIN_CONTEXTS
+        assert not isinstance(found["sdk_native"], str)
         np.testing.assert_allclose(found["sdk_native"], toolchain.infer(parsed, windows), rtol=0, atol=1e-4)
 
     def test_an_artifact_alone_cannot_be_run_here(self, graph: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from runtime.contract.hef_file import DOUBLE_SDK_VERSION, read_hef
 from runtime.contract.parity import CONTEXTS, TOOLCHAIN_CONTEXTS
 from runtime.contract.store import ReleaseStore
 from tests.chain import CALIB_DATA, SAMPLE_WEIGHTS
-from tests.dfc import dfc_python
+from tests.dfc import all_ended, dfc_python
+from tests.simulators import wait_for
 
 pytestmark = pytest.mark.build
 TARGETS = ("hailo8", "emulator")
@@ -152,6 +154,38 @@ def test_without_a_compiler_the_emulators_branch_is_built_all_the_same(tmp_path:
     assert "emulator/canary_release" in run.stdout
     assert set(json.loads((report / RELEASES).read_text())) == {"emulator"}
     assert "Traceback" not in run.stdout + run.stderr
+
+
+def test_cancelling_a_run_ends_the_compiler_and_its_children(tmp_path: Path) -> None:
+    """As Ctrl-C and Dagster's own cancelling do it: an interrupt in the run's process."""
+    pids = tmp_path / "pids"
+    double = {"DFC_DOUBLE_FAULT": "optimize:hang", "DFC_DOUBLE_PIDS": str(pids)}
+    code = (
+        "import sys; import assets.toolchain.hailo_dfc as dfc\n"
+        f"dfc.SUPPORTED = ({DOUBLE_SDK_VERSION!r},)\n"
+        "from orchestration.build import main; sys.exit(main([]))"
+    )
+    places = {"DAGSTER_HOME": "home", "BUILD_DIR": "build", "RELEASE_STORE": "releases"}
+    settings = {name: str(tmp_path / place) for name, place in places.items()}
+    settings |= {"BUILD_TARGETS": "hailo8", "HAILO_DFC_PYTHON": dfc_python(tmp_path, double)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for(pids.exists, "the compiler at work", 100)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert "hailo8/quantized_har       FAILED  interrupted" in said
+    assert "canary_release" not in said
+    assert wait_for(lambda: all_ended(pids), "their end")
 
 
 @pytest.mark.parametrize(

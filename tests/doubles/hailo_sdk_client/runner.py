@@ -174,6 +174,9 @@ class ClientRunner:
         if inference_context not in _NEEDS:
             raise InvalidArgumentsException(f"{inference_context} needs a device, or is not in this double")
         self._at_least(_NEEDS[inference_context], f"infer_context {inference_context.name}")
+        quantized = self.state is States.QUANTIZED_MODEL
+        if FAULT == "infer:float" and quantized and inference_context is not InferenceContext.SDK_QUANTIZED:
+            raise InvalidStateException(f"{inference_context.name} needs a model that is not quantized")
         context = _Context(inference_context)
         yield context
         context.open = False
