@@ -126,21 +126,26 @@ class DfcInterpreter:
             status = self._run(command, folder, heard, seconds)
             if status == 0 and heard.done is not None:
                 return heard.answer(outputs)
-            if heard.failed is not None:
-                raise dfc_errors.failed(verb, heard.failed, heard.log())
-            if heard.strangers:
-                raise DfcStaleError(
-                    f"{verb} ended, and what it told belongs to another call",
-                    where=self.python,
-                    hint="HAILO_DFC_PYTHON must start Python on the file that it is given, and keep nothing",
-                )
-            if status == 0:
-                raise DfcOutputError(
-                    f"{verb} ended without an error and without an answer",
-                    where=f"HAILO_DFC_PYTHON={self.python}",
-                    hint="is it a Python? `HAILO_DFC_PYTHON --version` must say 3.10 or newer",
-                )
-            raise dfc_errors.ended(verb, status, heard.log(), oom_kills=oom_kills() - before)
+            raise self._failure(status, heard, oom_kills() - before)
+
+    def _failure(self, status: int, heard: _Heard, killed: int) -> dfc_errors.DfcError:
+        """Why there is no answer, as far as anybody said."""
+        verb = heard.verb
+        if heard.failed is not None:
+            return dfc_errors.failed(verb, heard.failed, heard.log())
+        if heard.strangers:
+            return DfcStaleError(
+                f"{verb} ended, and what it told belongs to another call",
+                where=self.python,
+                hint="HAILO_DFC_PYTHON must start Python on the file that it is given, and keep nothing",
+            )
+        if status == 0:
+            return DfcOutputError(
+                f"{verb} ended without an error and without an answer",
+                where=f"HAILO_DFC_PYTHON={self.python}",
+                hint="is it a Python? `HAILO_DFC_PYTHON --version` must say 3.10 or newer",
+            )
+        return dfc_errors.ended(verb, status, heard.log(), oom_kills=killed)
 
     def _run(self, command: Sequence[str], folder: Path, heard: _Heard, seconds: float) -> int:
         deadline = time.monotonic() + seconds
