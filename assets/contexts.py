@@ -51,7 +51,7 @@ class Contexts:
     """What each context said.
 
     Args:
-        results: One for each of ``parity.CONTEXTS``, in that order.
+        results: One for each of ``parity.CONTEXTS``, in that order, and those that the toolchain has besides.
         reference: float32 (N, 64), full_precision.
         found: float32 (N, 64), the judged context.
         judged: Its name.
@@ -95,7 +95,12 @@ def run_contexts(
     reference = toolchain.infer(stages["parsed"], normalized)
     tool = toolchain.record()
     ran_by = _toolchain(tool)
-    results = [_source(trained, normalized, reference), _ran("full_precision", "measured", ran_by)]
+    results = [_source(trained, normalized, reference), _ran("full_precision", "measured", _runtime())]
+    for name, latents in toolchain.contexts(stages["quantized"], normalized).items():
+        if isinstance(latents, str):
+            results.append(_not_run(name, latents))
+        else:
+            results.append(_ran(name, "emulated", ran_by, context_metrics(reference, latents)))
     emulated = toolchain.infer(stages["quantized"], normalized)
     results.append(_ran("emulator", "emulated", ran_by, context_metrics(reference, emulated)))
     engine = _artifact(toolchain, candidate, windows)

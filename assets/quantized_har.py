@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from assets.calibration import parse_sets
 from assets.input_gate import gate_for_model
@@ -13,26 +14,41 @@ from runtime.contract.document import from_json, to_json
 from runtime.contract.release import ToolchainRecord
 from runtime.contract.window import normalize
 
+_FACTS: Final = ("stage", "kind", "suffix", "record")
+
 
 def keep_built(bench: Workbench, asset: str, built: Built, made_from: Sequence[Product]) -> Product:
     """Keep what a stage made, with the facts by which a later link takes it up again."""
-    facts = {"stage": built.stage, "kind": built.kind, "suffix": built.suffix}
+    facts = {**built.facts, "stage": built.stage, "kind": built.kind, "suffix": built.suffix}
     facts["record"] = to_json(built.record).decode()
     return bench.put(asset, {f"encoder{built.suffix}": built.data}, made_from=made_from, facts=facts)
 
 
 def take_built(bench: Workbench, product: Product) -> Built:
-    """Take up what an earlier stage made, verified."""
-    names = ("stage", "kind", "suffix", "record")
-    if missing := [name for name in names if name not in product.facts]:
+    """Take up what an earlier stage made, verified; of an artifact also what it was compiled from."""
+    if missing := [name for name in _FACTS if name not in product.facts]:
         raise ProductMissingError(
             f"does not say its {', '.join(missing)}: an earlier version of this project made it",
             where=product.asset,
             hint=f"materialize {product.asset} again",
         )
-    stage, kind, suffix, record = (product.facts[name] for name in names)
-    made_by = from_json(ToolchainRecord, record.encode(), f"{product.asset}: record")
-    return Built(stage=stage, kind=kind, suffix=suffix, data=bench.read(product), record=made_by)
+    stage, kind, suffix, record = (product.facts[name] for name in _FACTS)
+    target, _, link = product.asset.partition("/")
+    stand_in = bench.read(bench.ancestor(product, f"{target}/quantized_har")) if link == "hef" else b""
+    return Built(
+        stage=stage,
+        kind=kind,
+        suffix=suffix,
+        data=bench.read(product),
+        record=from_json(ToolchainRecord, record.encode(), f"{product.asset}: record"),
+        facts=said_of(product),
+        stand_in=stand_in,
+    )
+
+
+def said_of(product: Product) -> dict[str, str]:
+    """What the toolchain said about how a product was made."""
+    return {name: value for name, value in product.facts.items() if name not in _FACTS}
 
 
 def make_quantized_har(

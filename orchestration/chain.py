@@ -226,14 +226,16 @@ def _link(
 def _quantized_har(target: str) -> dg.AssetsDefinition:
     @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.")
     @_explained
-    def quantized_har(places: Places, onnx_model: Product, calibration_set: Product) -> Result:
+    def quantized_har(
+        context: dg.AssetExecutionContext, places: Places, onnx_model: Product, calibration_set: Product
+    ) -> Result:
         from assets.quantized_har import make_quantized_har
-        from assets.toolchain import open_toolchain
+        from orchestration.toolchain_view import said
 
-        bench, toolchain = places.bench(), open_toolchain(target)
+        bench, toolchain = places.bench(), places.toolchain(target, context.log)
         product = make_quantized_har(bench, toolchain, onnx_model=onnx_model, calibration_set=calibration_set)
         record = toolchain.record()
-        extra = {"kind": product.facts["kind"], "toolchain": record.id, **record.options}
+        extra = {"kind": product.facts["kind"], "toolchain": record.id, **record.options, **said(product)}
         return _result(bench, product, {**extra, "tools": dg.MetadataValue.json(record.tools)})
 
     return quantized_har
@@ -242,13 +244,14 @@ def _quantized_har(target: str) -> dg.AssetsDefinition:
 def _hef(target: str) -> dg.AssetsDefinition:
     @_link(target, "hef", "onnx", "Compile: the artifact that an engine loads.", own=["quantized_har"])
     @_explained
-    def hef(places: Places, quantized_har: Product) -> Result:
+    def hef(context: dg.AssetExecutionContext, places: Places, quantized_har: Product) -> Result:
         from assets.hef import make_hef
-        from assets.toolchain import open_toolchain
+        from orchestration.toolchain_view import said
 
         bench = places.bench()
-        product = make_hef(bench, open_toolchain(target), quantized_har=quantized_har)
-        return _result(bench, product, {"kind": product.facts["kind"], "file": next(iter(product.files))})
+        product = make_hef(bench, places.toolchain(target, context.log), quantized_har=quantized_har)
+        extra = {"kind": product.facts["kind"], "file": next(iter(product.files))}
+        return _result(bench, product, {**said(product), **extra})
 
     return hef
 
@@ -276,14 +279,14 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         check_specs=[check_spec],
     )
     @_explained
-    def parity_report(places: Places, config: MotifConfig, hef: Product) -> Result:
-
+    def parity_report(
+        context: dg.AssetExecutionContext, places: Places, config: MotifConfig, hef: Product
+    ) -> Result:
         from assets.parity import hold_against_champion, make_parity_report
         from assets.report import keep_report
-        from assets.toolchain import open_toolchain
         from orchestration.parity_view import parity_check_result, parity_metadata
 
-        bench, toolchain = places.bench(), open_toolchain(target)
+        bench, toolchain = places.bench(), places.toolchain(target, context.log)
         bench.check_latest(hef, "calibration_set", "onnx_model", f"{target}/quantized_har")
         product, evidence = make_parity_report(bench, toolchain, hef=hef, motifs=config.motifs)
         judged = hold_against_champion(bench, toolchain, places.store(), hef=hef, parity_report=product)
@@ -313,12 +316,11 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
         parity_report: Product,
     ) -> Result:
         from assets.canary import publish_canary, release_product
-        from assets.toolchain import open_toolchain
 
         bench = places.bench()
         release = publish_canary(
             bench,
-            open_toolchain(target),
+            places.toolchain(target, context.log),
             places.store(),
             hef=hef,
             parity_report=parity_report,

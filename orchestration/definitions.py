@@ -37,6 +37,7 @@ defs = dg.Definitions(
             release_store=str(SETTINGS.release_store),
             reports_dir=str(SETTINGS.reports_dir),
             reports_url=SETTINGS.reports_url,
+            dfc_python=SETTINGS.dfc_python,
         ),
         PRODUCTS: ProductIOManager(build_dir=str(SETTINGS.build_dir)),
     },

@@ -21,7 +21,6 @@ from typing import Any, Final
 import numpy as np
 
 from assets.report import report_link
-from assets.toolchain import open_toolchain
 from orchestration.build import READY, RELEASES, REPORTS, make_home
 from orchestration.processes import Child, Children, Stopped, log_folder
 from orchestration.settings import ROOT, BuildSettings
@@ -121,9 +120,7 @@ class Platform:
 
     def __init__(self, settings: BuildSettings, children: Children, logs: Path) -> None:
         self.targets = settings.targets
-        for target in self.targets:
-            if target != "emulator":
-                open_toolchain(target)  # refuses now what would fail after minutes
+        self.missing: tuple[str, ...] = ()  # known when the build ended
         self.target = "emulator" if "emulator" in self.targets else self.targets[0]
         self.children, self.logs = children, logs
         self.url = self.ui_url = ""  # known when they are started
@@ -172,13 +169,17 @@ class Platform:
     def built(self, child: Child) -> Release:
         """The release that the build published, which ``canary`` must name.
 
+        Another target's branch may have failed: ``missing`` says which.
+
         Raises:
             LocalError: An asset failed, a check blocked, or somebody moved the channel meanwhile.
         """
-        if child.wait() != 0:
+        status, releases = child.wait(), self.releases()
+        self.missing = tuple(target for target in self.targets if target not in releases)
+        if self.target not in releases or (status != 0 and not self.missing):
             where = f", and so does {report}" if (report := self.report()) else ""
             raise LocalError("the chain was not built", hint=f"the FAILED line says why{where}; then repeat")
-        mine = json.loads((self.logs / RELEASES).read_text())[self.target]
+        mine = releases[self.target]
         entry = self.store.current(self.target, "canary")
         if entry is None or entry.release != mine:
             raise LocalError(
@@ -186,6 +187,14 @@ class Platform:
                 hint="another build moved it meanwhile: repeat",
             )
         return self.store.open(mine)
+
+    def releases(self) -> dict[str, str]:
+        """Target to the release that the build published; empty where it did not get that far."""
+        try:
+            found: dict[str, str] = json.loads((self.logs / RELEASES).read_text())
+        except FileNotFoundError:
+            return {}
+        return found
 
     def report(self) -> Path | None:
         """The parity report that the build wrote; None where it did not get that far."""
@@ -320,6 +329,11 @@ def curl_line(url: str, body: Path) -> str:
     return shlex.join(words)
 
 
+def not_built(platform: Platform) -> str:
+    """Which targets were asked for and have no release."""
+    return f"{', '.join(platform.missing)} was not built, {platform.target} was"
+
+
 def smoke() -> None:
     """Bring everything up on free ports, ask once, end."""
     settings = BuildSettings.from_environment(os.environ)
@@ -329,6 +343,8 @@ def smoke() -> None:
         check_answer(platform, release)
         if report := platform.report():
             say(f"report:  {report}")
+        if platform.missing:
+            raise LocalError(not_built(platform), hint="the FAILED line says why")
     say("smoke: passed, nothing left running")
 
 
@@ -351,6 +367,8 @@ def run() -> None:
         say(f"report      {report_link(report, platform.reports_url) if report else platform.reports_url}")
         say(f"logs        {logs}")
         say(f"try         {curl_line(platform.url, body)}")
+        if platform.missing:
+            say(f"NOT BUILT   {', '.join(platform.missing)}: the FAILED line says why")
         say("serving until Ctrl-C")
         ended = children.wait_for_first([*servers, reports])
         raise LocalError(f"{ended.name} ended by itself\n{ended.last_lines()}")

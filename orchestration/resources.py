@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.product import Product, Workbench
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import ReleaseStore
+
+if TYPE_CHECKING:
+    from assets.toolchain import Toolchain
 
 
 @contextlib.contextmanager
@@ -33,6 +37,7 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         release_store: Releases and channels.
         reports_dir: Parity reports.
         reports_url: Where they are served; empty where they are not.
+        dfc_python: The Python that has Hailo's Dataflow Compiler; empty where there is none.
     """
 
     weights_dir: str
@@ -41,6 +46,14 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
     release_store: str
     reports_dir: str = ""
     reports_url: str = ""
+    dfc_python: str = ""
+
+    def toolchain(self, target: str, log: dg.DagsterLogManager) -> Toolchain:
+        """The toolchain of a target; what its compiler prints goes to the run's log while it works."""
+        from assets.toolchain import open_toolchain
+        from orchestration.toolchain_view import RunLog
+
+        return open_toolchain(target, dfc_python=self.dfc_python, listener=RunLog(log))
 
     def bench(self) -> Workbench:
         """The workbench."""

@@ -24,6 +24,8 @@ class BuildSettings:
         release_store: Releases and channels (``RELEASE_STORE``).
         dagster_home: Dagster's databases and settings (``DAGSTER_HOME``).
         reports_url: Where ``reports_dir`` is served (``REPORTS_URL``); empty where it is not.
+        dfc_python: The Python that has Hailo's Dataflow Compiler (``HAILO_DFC_PYTHON``); empty where there is
+            none. A name without a folder is looked up on the path.
     """
 
     targets: tuple[str, ...]
@@ -33,6 +35,7 @@ class BuildSettings:
     release_store: Path
     dagster_home: Path
     reports_url: str = ""
+    dfc_python: str = ""
 
     @property
     def reports_dir(self) -> Path:
@@ -50,6 +53,9 @@ class BuildSettings:
         def place(variable: str, default: str) -> Path:
             return ROOT / (environment.get(variable) or default)
 
+        dfc_python = environment.get("HAILO_DFC_PYTHON") or ""
+        if "/" in dfc_python:
+            dfc_python = str(ROOT / Path(dfc_python).expanduser())
         return cls(
             targets=tuple(parse_targets(environment.get("BUILD_TARGETS") or "emulator")),
             weights_dir=place("WEIGHTS_DIR", "artifacts/weights"),
@@ -58,4 +64,5 @@ class BuildSettings:
             release_store=place("RELEASE_STORE", "artifacts/releases"),
             dagster_home=place("DAGSTER_HOME", "artifacts/dagster_home"),
             reports_url=environment.get("REPORTS_URL") or "",
+            dfc_python=dfc_python,
         )

@@ -19,6 +19,7 @@ SETTINGS = (
     "CALIB_DIR",
     "DAGSTER_HOME",
     "GUNICORN_CMD_ARGS",
+    "HAILO_DFC_PYTHON",
     "HAILO_LOCK_DIR",
     "HEF_PATH",
     "HOST",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -14,6 +14,12 @@ from runtime.contract.parity import LayerNoise
 from runtime.contract.release import TARGETS, OutputQuantization, ToolchainRecord
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray
 
+if TYPE_CHECKING:
+    from assets.toolchain.dfc_process import Listener
+
+HAILO_TARGETS: Final = ("hailo8", "hailo8l")
+OTHER_CHIPS: Final = ("hailo8r", "hailo10h", "hailo15h", "hailo15m", "hailo15l")
+"""Known by name, and not built for: all but the first take the Dataflow Compiler 5.x and HailoRT 5.x."""
 STAGES: Final = ("parsed", "quantized", "compiled")
 
 
@@ -27,6 +33,10 @@ class Built:
         suffix: File name suffix that goes with the kind.
         data: The bytes.
         record: Who quantized it, with which versions; None before ``optimize``.
+        facts: What a toolchain says about how it was made: its log, its script, what went worse than asked.
+            No part of the bytes, nor of their digest.
+        stand_in: What ``infer`` runs for it where it cannot run ``data`` itself: the graph that a HAR was
+            parsed from, the quantized model that an artifact for a chip was compiled from.
     """
 
     stage: str
@@ -34,6 +44,8 @@ class Built:
     suffix: str
     data: bytes
     record: ToolchainRecord | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    stand_in: bytes = b""
 
 
 class Toolchain(abc.ABC):
@@ -91,7 +103,7 @@ class Toolchain(abc.ABC):
         _check_stage(quantized, "quantized")
         self.check_made(quantized)
         compiled = self._checked("compile", "compiled", lambda: self._compile(quantized))
-        return replace(compiled, record=quantized.record)
+        return replace(compiled, record=quantized.record, stand_in=quantized.data)
 
     def check_made(self, built: Built) -> None:
         """Refuse what another toolchain, version or choice of options made.
@@ -129,12 +141,35 @@ class Toolchain(abc.ABC):
             raise
         except Exception as error:
             raise ToolchainError(f"infer failed: {error}", where=self.target) from error
-        if latents.shape != (len(windows), LATENT_SIZE) or not np.isfinite(latents).all():
-            raise ToolchainError(
-                f"latents of shape {latents.shape}, expected finite {(len(windows), LATENT_SIZE)}",
-                where=f"{self.target} {built.stage}",
-            )
+        _check_latents(latents, len(windows), f"{self.target} {built.stage}")
         return latents
+
+    def contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray | str]:
+        """What else the toolchain can run a quantized model as, beside ``infer``.
+
+        Args:
+            quantized: What ``optimize`` made.
+            windows: float32 (N, 100, 9), normalized.
+
+        Returns:
+            float32 (N, 64) for each of ``parity.TOOLCHAIN_CONTEXTS`` that it has, or why it could not:
+            nothing is judged by them.
+
+        Raises:
+            ToolchainError: One of them gave something else.
+        """
+        _check_stage(quantized, "quantized")
+        _check_windows(windows)
+        try:
+            found = self._contexts(quantized, windows)
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise ToolchainError(f"contexts failed: {error}", where=self.target) from error
+        for name, latents in found.items():
+            if not isinstance(latents, str):
+                _check_latents(latents, len(windows), f"{self.target} {name}")
+        return found
 
     def layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None:
         """Where a quantized model's noise comes from, layer by layer.
@@ -173,6 +208,9 @@ class Toolchain(abc.ABC):
                 f"{verb} gave stage {built.stage!r} with {len(built.data)} bytes", where=self.target
             )
         return built
+
+    def _contexts(self, quantized: Built, windows: FloatArray) -> dict[str, FloatArray | str]:
+        return {}
 
     @abc.abstractmethod
     def _parse(self, onnx_model: bytes) -> Built: ...
@@ -214,22 +252,38 @@ def _check_windows(windows: FloatArray) -> None:
         raise ToolchainError("a window holds a value that is not finite")
 
 
-def open_toolchain(target: str) -> Toolchain:
+def _check_latents(latents: FloatArray, windows: int, where: str) -> None:
+    if latents.shape != (windows, LATENT_SIZE) or not np.isfinite(latents).all():
+        raise ToolchainError(
+            f"latents of shape {latents.shape}, expected finite {(windows, LATENT_SIZE)}", where=where
+        )
+
+
+def open_toolchain(target: str, *, dfc_python: str = "", listener: Listener | None = None) -> Toolchain:
     """The toolchain that makes artifacts for a target.
 
+    Args:
+        target: One of ``TARGETS``.
+        dfc_python: The Python that has Hailo's Dataflow Compiler; a target of Hailo's needs it.
+        listener: Hears a compiler while it works; without one it is logged.
+
     Raises:
-        ToolchainError: The target is unknown, or this version has no toolchain for it. Never a
-            stand-in: the emulator is chosen by name or not at all.
+        ToolchainError: The target is unknown, this version has no toolchain for it, or what it needs is
+            missing. Never a stand-in: the emulator is chosen by name or not at all.
     """
     if target == "emulator":
         from assets.toolchain.emulator import EmulatorToolchain
 
         return EmulatorToolchain()
-    if target in TARGETS:
+    if target in HAILO_TARGETS:
+        from assets.toolchain.hailo_dfc import HailoDfcToolchain
+
+        return HailoDfcToolchain(target, dfc_python, listener=listener)
+    if target in OTHER_CHIPS:
         raise ToolchainError(
-            f"no toolchain for {target} in this version: it needs Hailo's Dataflow Compiler",
+            f"{target} is not built for: only {', '.join(HAILO_TARGETS)} are, with the Dataflow Compiler 3.x",
             where="BUILD_TARGETS",
-            hint="build for `emulator`, which is honest about being one",
+            hint=f"one of {', '.join(TARGETS)}",
         )
     raise ToolchainError(
         f"unknown target {target!r}", where="BUILD_TARGETS", hint=f"one of {', '.join(TARGETS)}"
@@ -242,8 +296,17 @@ def parse_targets(text: str) -> Sequence[str]:
     unknown = [name for name in names if name not in TARGETS]
     if unknown or not names:
         raise ToolchainError(
-            f"{text!r} names {'unknown ' + ', '.join(unknown) if unknown else 'no target'}",
+            f"{text!r} names {_strangers(unknown) if unknown else 'no target'}",
             where="BUILD_TARGETS",
             hint=f"a comma-separated choice of {', '.join(TARGETS)}",
         )
     return names
+
+
+def _strangers(names: Sequence[str]) -> str:
+    known = [name for name in names if name in OTHER_CHIPS]
+    return (
+        "what this version does not build for: " + ", ".join(known)
+        if known
+        else f"unknown {', '.join(names)}"
+    )

@@ -22,6 +22,9 @@ CONTEXTS: Final = ("source", "full_precision", "emulator", "artifact", "hardware
 """``source``: the weights as they came. ``full_precision``: the canonical graph, float32. ``emulator``:
 the toolchain's own emulation. ``artifact``: what was compiled, as the target's engine runs it, in a
 process of its own. ``hardware``: the same on a device."""
+TOOLCHAIN_CONTEXTS: Final = ("sdk_native", "sdk_fp_optimized")
+"""What Hailo's compiler also runs, where it made the artifact: the graph as it was parsed, and as it was
+rewritten before quantization, both in float. Its quantized emulation is the context ``emulator``."""
 COMPARED: Final = "compared"
 NO_CHAMPION: Final = "no champion"
 ITSELF: Final = "is the champion"
@@ -34,7 +37,7 @@ class ContextResult:
     """One context held against full_precision on the evaluation windows.
 
     Args:
-        name: One of ``CONTEXTS``.
+        name: One of ``CONTEXTS`` or ``TOOLCHAIN_CONTEXTS``.
         provenance: ``measured``, ``emulated`` or ``estimated``; empty where it did not run.
         ran_by: Program and version that ran it; empty where it did not run.
         not_run: Why it did not run; empty where it did.
@@ -189,7 +192,8 @@ class ParityEvidence:
         calibration_sha256: Digest of the windows that the ranges come from.
         evaluation_sha256: Digest of the windows that it was judged on.
         strata_by: ``labels``, or the definition of the motion strata.
-        contexts: Each of ``CONTEXTS``, in that order, also those that did not run.
+        contexts: Each of ``CONTEXTS``, in that order, also those that did not run; those of
+            ``TOOLCHAIN_CONTEXTS`` that the toolchain has come before ``emulator``.
         judged: The context that was judged.
         strata: The judged context by stratum.
         dimensions: The 64 latent dimensions.

@@ -72,7 +72,8 @@ def test_without_a_device_the_emulation_is_judged_and_says_so(built: Chain) -> N
     assert found["emulator"].provenance == "emulated"
     assert found["emulator"].metrics["sqnr_db"] == pytest.approx(evidence.result.metrics["sqnr_db"])
     # The compiler ran both, whoever else is installed.
-    assert found["full_precision"].ran_by == found["emulator"].ran_by == "hailo-dfc 3.33.0"
+    assert found["full_precision"].ran_by.startswith("onnxruntime ")
+    assert found["emulator"].ran_by == "hailo-dfc 3.33.0"
 
 
 def test_a_release_for_a_chip_is_published_without_one_and_is_honest(built: Chain, tmp_path: Path) -> None:

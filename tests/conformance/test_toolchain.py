@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -12,12 +15,14 @@ from assets.onnx_model import canonical_graph
 from assets.toolchain import Built, Toolchain, open_toolchain, parse_targets
 from assets.toolchain.emulator import EmulatorToolchain, integer_path_for
 from assets.weights import parse_model, read_files
-from runtime.contract.document import to_json
+from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.errors import ToolchainError
+from runtime.contract.parity import TOOLCHAIN_CONTEXTS
 from runtime.contract.release import NUMBER_PROVENANCES
 from runtime.contract.window import GRAPH_INPUT_NAME, FloatArray
 from tests.assets.test_onnx_model import small_encoder
 from tests.chain import SAMPLE_VERSION
+from tests.dfc import double_toolchain
 
 pytestmark = pytest.mark.build
 
@@ -224,10 +229,88 @@ class TestEmulator(ToolchainSuite):
             EmulatorToolchain("fp8")
 
 
+class HailoSuite(ToolchainSuite):
+    """Hailo's Dataflow Compiler, as its double has it."""
+
+    target = "hailo8"
+
+    @pytest.fixture(scope="class", autouse=True)
+    def place(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Where the double's Python is."""
+        type(self).folder = tmp_path_factory.mktemp("dfc")
+        return self.folder
+
+    folder: Path
+    memory: ClassVar[dict[str, tuple[Toolchain, Built, Built, Built]]] = {}
+
+    def make(self) -> Toolchain:
+        return double_toolchain(self.folder, self.target)
+
+    def built(self, graph: bytes) -> tuple[Toolchain, Built, Built, Built]:
+        """Once for all tests: each stage starts a process."""
+        if self.target not in self.memory:
+            self.memory[self.target] = self.really_built(graph)
+        return self.memory[self.target]
+
+    def really_built(self, graph: bytes) -> tuple[Toolchain, Built, Built, Built]:
+        return super().built(graph)
+
+    def test_the_same_inputs_give_the_same_bytes(self, graph: bytes) -> None:
+        """Of the double; the real one writes times into its HAR and HEF."""
+        once, again = self.built(graph)[1:], self.really_built(graph)[1:]
+        assert [built.data for built in once] == [built.data for built in again]
+
+    def test_it_says_what_it_is(self, graph: bytes) -> None:
+        toolchain, parsed, quantized, compiled = self.built(graph)
+        record = toolchain.record()
+        assert (record.id, record.hardware) == ("hailo-dfc", True)
+        assert record.tools["hailo-dfc"] == "0.0.0-double"
+        assert [built.kind for built in (parsed, quantized, compiled)] == ["har", "har", "hef"]
+        assert compiled.suffix == ".hef"
+        script = compiled.facts["script"]
+        assert record.options["script_sha256"] == sha256_bytes(script.encode())
+        assert "calibset_size=96" in script
+        assert compiled.facts["dfc"] == "0.0.0-double"
+        assert "Starting Quantization-Aware Fine-Tuning" in quantized.facts["log"]
+        assert "uint8" not in compiled.facts["hef input"]
+        assert "8 bits" in compiled.facts["hef input"]
+
+    def test_it_runs_what_the_compiler_runs(self, graph: bytes) -> None:
+        toolchain, parsed, quantized, _ = self.built(graph)
+        windows = some_windows(8, seed=4)
+        found = toolchain.contexts(quantized, windows)
+        assert tuple(found) == TOOLCHAIN_CONTEXTS
+        assert not isinstance(found["sdk_native"], str)
+        np.testing.assert_allclose(found["sdk_native"], toolchain.infer(parsed, windows), rtol=0, atol=1e-4)
+
+    def test_an_artifact_alone_cannot_be_run_here(self, graph: bytes) -> None:
+        toolchain, *_, compiled = self.built(graph)
+        with pytest.raises(ToolchainError, match="there is no device here"):
+            toolchain.infer(replace(compiled, stand_in=b""), some_windows(2))
+
+    def test_its_kernels_are_not_the_chips(self, graph: bytes) -> None:
+        """The emulation is not bit-exact: a device must not be held to its integers."""
+        assert self.make().kernel_family() == f"{self.target} emulated by hailo-dfc"
+
+
+class TestHailo8(HailoSuite):
+    """The chip of the Pi."""
+
+
+class TestHailo8L(HailoSuite):
+    """Its smaller brother."""
+
+    target = "hailo8l"
+
+
 def test_targets_are_chosen_by_name_or_refused() -> None:
     assert open_toolchain("emulator").target == "emulator"
     with pytest.raises(ToolchainError, match="Dataflow Compiler"):
         open_toolchain("hailo8")
+    with pytest.raises(ToolchainError, match="hailo10h is not built for: only hailo8, hailo8l"):
+        open_toolchain("hailo10h")
+    with pytest.raises(ToolchainError, match="does not build for: hailo15h"):
+        parse_targets("emulator,hailo15h")
     with pytest.raises(ToolchainError, match="unknown target 'hailo9'"):
         open_toolchain("hailo9")
     assert parse_targets(" emulator, hailo8,emulator ") == ["emulator", "hailo8"]

@@ -1,0 +1,1 @@
+"""Doubles of what cannot be installed here; reached by a path of their own, never by an import."""

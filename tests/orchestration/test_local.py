@@ -379,16 +379,33 @@ def test_a_wrong_answer_ends_it_with_one_line(
     assert "serving" not in out
 
 
-def test_a_target_without_a_toolchain_is_refused_before_anything_starts(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("verb", ["smoke", "run"])
+def test_a_branch_that_was_not_built_is_said_and_the_others_are_served(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: str,
 ) -> None:
-    monkeypatch.setattr(local, "bring_up", lambda *_: pytest.fail("something was started"))
-    monkeypatch.setenv("BUILD_TARGETS", "emulator,hailo8")
-    assert local.main(["smoke"]) == 1
+    """The build failed, for one target; ``smoke`` fails too, once it has asked the other."""
+    release = ReleaseSimulator().publish(tmp_path / "store", "canary")
+    monkeypatch.setattr(local, "Children", lambda: NotedChildren([], release.id, status=1))
+    monkeypatch.setattr(local, "check_answer", lambda *_: local.say("asked"))
+    monkeypatch.setattr(local, "wanted_ports", lambda: (9000, 3000, 0))
+    monkeypatch.setattr(NotedChildren, "wait_for_first", lambda *_: pytest.fail("ended"), raising=False)
+    monkeypatch.setenv("BUILD_TARGETS", "hailo8,emulator")
+    if verb == "smoke":
+        assert local.main([verb]) == 1
+    else:
+        with pytest.raises(pytest.fail.Exception, match="ended"):
+            local.main([verb])
     out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    assert "no toolchain for hailo8" in err
+    assert "asked" in out
+    if verb == "smoke":
+        assert "smoke: hailo8 was not built, emulator was (the FAILED line says why)" in err
+        assert "smoke: passed" not in out
+    else:
+        assert "NOT BUILT   hailo8: the FAILED line says why" in out
 
 
 def test_the_curl_line_takes_any_path(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Double of the package of Hailo's that holds the parser's exceptions."""

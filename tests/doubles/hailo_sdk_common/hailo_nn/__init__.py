@@ -1,0 +1,1 @@
+"""Double: see ``exceptions``."""
