@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from assets.onnx_model import canonical_graph
@@ -45,15 +45,21 @@ def quantized(graph: bytes, windows: FloatArray, tmp_path_factory: pytest.TempPa
     return toolchain.optimize(toolchain.parse(graph), windows)
 
 
+def at_work() -> bool:
+    """Whether a child of this process runs the worker."""
+    children = psutil.Process().children(recursive=True)
+    return any("dfc_worker.py" in " ".join(child.cmdline()) for child in children if child.is_running())
+
+
 class Heard(Listener):
-    """Notes what it hears, and when."""
+    """Notes what it hears, and whether somebody was still at work then."""
 
     def __init__(self) -> None:
-        self.lines: list[tuple[float, str]] = []
+        self.lines: list[tuple[bool, str]] = []
         self.facts: dict[str, str] = {}
 
     def line(self, verb: str, text: str) -> None:
-        self.lines.append((time.monotonic(), f"{verb}: {text}"))
+        self.lines.append((at_work(), f"{verb}: {text}"))
 
     def fact(self, verb: str, name: str, value: str) -> None:
         self.facts[name] = value
@@ -237,10 +243,8 @@ def test_it_is_heard_while_it_works(tmp_path: Path, graph: bytes, windows: Float
     toolchain = double_toolchain(tmp_path, listener=heard)
     parsed = toolchain.parse(graph)
     toolchain.optimize(parsed, windows)
-    ended = time.monotonic()
-    times = [moment for moment, line in heard.lines if line == "optimize: [info] Starting Model Optimization"]
-    assert times
-    assert times[0] < ended - 0.2
+    assert (True, "optimize: [info] Starting Model Optimization") in heard.lines
+    assert not at_work()
     assert heard.facts["dfc"] == "0.0.0-double"
     assert "few_calibration_windows" in heard.facts["degradations"]
     said = [line for _, line in heard.lines]

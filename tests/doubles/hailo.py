@@ -46,8 +46,12 @@ class HailoDouble:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let this process find it, freshly imported, until the test ends."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == "hailo_platform"]:
-            monkeypatch.delitem(sys.modules, name)
+        files = (PLACE / "hailo_platform").rglob("*.py")
+        parts = (file.relative_to(PLACE).with_suffix("").parts for file in files)
+        for name in {".".join(part for part in each if part != "__init__") for each in parts}:
+            # Set first, so that it is gone again when the test ends.
+            monkeypatch.setitem(sys.modules, name, sys)
+            del sys.modules[name]
         monkeypatch.setenv("HAILO_DOUBLE", str(self.folder))
         monkeypatch.syspath_prepend(str(PLACE))
 
