@@ -18,9 +18,9 @@ from assets.calibration import (
     make_set,
     read_files,
 )
+from assets.champion import sqnr_by_window
 from assets.hef import make_hef
 from assets.input_gate import FEWEST, gate_for_model
-from assets.metrics import context_metrics
 from assets.onnx_model import make_onnx_model
 from assets.parity import hold_against_champion, make_parity_report
 from assets.product import Product, Workbench
@@ -46,7 +46,7 @@ class Outcome:
     Args:
         refused_by: ``input gate``, ``parity``, ``champion``, or empty where it was let through.
         reasons: What was said, in one line.
-        sqnr_db: Of the artifact on good windows, where there is one.
+        sqnr_db: Of the artifact on good windows, each counted alike; none where there is no artifact.
     """
 
     refused_by: str
@@ -118,7 +118,7 @@ class Builder:
         windows = normalize(self.good["evaluation"][0], self.trained.statistics)
         reference = self.toolchain.infer(self.toolchain.parse(self.bench.read(self.onnx)), windows)
         found = self.toolchain.infer(take_built(self.bench, hef), windows)
-        return context_metrics(reference, found)["sqnr_db"]
+        return sqnr_by_window(reference, found)
 
 
 def good_windows(seed: int, calibration: int = 1200) -> dict[str, Drawn]:

@@ -2,7 +2,7 @@
 
 In this order: the calibration set's own units and coverage, the model's normalization, parity on the
 evaluation windows, the champion's golden windows. A mistake that none of them refuses must do no harm: on
-good windows its artifact is then as good as the one without the mistake.
+good windows its artifact is then as good as the one without the mistake, each window counted alike.
 """
 
 from __future__ import annotations
