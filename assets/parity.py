@@ -23,7 +23,7 @@ from assets.quantized_har import take_built
 from assets.report import Report, render
 from assets.toolchain import Built, Toolchain
 from assets.weights import TrainedModel, read_model
-from runtime.contract.document import from_json, to_json
+from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import ManifestError
 from runtime.contract.gate import missed_bounds
 from runtime.contract.motifs import MotifHead, MotifScorer
@@ -40,6 +40,9 @@ from runtime.contract.parity import (
 from runtime.contract.release import ParityResult
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
+
+_DRAWN: dict[str, Report] = {}
+"""The report that was drawn last: publication asks for the one that parity has just shown."""
 
 
 def judge(
@@ -229,8 +232,13 @@ class Judged:
         return self.publication.champion
 
     def report(self) -> Report:
-        """The report for people and programs; equal evidence gives equal bytes."""
-        return render(self.publication, self.latents)
+        """The report for people and programs; equal evidence gives equal bytes, and is drawn once."""
+        shown = b"".join(array.tobytes() for _, array in sorted(self.latents.items()))
+        key = sha256_bytes(to_json(self.publication) + shown)
+        if key not in _DRAWN:
+            _DRAWN.clear()
+            _DRAWN[key] = render(self.publication, self.latents)
+        return _DRAWN[key]
 
 
 def hold_against_champion(

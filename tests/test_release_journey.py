@@ -147,6 +147,7 @@ def test_a_flipped_bit_is_named_and_never_served(running: Running, tmp_path: Pat
         server.wait(30)
 
 
+@pytest.mark.slow
 def test_started_in_the_background_it_ends_as_well(tmp_path: Path) -> None:
     """A shell's `&` makes children ignore SIGINT, and Dagster then SIGTERM too."""
     end(start(tmp_path, ignore_sigint=True))

@@ -243,6 +243,7 @@ def test_a_release_names_the_tools_that_made_it(chain: Chain, tmp_path: Path) ->
     assert {"torch", "onnx", "onnxruntime", "onnxsim", "numpy"} == set(release.manifest.toolchain.tools)
 
 
+@pytest.mark.slow
 def test_the_same_weights_under_two_names_share_a_workbench(tmp_path: Path) -> None:
     """Equal content, another model name: neither build may trip over the other's files."""
     import shutil
@@ -257,6 +258,7 @@ def test_the_same_weights_under_two_names_share_a_workbench(tmp_path: Path) -> N
         publish(first, store)
 
 
+@pytest.mark.slow
 def test_new_windows_with_the_same_artifact_are_a_new_judgement(tmp_path: Path) -> None:
     """Other evaluation windows leave the artifact as it is; report and release must not stay."""
     bench, toolchain = Workbench(tmp_path / "bench"), EmulatorToolchain()

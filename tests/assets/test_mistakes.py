@@ -75,6 +75,7 @@ def test_good_windows_are_let_through_whichever_they_are(sample: Crowned, seed: 
     assert (outcome.refused_by, outcome.reasons) == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibration", [1200, 256])
 @pytest.mark.parametrize("seed", DRAWS)
 def test_so_they_are_with_the_users_encoder(users: Crowned, seed: int, calibration: int) -> None:

@@ -193,6 +193,7 @@ def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> Non
     assert home.store.current("emulator", "canary") is None
 
 
+@pytest.mark.slow
 def test_a_build_reads_what_was_observed_last(home: Home, tmp_path: Path) -> None:
     """A newer folder counts once it was observed; one that is refused changes nothing."""
     weights = tmp_path / "weights"
@@ -244,6 +245,7 @@ def test_canary_alone_without_anything_says_what_to_materialize(home: Home) -> N
     assert "was never made here" in errors
 
 
+@pytest.mark.slow
 def test_parity_of_an_earlier_artifact_lets_nothing_out(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new artifact, the old report, the canary alone."""
     assert home.build().success
@@ -329,6 +331,7 @@ def stale(home: Home) -> set[str]:
     return {"/".join(key.path) for key in keys if resolver.get_status(key) is not StaleStatus.FRESH}
 
 
+@pytest.mark.slow
 def test_weights_that_are_observed_during_a_build_leave_it_out_of_date(home: Home, tmp_path: Path) -> None:
     """The build goes on with what it began with, and what it made is not taken for the newer weights'."""
     weights = tmp_path / "weights"

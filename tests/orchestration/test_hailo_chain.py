@@ -83,6 +83,7 @@ def metadata_of(result: dg.ExecuteInProcessResult, step: str) -> dict[str, Any]:
     return {name: value.value for name, value in event.metadata.items()}
 
 
+@pytest.mark.slow
 def test_both_branches_are_built_on_the_double(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published only where a fixture said in code that a double may be; nobody else's store takes it."""
     home.observe()

@@ -26,6 +26,7 @@ from tests.simulators import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow
 WINDOWS = imu_windows(1, seed=2)
 BODY = infer_body(WINDOWS[0])
 
