@@ -99,6 +99,7 @@ def test_a_second_build_elsewhere_is_the_same_release(chain: Chain, tmp_path: Pa
     assert publish(chain, tmp_path / "a") == publish(again, tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_the_path_without_vnni_is_recorded_and_passes(tmp_path: Path) -> None:
     """Forced: 7-bit weights still meet the policy, the manifest says so, and the runtime takes it."""
     from runtime.active_model import load_active_model

@@ -68,6 +68,7 @@ def test_so_it_does_with_the_users_encoder(users: Crowned, name: str, everywhere
     check(users, MISTAKES[name], everywhere)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", DRAWS)
 def test_good_windows_are_let_through_whichever_they_are(sample: Crowned, seed: int) -> None:
     """No flaky gate: five draws, all published."""

@@ -217,6 +217,7 @@ def test_a_build_reads_what_was_observed_last(home: Home, tmp_path: Path) -> Non
     assert home.data_versions() == second
 
 
+@pytest.mark.slow
 def test_the_number_of_fitted_motifs_is_configuration(home: Home, tmp_path: Path) -> None:
     """Of a head that is fitted; the checkpoint's own has the size that it has."""
     from assets.weights import parse_model, read_files
