@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -22,6 +23,9 @@ INTERVAL: Final = 30.0
 
 DEADLINE: Final = 10.0
 """Seconds for one reading, the start of the reader among them; then the reader is killed."""
+
+END_SECONDS: Final = 1.0
+"""Seconds that a killed reader is waited for."""
 
 COMMAND: Final = (sys.executable, "-m", "runtime.engines.hailo_readings")
 
@@ -157,7 +161,8 @@ class DeviceReadings:
                 raise ReadingError(f"no answer within {self._deadline:g} s")
             part = os.read(child.stdout.fileno(), 65536)
             if not part:
-                raise ReadingError(f"the reader ended with {child.wait(self._deadline)}")
+                # It may have closed its output and live on: it is not waited for.
+                raise ReadingError(f"the reader gives no more answers (exit status {child.poll()})")
             found += part
         return found.decode("utf-8", "replace")
 
@@ -166,7 +171,9 @@ class DeviceReadings:
         if child is None:
             return
         child.kill()
-        child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # One that the kernel does not let go of ends when it can; nobody waits for it here.
+            child.wait(END_SECONDS)
         for stream in (child.stdin, child.stdout):
             if stream is not None:
                 stream.close()

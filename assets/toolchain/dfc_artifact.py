@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from assets.toolchain import Built
 from assets.toolchain.dfc_errors import DfcOutputError
 from runtime.contract.errors import ToolchainError
@@ -10,7 +12,9 @@ from runtime.contract.hef_errors import HefError
 from runtime.contract.hef_file import HefStream, read_hef
 from runtime.contract.release import OutputQuantization
 
-NAME = "encoder.hef"
+NAME: Final = "encoder.hef"
+_ASKED: Final = {"hailo8": ("HAILO8P", "HAILO8R"), "hailo8l": ("HAILO8L",)}
+"""What the compiler makes for a target: a device takes more, and would run it more slowly."""
 
 
 def check_compiled(data: bytes, target: str, version: str) -> dict[str, str]:
@@ -34,6 +38,11 @@ def check_compiled(data: bytes, target: str, version: str) -> dict[str, str]:
             f"compile gave something else than was asked for: {error}",
             hint="see the DFC's log; compile again",
         ) from error
+    if hef.architecture not in _ASKED[target]:
+        raise DfcOutputError(
+            f"the HEF is for {hef.architecture}, {target} was asked for",
+            hint="see the DFC's log; compile again",
+        )
     if hef.dfc_version != version:
         raise DfcOutputError(
             f"the HEF says that {hef.sdk_version or 'nobody'} compiled it, {version} was asked",

@@ -104,7 +104,7 @@ class DfcDegradedError(DfcError):
 
 _LICENCE: Final = re.compile(r"(?<![/\w])licen[cs]e(?![/\w])", re.IGNORECASE)
 _INSTALL: Final = "docs/gpusrv.md says how to install it; `python -m assets.toolchain doctor` checks it"
-_MEMORY: Final = "free memory or take a machine with more (32 GB is Hailo's recommendation), then repeat"
+_MEMORY: Final = "free memory or take a machine with more, then repeat"
 _BY_NAME: Final[Mapping[str, tuple[type[DfcError], str]]] = {
     "MemoryError": (DfcMemoryError, _MEMORY),
     "ResourceExhaustedError": (
@@ -183,7 +183,8 @@ def ended(verb: str, status: int, log: Sequence[str], *, oom_kills: int = 0) -> 
             hint=_MEMORY,
         )
     if status < 0:
-        name = signal.Signals(-status).name
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-status, f"signal {-status}")
         return DfcKilledError(f"{verb} was ended by {name}", hint=_last(log))
     if status in (126, 127) or (status and not log):
         return DfcInterpreterError(

@@ -1,7 +1,8 @@
 """Runs the worker in the Dataflow Compiler's own Python, hears it while it works, and ends all of it.
 
-Each call has a private folder that is new and gone afterwards, a process group and session of its own, and
-an environment without ours. The worker's children end with it, and all of them with us, however we end.
+Each call has a private folder that is new and gone afterwards (it stays where we are killed), a process group
+and session of its own, and an environment without ours. The worker's children end with it, and all of them
+with us, however we end.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _WORKER: Final = Path(__file__).with_name("dfc_worker.py")
 _OWN_LOGS: Final = ("hailo_sdk.client.log", "hailo_sdk.core.log", "acceleras.log")
 _OURS: Final = re.compile(
     r"PYTHON.*|VIRTUAL_ENV.*|DAGSTER_.*|PYTEST_.*|BUILD_.*|RELEASE_.*|REPORTS_.*|GUNICORN_.*|WEIGHTS_DIR|CALIB_DIR"
-    r"|HAILO_DFC_PYTHON|HEF_PATH|NUM_MOTIFS|TARGET|HOST|PORT|UI_PORT|LOG_LEVEL|WEB_CONCURRENCY|MAKE.*|MFLAGS"
+    r"|HAILO_DFC_PYTHON|HAILO_LOCK_DIR|COVERAGE_.*|TOX_.*|HEF_PATH|NUM_MOTIFS|TARGET|HOST|PORT|UI_PORT|LOG_LEVEL|WEB_CONCURRENCY|MAKE.*|MFLAGS"
 )
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -60,7 +61,8 @@ class Answer:
     Args:
         facts: What the worker told: ``dfc``, ``python``, ``gpus``, ...
         files: Its outputs by name.
-        log: Everything that the DFC printed and what stands in its own log files, line by line.
+        log: Everything that the DFC printed and what stands in its own log files, line by line; ``shortened``
+            cuts it to what is kept.
     """
 
     facts: dict[str, str]
@@ -282,21 +284,13 @@ class _Heard:
             self.failed = event
 
     def log(self) -> tuple[str, ...]:
-        """What was printed, and what only stands in the DFC's own log files; its end, where it is long."""
-        lines = list(self.lines)
+        """What was printed, and what only stands in the DFC's own log files."""
+        lines, printed = list(self.lines), set(self.lines)
         for name in _OWN_LOGS:
             with contextlib.suppress(OSError):
                 said = clean_lines((self.folder / name).read_bytes())
-                lines += [f"{name}: {line}" for line in said if not any(line in each for each in self.lines)]
-        kept: list[str] = []
-        size = 0
-        for line in reversed(lines):
-            size += len(line) + 1
-            if size > MOST_LOG_CHARACTERS:
-                kept.append(f"({len(lines) - len(kept)} lines before are left out)")
-                break
-            kept.append(line)
-        return tuple(reversed(kept))
+                lines += [f"{name}: {line}" for line in said if line not in printed]
+        return tuple(lines)
 
     def answer(self, outputs: Sequence[str]) -> Answer:
         """The outputs, each the file that the worker says it wrote."""
@@ -318,6 +312,19 @@ class _Heard:
                 )
             files[name] = data
         return Answer(facts=dict(self.facts), files=files, log=self.log())
+
+
+def shortened(lines: Sequence[str]) -> str:
+    """The end of a log, at most ``MOST_LOG_CHARACTERS``; says how much is left out."""
+    kept: list[str] = []
+    size = 0
+    for line in reversed(lines):
+        size += len(line) + 1
+        if size > MOST_LOG_CHARACTERS:
+            kept.append(f"({len(lines) - len(kept)} lines before are left out)")
+            break
+        kept.append(line)
+    return "\n".join(reversed(kept))
 
 
 def clean_lines(data: bytes) -> list[str]:

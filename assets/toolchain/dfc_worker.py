@@ -100,11 +100,13 @@ def optimize(arguments: argparse.Namespace, events: Events) -> list[str]:
     from hailo_sdk_client import ClientRunner
 
     runner = ClientRunner(har=arguments.source, hw_arch=arguments.hw_arch)
-    events.fact("gpus", gpus())
+    if gpus() != "unknown":
+        events.fact("gpus", gpus())  # before hours are spent without one
     runner.load_model_script(Path(arguments.script).read_text(encoding="utf-8"))
     windows = read_windows(arguments.windows)
     events.fact("calibration windows", len(windows))
     runner.optimize(windows)
+    events.fact("gpus", gpus())
     runner.save_har(arguments.har)
     return [arguments.har]
 

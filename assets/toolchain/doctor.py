@@ -6,16 +6,22 @@ It says what it looked at and what it did not: nothing here compiles, loads or r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 from assets.toolchain import HAILO_TARGETS
+from assets.toolchain.dfc_errors import python_missing
 from assets.toolchain.dfc_process import Listener
-from assets.toolchain.hailo_dfc import SUPPORTED, HailoDfcToolchain
 from runtime.contract.errors import PipelineError
-from runtime.contract.hailo_compatibility import RELEASED_WITH, check_hailort, parse_version, version_findings
+from runtime.contract.hailo_compatibility import (
+    RELEASED_WITH,
+    check_hailort,
+    driver_version,
+    parse_version,
+    version_findings,
+)
 
 OK: Final = "ok"
 MISSING: Final = "missing"
@@ -72,26 +78,20 @@ class Machine:
     Args:
         root: Where ``/sys`` and ``/dev`` are.
         version: Version of a package of this Python; empty where there is none.
-        supported: Versions of the Dataflow Compiler that are accepted.
+        supported: Versions of the Dataflow Compiler that are accepted; None for those of the toolchain.
     """
 
     root: Path = Path("/")
     version: Callable[[str], str] = installed
-    supported: Sequence[str] = field(default=SUPPORTED)
+    supported: Sequence[str] | None = None
 
     def driver(self) -> str:
         """Version of the loaded driver of the PCIe device; empty where there is none."""
-        return self._text("sys/module/hailo_pci/version")
+        return driver_version(self.root)
 
     def devices(self) -> list[str]:
         """Device files of Hailo chips."""
         return sorted(f"/dev/{path.name}" for path in (self.root / "dev").glob("hailo[0-9]*"))
-
-    def _text(self, place: str) -> str:
-        try:
-            return (self.root / place).read_text().strip()
-        except OSError:
-            return ""
 
 
 def diagnose(target: str, dfc_python: str, machine: Machine | None = None) -> Diagnosis:
@@ -145,6 +145,11 @@ def _hailo(target: str, dfc_python: str, machine: Machine) -> list[Check]:
 def _compiler(target: str, dfc_python: str, machine: Machine) -> tuple[Mapping[str, str], list[Check]]:
     name = "Dataflow Compiler"
     try:
+        if not dfc_python:
+            raise python_missing(target)
+        # Needs the build side: a Pi has no compiler, and is asked for the rest all the same.
+        from assets.toolchain.hailo_dfc import HailoDfcToolchain
+
         toolchain = HailoDfcToolchain(target, dfc_python, supported=machine.supported, listener=_Quiet())
         told = toolchain.versions()
     except PipelineError as error:

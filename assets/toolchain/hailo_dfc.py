@@ -8,6 +8,7 @@ model against the canonical graph right after parsing, its HEF against what was 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -26,8 +27,8 @@ from assets.toolchain.dfc_errors import (
     DfcUnsupportedError,
     DfcVersionError,
 )
-from assets.toolchain.dfc_log import as_text, check_accepted, degradations
-from assets.toolchain.dfc_process import Answer, DfcInterpreter, Listener
+from assets.toolchain.dfc_log import UNKNOWN, as_text, check_accepted, degradations
+from assets.toolchain.dfc_process import Answer, DfcInterpreter, Listener, shortened
 from assets.toolchain.onnx_check import check_graph
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import ToolchainError
@@ -79,7 +80,9 @@ class HailoDfcToolchain(Toolchain):
         self.target = target
         self.config = config or load_config()
         self.supported = SUPPORTED if supported is None else tuple(supported)
-        self.interpreter = DfcInterpreter(str(Path(python).expanduser()), listener)
+        # Not resolved: a link is what makes a venv's Python its own.
+        path = Path(python).expanduser()
+        self.interpreter = DfcInterpreter(str(path.absolute() if os.sep in python else path), listener)
         self._versions: dict[str, str] | None = None
         self._parsed: dict[str, Built] = {}
         self._latents: dict[tuple[str, str, str], FloatArray] = {}
@@ -163,12 +166,12 @@ class HailoDfcToolchain(Toolchain):
         }
         watching = _Watching(self.interpreter.listener, config)
         answer = self._ask("optimize", options, inputs, ["quantized.har"], watching)
-        gpus = answer.facts.get("gpus", "unknown")
+        gpus = answer.facts.get("gpus", UNKNOWN)
         found = degradations(answer.log, config, gpus=gpus, windows=len(windows))
         self.interpreter.listener.fact("optimize", "degradations", as_text(found))
         check_accepted(found, config)
         facts = {**parsed.facts, **_said(answer), "script": script, "degradations": as_text(found)}
-        facts["log"] = "\n".join([*parsed.facts.get("log", "").splitlines(), *answer.log])
+        facts["log"] = _joined(parsed, answer)
         return Built(
             stage="quantized", kind="har", suffix=".har", data=answer.files["quantized.har"], facts=facts
         )
@@ -182,7 +185,7 @@ class HailoDfcToolchain(Toolchain):
         )
         data = answer.files["encoder.hef"]
         streams = check_compiled(data, self.target, self.versions()["dfc"])
-        facts = {**quantized.facts, **_said(answer), **streams}
+        facts = {**quantized.facts, **_said(answer), **streams, "log": _joined(quantized, answer)}
         return Built(stage="compiled", kind="hef", suffix=".hef", data=data, facts=facts)
 
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray:
@@ -286,7 +289,12 @@ def check_version(version: str, target: str, supported: Sequence[str] = SUPPORTE
 def _said(answer: Answer) -> dict[str, str]:
     names = ("dfc", "python", "tensorflow", "gpus", "calibration windows")
     told = {name: answer.facts[name] for name in names if name in answer.facts}
-    return {**told, "log": "\n".join(answer.log)}
+    return {**told, "log": shortened(answer.log)}
+
+
+def _joined(earlier: Built, answer: Answer) -> str:
+    """The log of everything that a model came through."""
+    return shortened([*earlier.facts.get("log", "").splitlines(), *answer.log])
 
 
 def _trial_windows() -> FloatArray:

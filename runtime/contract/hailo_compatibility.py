@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from runtime.contract.hef_errors import HailoVersionError, HefArchitectureError
@@ -55,6 +56,18 @@ def parse_version(text: str, what: str) -> Version:
     if not found:
         raise HailoVersionError(f"{text[:60]!r} is no version", where=what)
     return int(found[1]), int(found[2])
+
+
+def driver_version(root: Path = Path("/")) -> str:
+    """Version of the loaded driver of the PCIe device; empty where there is none.
+
+    Args:
+        root: Where ``/sys`` is.
+    """
+    try:
+        return (root / "sys/module/hailo_pci/version").read_text().strip()
+    except OSError:
+        return ""
 
 
 def device_of(target: str) -> str:

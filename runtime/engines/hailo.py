@@ -168,6 +168,13 @@ def _check_streams(model: Any, name: str) -> None:
         found = tuple(int(size) for size in getattr(model, side)().shape)
         # A dense output has one number; one that ends in a convolution has (1, 1, 64).
         expected = shape if side == "input" or len(found) == 1 else (1, 1, LATENT_SIZE)
+        order = getattr(model, side)().format.order.name
+        if order not in ("NHWC", "NC"):
+            raise HefRefusedError(
+                f"HailoRT gives the {side} in the order {order}, expected NHWC or NC",
+                where=name,
+                hint=_NOT_OURS,
+            )
         if found != expected:
             raise HefRefusedError(
                 f"the {side} is {found}, the manifest says {expected}",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from runtime.contract.errors import DeviceError
-from runtime.contract.hailo_compatibility import SUPPORTED_HAILORT, version_findings
+from runtime.contract.hailo_compatibility import SUPPORTED_HAILORT, driver_version, version_findings
 from runtime.engines.device_lock import DeviceLock
 from runtime.engines.hailo_errors import (
     DeviceFailedError,
@@ -172,10 +172,18 @@ class HailoDevice:
         except DeviceError:
             raise
         except Exception as error:
-            raise device_error(error, "opening the device") from error
+            raise self._with_versions(device_error(error, "opening the device")) from error
         self.architecture, self.firmware, _ = board
         if findings := version_findings(hailort=self.version, firmware=self.firmware):
             raise DriverMismatchError(findings[0], where="HailoRT", hint=_SAME_VERSION)
+
+    def _with_versions(self, error: DeviceError) -> DeviceError:
+        """A mismatch that HailoRT found, with the versions that it does not name."""
+        if not isinstance(error, DriverMismatchError):
+            return error
+        driver = driver_version() or "not known"
+        what = f"{error.what}; HailoRT is {self.version}, the driver's version is {driver}"
+        return type(error)(what, where=error.where, hint=error.hint)
 
     def _let_go(self) -> None:
         vdevice, self._vdevice = self._vdevice, None

@@ -14,7 +14,7 @@ from assets.onnx_model import canonical_graph
 from assets.toolchain.dfc_config import load_config
 from assets.toolchain.dfc_errors import DfcDegradedError, DfcUnsupportedError
 from assets.toolchain.dfc_log import check_accepted, degradations
-from assets.toolchain.dfc_process import clean_lines
+from assets.toolchain.dfc_process import MOST_LOG_CHARACTERS, clean_lines, shortened
 from assets.toolchain.onnx_check import check_graph
 from runtime.contract.errors import ManifestError
 from tests.assets.test_onnx_model import foreign_graph, small_encoder
@@ -48,6 +48,13 @@ def names(*log: str, level: int = 2, gpus: str = "1", windows: int | None = None
         ("[warning] Training cut by the user, proceed at your own peril", 2, ["training_cut"]),
         ("[info] Starting Model Optimization", 2, []),
         ("[warning] Reducing compression level to 0 because of a low optimization level", 2, []),
+        ("[warning] Could not find available GPU", 2, ["unrecognized_warning"]),
+        ("[warning] Optimization level was reduced to 0", 2, ["unrecognized_warning"]),
+        ("[warning] Finetune was skipped", 2, ["unrecognized_warning"]),
+        ("[warning] Running with level 0 is not recommended: optimization level zero", 0, []),
+        ("[warning] There's no available GPU", 0, []),
+        ("[warning] There's no available GPU", 2, ["no_gpu"]),
+        ("[warning] DeprecationWarning: this will be removed", 2, []),
     ],
 )
 def test_a_line_says_what_was_not_done(line: str, level: int, found: list[str]) -> None:
@@ -57,7 +64,8 @@ def test_a_line_says_what_was_not_done(line: str, level: int, found: list[str]) 
 def test_facts_count_beside_the_log() -> None:
     assert names(gpus="0") == ["no_gpu"]
     assert names(gpus="0", level=0) == []
-    assert names(gpus="unknown") == []
+    assert names(gpus="unknown") == ["gpu_unknown"]
+    assert names(gpus="unknown", level=0) == []
     assert names(windows=1200) == []
     assert names(windows=600) == ["few_calibration_windows"]
 
@@ -91,6 +99,23 @@ def test_without_a_gpu_the_build_fails_until_somebody_accepts_it(tmp_path: Path)
         assert name in quantized.facts["degradations"]
     assert quantized.record is not None
     assert "no_gpu" in quantized.record.options["accepted"]
+
+
+def test_a_compiler_that_cannot_tell_whether_it_has_a_gpu_is_not_believed(tmp_path: Path) -> None:
+    windows = np.random.default_rng(1).normal(size=(96, 100, 9)).astype(np.float32)
+    toolchain = double_toolchain(tmp_path, DFC_DOUBLE_TENSORFLOW="0")
+    with pytest.raises(DfcDegradedError, match="gpu_unknown"):
+        toolchain.optimize(toolchain.parse(canonical_graph(small_encoder())), windows)
+
+
+def test_a_long_log_is_cut_where_it_is_kept_and_not_where_it_is_judged() -> None:
+    lines = [REDUCED, *(f"[info] line {i}" for i in range(40_000))]
+    kept = shortened(lines)
+    assert len(kept) <= MOST_LOG_CHARACTERS + 100
+    assert kept.startswith("(")
+    assert kept.endswith("line 39999")
+    assert names(*lines) == ["few_calibration_windows", "no_gpu", "optimization_level_0"]
+    assert shortened(["a", "b"]) == "a\nb"
 
 
 def test_a_worse_optimization_is_ended_when_it_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from assets.toolchain.__main__ import main
 from assets.toolchain.doctor import Machine, diagnose, report
+from tests.chain import ROOT
 from tests.dfc import dfc_python, script
 
 pytestmark = pytest.mark.build
@@ -116,3 +119,19 @@ def test_a_missing_package_of_the_emulators_is_named(tmp_path: Path) -> None:
     assert not diagnosis.can_build
     assert "missing      onnxsim" in report([diagnosis])
     assert "make setup" in report([diagnosis])
+
+
+def test_a_pi_without_the_build_side_is_asked_for_the_rest() -> None:
+    """It has neither onnx nor a compiler, and wants to know about HailoRT, driver and device."""
+    program = (
+        "import sys\n"
+        "for name in ('onnx', 'onnxsim', 'scipy', 'torch', 'dagster'):\n"
+        "    sys.modules[name] = None\n"
+        "from assets.toolchain.__main__ import main\n"
+        "sys.exit(main(['doctor', '--targets', 'hailo8']))"
+    )
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stderr
+    for line in ("missing      Dataflow Compiler", "HailoRT", "driver", "device"):
+        assert line in run.stdout

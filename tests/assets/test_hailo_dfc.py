@@ -16,13 +16,15 @@ import pytest
 
 from assets.onnx_model import canonical_graph
 from assets.toolchain import Built, dfc_errors, open_toolchain
+from assets.toolchain.dfc_artifact import check_compiled
 from assets.toolchain.dfc_errors import DfcError
-from assets.toolchain.dfc_process import DfcInterpreter, Listener, environment
+from assets.toolchain.dfc_process import DfcInterpreter, Listener, environment, shortened
 from assets.toolchain.hailo_dfc import HailoDfcToolchain, check_version
 from runtime.contract.window import FloatArray
 from tests.assets.test_onnx_model import small_encoder
 from tests.chain import ROOT
 from tests.dfc import DOUBLES, all_ended, dfc_python, double_toolchain, script, small_config
+from tests.hef_writer import make_hef
 from tests.simulators import wait_for
 
 pytestmark = pytest.mark.build
@@ -236,6 +238,51 @@ def test_its_environment_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyP
     group, session = (tmp_path / "group").read_text().split()
     assert group == session != str(os.getsid(0))
     assert environment(tmp_path)["PYTHONUNBUFFERED"] == "1"
+
+
+@pytest.mark.parametrize("name", ["HAILO_LOCK_DIR", "COVERAGE_PROCESS_START", "DAGSTER_HOME", "TARGET"])
+def test_what_is_meant_for_us_is_not_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "ours")
+    assert name not in environment(tmp_path)
+
+
+def test_the_whole_log_is_judged_however_long_it_is(tmp_path: Path) -> None:
+    """What it admits stands at its beginning; what is kept of it is another question."""
+    talks = (
+        'while [ "$1" != --nonce ]; do shift; done\n'
+        "seq 60000\n"
+        'echo "{\\"nonce\\": \\"$2\\", \\"event\\": \\"done\\", \\"files\\": {}}" > events.jsonl'
+    )
+    answer = DfcInterpreter(script(tmp_path / "python", talks)).ask("versions", seconds=60)
+    assert answer.log == tuple(str(number) for number in range(1, 60001))
+    assert len(shortened(answer.log)) < len("\n".join(answer.log))
+
+
+@pytest.mark.parametrize(("status", "says"), [(-35, "signal 35"), (-11, "SIGSEGV")])
+def test_any_signal_has_a_name(status: int, says: str) -> None:
+    error = dfc_errors.ended("parse", status, ["[info] working"])
+    assert type(error) is dfc_errors.DfcKilledError
+    assert f"ended by {says}" in error.what
+
+
+def test_a_relative_interpreter_is_found_from_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own folder is another one."""
+    double_toolchain(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    toolchain = HailoDfcToolchain("hailo8", "./dfc-python", supported=["0.0.0-double"])
+    assert toolchain.versions()["dfc"] == "0.0.0-double"
+
+
+def test_a_file_for_the_smaller_chip_is_not_what_was_asked_for() -> None:
+    """A Hailo-8 would run it, more slowly."""
+    data = make_hef(arch="HAILO8L")
+    check_compiled(data, "hailo8l", "0.0.0-double")
+    with pytest.raises(dfc_errors.DfcOutputError, match="is for HAILO8L, hailo8 was asked for"):
+        check_compiled(data, "hailo8", "0.0.0-double")
 
 
 def test_it_is_heard_while_it_works(tmp_path: Path, graph: bytes, windows: FloatArray) -> None:

@@ -135,3 +135,19 @@ def test_what_is_no_reading_is_refused(line: str) -> None:
     assert DeviceReading.parse(GOOD).celsius == (40, 41.5)
     with pytest.raises(ReadingError):
         DeviceReading.parse(line)
+
+
+def test_a_reader_that_falls_silent_and_stays_is_a_failure_like_any_other(
+    double: HailoDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its last temperature would be shown for good, by a thread that has ended."""
+    monkeypatch.setattr(device_readings, "END_SECONDS", 30.0)
+    station = Station()
+    station.readings.step()
+    silent = "import os, sys, time; sys.stdin.readline(); os.close(1); time.sleep(600)"
+    station.readings._end_child()
+    station.readings._command = (sys.executable, "-c", silent)
+    station.readings.step()
+    assert station.failures == 1
+    assert station.sample(TEMPERATURE, sensor="ts0") is None
+    assert station.readings._child is None

@@ -12,6 +12,7 @@ import pytest
 
 from runtime.contract.errors import DeviceError, PipelineError
 from runtime.contract.store import Release
+from runtime.engines import hailo_device
 from runtime.engines.hailo import HailoEngine
 from runtime.engines.hailo_device import HailoDevice
 from runtime.engines.hailo_errors import status_of
@@ -140,6 +141,19 @@ def test_a_package_that_does_not_import_says_why(
 def test_both_versions_are_named_where_they_differ(tmp_path: Path, chip: HailoDouble) -> None:
     chip.set(firmware=[4, 20, 1])
     with pytest.raises(DeviceError, match=r"firmware 4\.20\.1, HailoRT 4\.23\.0"):
+        open_on(chip, hailo_release(tmp_path))
+
+
+def test_a_driver_that_hailort_refuses_is_named_with_its_version(
+    tmp_path: Path, chip: HailoDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HailoRT says a status, and neither version."""
+    monkeypatch.setattr(hailo_device, "driver_version", lambda: "4.20.0")
+    chip.set(open_status=76)
+    with pytest.raises(DeviceError, match=r"HailoRT is 4\.23\.0, the driver's version is 4\.20\.0"):
+        open_on(chip, hailo_release(tmp_path))
+    monkeypatch.setattr(hailo_device, "driver_version", lambda: "")
+    with pytest.raises(DeviceError, match="the driver's version is not known"):
         open_on(chip, hailo_release(tmp_path))
 
 

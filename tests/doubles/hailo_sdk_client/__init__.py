@@ -7,8 +7,10 @@ compiles says that a double did.
 from .exposed_definitions import Dims, InferenceContext, States
 from .faults import begin
 from .runner import ClientRunner
+from .script import load_tensorflow
 
 begin()
+load_tensorflow()
 
 __all__ = ["ClientRunner", "Dims", "InferenceContext", "States"]
 __version__ = "0.0.0-double"

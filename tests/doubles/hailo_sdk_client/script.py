@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+import types
 
 from .exceptions import AllocatorScriptParserException
 
@@ -14,6 +16,7 @@ _KNOWN = {
 _SKIPPED = ("Finetune encoding", "Bias Correction", "Adaround", "Quantization-Aware Fine-Tuning")
 _DONE = {1: "Bias Correction", 2: "Quantization-Aware Fine-Tuning", 3: "Quantization-Aware Fine-Tuning"}
 _DONE[4] = "Adaround"
+NO_TENSORFLOW = os.environ.get("DFC_DOUBLE_TENSORFLOW") == "0"
 GPU = os.environ.get("DFC_DOUBLE_GPU", "1") == "1"
 RECOMMENDED = 1024
 
@@ -53,3 +56,15 @@ def narrate(text: str, entries: int) -> None:
         print(f"[info] Starting {name}" if done else f"[info] {name} skipped", flush=True)
     if os.environ.get("DFC_DOUBLE_CUT"):
         print("[warning] Training cut by the user, proceed at your own peril", flush=True)
+
+
+def load_tensorflow() -> None:
+    """What the DFC imports besides: as much of TensorFlow as says which GPUs there are."""
+    if NO_TENSORFLOW:
+        return
+    module = types.ModuleType("tensorflow")
+    listed = ["GPU:0"] if GPU else []
+    module.config = types.SimpleNamespace(  # type: ignore[attr-defined]
+        list_physical_devices=lambda kind: listed if kind == "GPU" else []
+    )
+    sys.modules["tensorflow"] = module
