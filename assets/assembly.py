@@ -19,6 +19,7 @@ from runtime.contract.document import sha256_bytes
 from runtime.contract.motifs import MotifHead
 from runtime.contract.parity import REPORT_NAME
 from runtime.contract.release import (
+    FIRST_RUNTIME,
     LSB_ELSEWHERE,
     SCHEMA,
     Artifact,
@@ -100,6 +101,7 @@ def put_together(
         files[REPORT_NAME] = ("parity-report", verdict.report)
     manifest = Manifest(
         schema=SCHEMA,
+        minimum_runtime=FIRST_RUNTIME,
         target=toolchain.target,
         model=identity,
         artifact=name,

@@ -15,6 +15,7 @@ from runtime.contract.evidence import PARITY_KIND
 from runtime.contract.parity import REPORT_NAME
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import SigningKey
 
 
 def assemble(
@@ -63,13 +64,15 @@ def publish_canary(
     parity_report: Product,
     actor: str,
     reason: str,
+    key: SigningKey,
 ) -> Release:
     """Assemble, publish and point ``canary`` of the toolchain's target to the release.
 
     The champion is asked again: ``stable`` may have moved since the report was made. What the comparison
-    said is kept beside the release, with the report for people.
+    said is kept beside the release, with the report for people. ``key`` has the roles release and canary.
 
     Raises:
+        SignatureError: The key may not release, or not move canary.
         PublicationRefusedError: Parity is missing, failed, about another artifact, or was judged
             by another policy than the committed one; or the artifact is worse than the champion.
     """
@@ -96,9 +99,11 @@ def publish_canary(
             where="champion",
             hint="calibrate on windows like those that the champion saw, or move stable first",
         )
-    release = store.publish(manifest, files)
-    keep_evidence(store, release, judged.report())
-    store.point("canary", release, actor=actor, reason=reason)
+    with store.writing():
+        # Nobody prunes a release that no channel names yet.
+        release = store.publish(manifest, files, key)
+        keep_evidence(store, release, judged.report())
+        store.point("canary", release, actor=actor, reason=reason, key=key)
     return release
 
 

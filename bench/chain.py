@@ -37,12 +37,13 @@ from pathlib import Path
 begin = time.perf_counter()
 from tests.chain import build_chain
 from assets.canary import publish_canary
+from tests.keys import BUILD, a_store
 from runtime.contract.store import ReleaseStore
 imported = time.perf_counter()
 chain = build_chain(Path(sys.argv[1]))
 products = {name: chain.products[name] for name in ("hef", "parity_report")}
-store = ReleaseStore(Path(sys.argv[1]) / "releases")
-publish_canary(chain.bench, chain.toolchain, store, **products, actor="bench", reason="bench")
+store = a_store(Path(sys.argv[1]) / "releases")
+publish_canary(chain.bench, chain.toolchain, store, **products, actor="bench", reason="bench", key=BUILD)
 print(json.dumps({"seconds": time.perf_counter() - imported, "import": imported - begin}))
 """
 

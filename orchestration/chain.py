@@ -318,14 +318,16 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
         from assets.canary import publish_canary, release_product
 
         bench = places.bench()
+        store = places.store()
         release = publish_canary(
             bench,
             places.toolchain(target, context.log),
-            places.store(),
+            store,
             hef=hef,
             parity_report=parity_report,
             actor="build",
             reason=f"Dagster run {context.run.run_id}",
+            key=places.build_key(),
         )
         manifest = release.manifest
         metadata = {
@@ -337,6 +339,7 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
             "parity": f"passed, {manifest.parity.provenance}",
             "calibration": f"{manifest.calibration.windows} {manifest.calibration.origin} windows",
             "motif head": manifest.motif_head.provenance,
+            "signed with": store.trust.root.kind,
         }
         return _result(bench, release_product(release, [hef, parity_report]), metadata)
 

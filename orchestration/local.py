@@ -26,6 +26,7 @@ from orchestration.processes import Child, Children, Stopped, log_folder
 from orchestration.settings import ROOT, BuildSettings
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import Trust
 
 HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120.0
@@ -126,7 +127,8 @@ class Platform:
         self.url = self.ui_url = ""  # known when they are started
         self.reports_url = settings.reports_url
         self.reports_dir = settings.reports_dir.resolve()
-        self.store = ReleaseStore(settings.release_store)
+        self.keys = signing_settings(settings)
+        self.store = ReleaseStore(settings.release_store, Trust.load(settings.trust_root))
         self.home = make_home(settings.dagster_home)
 
     def start_ui(self, port: int) -> Child:
@@ -141,7 +143,7 @@ class Platform:
         )
 
     def _dagster(self) -> dict[str, str]:
-        return {"DAGSTER_HOME": str(self.home), "REPORTS_URL": self.reports_url}
+        return {"DAGSTER_HOME": str(self.home), "REPORTS_URL": self.reports_url, **self.keys}
 
     def start_reports(self, port: int) -> Child:
         """Serve the folder of parity reports, to this machine alone; builds that start later link there."""
@@ -214,6 +216,7 @@ class Platform:
                 "HOST": HOST,
                 "PORT": str(port),
                 "RELEASE_STORE": str(self.store.root),
+                "TRUST_ROOT": self.keys["TRUST_ROOT"],
                 "RELEASE_CHANNEL": "canary",
                 "TARGET": self.target,
                 "HEF_PATH": "",
@@ -243,6 +246,22 @@ class Platform:
 
         if not child.wait_for(answers, START_SECONDS):
             raise LocalError(f"{child.name} does not serve {url}: {last}\n{child.last_lines()}")
+
+
+def signing_settings(settings: BuildSettings) -> dict[str, str]:
+    """What the processes of this machine sign and trust with; development keys are made where none are named.
+
+    Development keys separate nobody: they all lie here. That is said wherever a release is shown.
+    """
+    found = {"TRUST_ROOT": settings.trust_root}
+    manager = settings.release_key_file
+    if development := settings.development_keys:
+        development.make(development=True)
+        manager = manager or development.manager_key
+    for name, path in (("CANARY_KEY_FILE", settings.canary_key_file), ("RELEASE_KEY_FILE", manager)):
+        if path:
+            found[name] = path
+    return {name: str(path) for name, path in found.items()}
 
 
 def reason_given(status: int, body: bytes) -> str:

@@ -11,7 +11,9 @@ import dagster as dg
 
 from assets.product import Product, Workbench
 from runtime.contract.errors import PipelineError
+from runtime.contract.keys import KeyFileError, KeyFolder, PrivateKey, load_key
 from runtime.contract.store import ReleaseStore
+from runtime.contract.trust import Trust
 
 if TYPE_CHECKING:
     from assets.toolchain import Toolchain
@@ -38,6 +40,10 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         reports_dir: Parity reports.
         reports_url: Where they are served; empty where they are not.
         dfc_python: The Python that has Hailo's Dataflow Compiler; empty where there is none.
+        trust_root: The file with the root of trust.
+        canary_key_file: Signs releases and canary; empty where there is none.
+        release_key_file: Signs stable; empty where the release manager is elsewhere.
+        development_keys: The folder of this machine's development keys; empty where others count.
     """
 
     weights_dir: str
@@ -47,6 +53,10 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
     reports_dir: str = ""
     reports_url: str = ""
     dfc_python: str = ""
+    trust_root: str = ""
+    canary_key_file: str = ""
+    release_key_file: str = ""
+    development_keys: str = ""
 
     def toolchain(self, target: str, log: dg.DagsterLogManager) -> Toolchain:
         """The toolchain of a target; what its compiler prints goes to the run's log while it works."""
@@ -64,8 +74,27 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         return Path(self.reports_dir or Path(self.build_dir) / "reports")
 
     def store(self) -> ReleaseStore:
-        """The release store."""
-        return ReleaseStore(Path(self.release_store))
+        """The release store; development keys are made where they count and are not there yet.
+
+        Raises:
+            TrustRootError: ``TRUST_ROOT`` names no root of trust.
+        """
+        if self.development_keys:
+            KeyFolder(Path(self.development_keys)).make(development=True)
+        return ReleaseStore(Path(self.release_store), Trust.load(Path(self.trust_root)))
+
+    def build_key(self) -> PrivateKey:
+        """The key that signs releases and moves canary.
+
+        Raises:
+            KeyFileError: ``CANARY_KEY_FILE`` is not set, or names no such key.
+        """
+        if not self.canary_key_file:
+            raise KeyFileError(
+                "CANARY_KEY_FILE is not set, TRUST_ROOT is",
+                hint="a build host needs its own key to release: docs/keys.md",
+            )
+        return load_key(Path(self.canary_key_file))
 
 
 class ProductIOManager(dg.ConfigurableIOManager):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from assets.toolchain import parse_targets
+from runtime.contract.keys import KeyFolder
+from runtime.contract.trust import DEFAULT_TRUST_ROOT
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -23,6 +25,10 @@ class BuildSettings:
         build_dir: The workbench (``BUILD_DIR``).
         release_store: Releases and channels (``RELEASE_STORE``).
         dagster_home: Dagster's databases and settings (``DAGSTER_HOME``).
+        trust_root: Whose signatures count (``TRUST_ROOT``); the development root where it is not set.
+        canary_key_file: Signs releases and canary (``CANARY_KEY_FILE``); where neither it nor ``TRUST_ROOT``
+            is set, the development key.
+        release_key_file: Signs stable (``RELEASE_KEY_FILE``); None where the release manager is elsewhere.
         reports_url: Where ``reports_dir`` is served (``REPORTS_URL``); empty where it is not.
         dfc_python: The Python that has Hailo's Dataflow Compiler (``HAILO_DFC_PYTHON``); empty where there is
             none. A name without a folder is looked up on the path.
@@ -34,8 +40,17 @@ class BuildSettings:
     build_dir: Path
     release_store: Path
     dagster_home: Path
+    trust_root: Path
+    canary_key_file: Path | None
+    release_key_file: Path | None
     reports_url: str = ""
     dfc_python: str = ""
+
+    @property
+    def development_keys(self) -> KeyFolder | None:
+        """Where this machine's development keys are, where they are what counts; else None."""
+        folder = KeyFolder(ROOT / Path(DEFAULT_TRUST_ROOT).parent)
+        return folder if self.trust_root == folder.root else None
 
     @property
     def reports_dir(self) -> Path:
@@ -53,6 +68,12 @@ class BuildSettings:
         def place(variable: str, default: str) -> Path:
             return ROOT / (environment.get(variable) or default)
 
+        def key(variable: str) -> Path | None:
+            named = environment.get(variable)
+            return ROOT / Path(named).expanduser() if named else None
+
+        named = bool(environment.get("TRUST_ROOT"))
+        development = KeyFolder(ROOT / Path(DEFAULT_TRUST_ROOT).parent)
         dfc_python = environment.get("HAILO_DFC_PYTHON") or ""
         if "/" in dfc_python:
             dfc_python = str(ROOT / Path(dfc_python).expanduser())
@@ -63,6 +84,9 @@ class BuildSettings:
             build_dir=place("BUILD_DIR", "artifacts/build"),
             release_store=place("RELEASE_STORE", "artifacts/releases"),
             dagster_home=place("DAGSTER_HOME", "artifacts/dagster_home"),
+            trust_root=place("TRUST_ROOT", DEFAULT_TRUST_ROOT),
+            canary_key_file=key("CANARY_KEY_FILE") or (None if named else development.build_key),
+            release_key_file=key("RELEASE_KEY_FILE"),
             reports_url=environment.get("REPORTS_URL") or "",
             dfc_python=dfc_python,
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -13,23 +11,23 @@ import numpy.typing as npt
 
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import (
+    ConfigError,
     DeviceError,
-    NoManifestError,
+    NoEngineError,
     PipelineError,
     ReleaseNotFoundError,
     TargetAmbiguousError,
     TargetMismatchError,
-    store_errors,
 )
-from runtime.contract.files import is_directory
 from runtime.contract.motifs import MotifScorer
-from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.store_reader import Release
+from runtime.contract.trust import TrustRootError
 from runtime.contract.window import FloatArray, Window
 from runtime.engines import Engine, open_engine
 from runtime.golden import compare_golden
+from runtime.release_choice import Choice, ReleaseChoice
 
 _LOGGER: Final = logging.getLogger("runtime.model")
-_WHERE_TO_LOOK: Final = "publish one with `make run`, or set RELEASE_STORE"
 
 
 class MotifCountError(PipelineError):
@@ -44,15 +42,31 @@ class InternalError(PipelineError):
     code = "internal"
 
 
+_NOT_THE_STORES_FAULT: Final = (
+    ConfigError,
+    TrustRootError,
+    NoEngineError,
+    DeviceError,
+    ReleaseNotFoundError,
+    TargetAmbiguousError,
+)
+"""With another release it would be the same, or the operator wanted it so: nothing older is served."""
+
+
 class ActiveModel:
     """A release whose artifacts were verified and whose engine repeated its golden windows.
 
     Args:
         release: The verified release.
         engine: The engine that runs its artifact; closed with the model.
+        chosen: How it was chosen, and who signed it; None where nobody asked.
     """
 
-    def __init__(self, release: Release, engine: Engine) -> None:
+    def __init__(self, release: Release, engine: Engine, chosen: Choice | None = None) -> None:
+        self.keys = chosen.keys if chosen else "not judged"
+        self.alarm = chosen.alarm if chosen else ""
+        self.sequence = chosen.sequence if chosen else 0
+        self.memory = ""
         self.release_id = release.id
         self.manifest = release.manifest
         self._engine = engine
@@ -149,15 +163,18 @@ class ModelHolder:
         return cls(load_state(config))
 
 
-def load_state(config: RuntimeConfig, known: str = "") -> ActiveModel | PipelineError:
+def load_state(
+    config: RuntimeConfig, known: str = "", choice: ReleaseChoice | None = None
+) -> ActiveModel | PipelineError:
     """Load what the settings name, or say why it cannot be.
 
     Args:
         config: The settings.
         known: Code of the reason that was logged before: the same one is not logged again.
+        choice: What remembers, as for ``load_active_model``.
     """
     try:
-        model = load_active_model(config)
+        model = load_active_model(config, choice)
     except PipelineError as error:
         if error.code != known:
             fields = {"event": "model_unavailable", "reason": error.code}
@@ -174,7 +191,11 @@ def load_state(config: RuntimeConfig, known: str = "") -> ActiveModel | Pipeline
         "target": model.target,
         "numbers": model.numbers,
         "calibration_origin": model.calibration_origin,
+        "keys": model.keys,
     }
+    if model.alarm:
+        alarm = {"event": "store_alarm", "release": model.release_id}
+        _LOGGER.error("not what the store names: %s", model.alarm, extra={"fields": alarm})
     _LOGGER.info(
         "serving %s, calibrated on %s windows",
         model.artifact,
@@ -184,12 +205,18 @@ def load_state(config: RuntimeConfig, known: str = "") -> ActiveModel | Pipeline
     return model
 
 
-def load_active_model(config: RuntimeConfig) -> ActiveModel:
+def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None) -> ActiveModel:
     """Find the release, verify every artifact, open the engine, repeat the golden windows.
 
-    The gate is held here again: a release may have come to this store around ``publish``.
+    The gate is held here again: a release may have come to this store around ``publish``. Where the release
+    that a channel names cannot be served, the one that was served last is, and ``alarm`` says why.
+
+    Args:
+        config: The settings.
+        choice: What remembers; one of this call's own where none is given.
 
     Raises:
+        SignatureError: Nobody who may has signed it.
         NoManifestError: ``HEF_PATH`` names something that is no release.
         ReleaseNotFoundError: The path, store, target or channel names nothing.
         TargetAmbiguousError: Several targets in the store and no ``TARGET``.
@@ -203,7 +230,23 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
         EngineError: The artifact does not load, or (GoldenMismatchError) does not repeat its
             recorded outputs on this machine.
     """
-    release = find_release(config)
+    choice = choice or ReleaseChoice(config)
+    try:
+        chosen = choice.find()
+        model = _load(config, chosen)
+    except _NOT_THE_STORES_FAULT:
+        raise
+    except PipelineError as error:
+        if (last := choice.last(error)) is None:
+            raise
+        chosen, model = last, _load(config, last)
+    choice.serves(chosen)
+    model.memory = choice.memory
+    return model
+
+
+def _load(config: RuntimeConfig, chosen: Choice) -> ActiveModel:
+    release = chosen.release
     if config.target is not None and release.manifest.target != config.target:
         raise TargetMismatchError(
             f"the release is for {release.manifest.target}, TARGET is {config.target}",
@@ -231,47 +274,4 @@ def load_active_model(config: RuntimeConfig) -> ActiveModel:
     except BaseException:
         engine.close()
         raise
-    return ActiveModel(release, engine)
-
-
-def find_release(config: RuntimeConfig) -> Release:
-    """Open the release that the settings name, by path or by channel; not yet verified."""
-    if config.hef_path is not None:
-        return _release_at(config.hef_path)
-    store = ReleaseStore(config.release_store)
-    target = config.target or _only_target(store)
-    return store.resolve(target, config.release_channel)
-
-
-def _release_at(path: Path) -> Release:
-    # Resolved once: a link that moves later cannot mix two releases.
-    with store_errors(path):
-        place = Path(os.path.realpath(path))
-        directory = is_directory(place)
-        if not directory and not place.exists():
-            raise ReleaseNotFoundError("no such file", where=str(path), hint="HEF_PATH names it")
-    if directory:
-        return open_release(place)
-    release = open_release(place.parent)
-    if place.name != release.manifest.artifact:
-        raise NoManifestError(
-            f"the manifest beside it names {release.manifest.artifact!r} as the artifact",
-            where=str(path),
-            hint="HEF_PATH takes a release directory or the artifact inside one",
-        )
-    return release
-
-
-def _only_target(store: ReleaseStore) -> str:
-    with store_errors(store.root):
-        there = is_directory(store.root)
-    if not there:
-        raise ReleaseNotFoundError("is no directory", where=str(store.root), hint=_WHERE_TO_LOOK)
-    targets = store.targets()
-    if not targets:
-        raise ReleaseNotFoundError("no channel names a release", where=str(store.root), hint=_WHERE_TO_LOOK)
-    if len(targets) > 1:
-        raise TargetAmbiguousError(
-            f"the store has releases for {', '.join(targets)}", where=str(store.root), hint="set TARGET"
-        )
-    return targets[0]
+    return ActiveModel(release, engine, chosen)

@@ -110,6 +110,8 @@ class HealthResource:
             "calibration_origin": state.calibration_origin,
             "motif_head": state.motif_head,
             "motifs": state.motifs,
+            "keys": state.keys,
+            "store": {"alarm": state.alarm or None, "entry": state.sequence, "memory": state.memory},
         }
         resp.data = _ENCODER.encode(health)
 

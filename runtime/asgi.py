@@ -17,6 +17,7 @@ from runtime.device_readings import DeviceReadings
 from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.recovery import Recovery
+from runtime.release_choice import ReleaseChoice
 
 WORKER_BOOT_ERROR = 3
 """gunicorn's exit code for a worker that cannot start: the arbiter stops instead of retrying."""
@@ -30,9 +31,10 @@ def compose() -> App:
         print(f"runtime: {error}", file=sys.stderr, flush=True)
         sys.exit(WORKER_BOOT_ERROR)
     configure_logging(config.log_level)
-    holder, metrics = ModelHolder.load(config), RuntimeMetrics()
+    choice = ReleaseChoice(config)
+    holder, metrics = ModelHolder(load_state(config, choice=choice)), RuntimeMetrics()
     metrics.show_model(holder.model)
-    recovery = Recovery(holder, lambda known: load_state(config, known), metrics.show_model)
+    recovery = Recovery(holder, lambda known: load_state(config, known, choice), metrics.show_model)
     recovery.start()
     atexit.register(recovery.stop)
     readings = DeviceReadings(

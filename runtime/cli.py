@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.config import DEFAULT_STORE
+from runtime.contract.audit import store_problems
 from runtime.contract.channels import CHANNELS, ChannelEntry
 from runtime.contract.document import to_json
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, WindowError, store_errors
@@ -20,6 +21,7 @@ from runtime.contract.evidence import evidence_kind
 from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
 from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.trust import DEFAULT_TRUST_ROOT, Trust
 from runtime.inspect_file import FileMissingError, inspect_file
 from runtime.parity_text import parity_documents, parity_json, parity_lines
 from runtime.release_diff import diff_releases
@@ -43,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A terminal without µ or ² shows them escaped, as stderr does by itself.
         sys.stdout.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(argv)
-    store = ReleaseStore(options.store or Path(os.environ.get("RELEASE_STORE") or DEFAULT_STORE))
+    place = options.store or Path(os.environ.get("RELEASE_STORE") or DEFAULT_STORE)
     try:
-        code = _run(store, options)
+        code = _run(place, options)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough; without this Python complains again when it exits.
@@ -54,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(store: ReleaseStore, options: argparse.Namespace) -> int:
+def _run(place: Path, options: argparse.Namespace) -> int:
     try:
-        code: int = options.command(store, options)
+        code: int = options.command(ReleaseStore(place, _trust()), options)
     except PipelineError as error:
         if options.json:
             _print_json(options.failure(error))
@@ -65,6 +67,13 @@ def _run(store: ReleaseStore, options: argparse.Namespace) -> int:
         usage = ReleaseNotFoundError | WindowError | FileMissingError
         return USAGE if isinstance(error, usage) else PROBLEMS
     return code
+
+
+def _trust() -> Trust | None:
+    """The root of trust; None where none was named and this is no place with development keys."""
+    named = os.environ.get("TRUST_ROOT")
+    path = Path(named or DEFAULT_TRUST_ROOT)
+    return Trust.load(path) if named or path.exists() else None
 
 
 def _check_store(root: Path) -> None:
@@ -206,7 +215,7 @@ def _expand(store: ReleaseStore, prefix: str) -> str:
 def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
     identifier = _expand(store, options.release) if options.release else None
-    problems = store.problems(identifier)
+    problems = store_problems(store, identifier)
     # Where the releases cannot be listed, that is among the problems.
     checked = [identifier] if identifier else _identifiers(store)
     if options.json:

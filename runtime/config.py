@@ -12,9 +12,8 @@ from typing import Final, TypeVar
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import ConfigError
 from runtime.contract.release import TARGETS
-
-VERSION: Final = "0.1.0"
-"""Version of the runtime, the project's own; the folder ships without package metadata."""
+from runtime.contract.trust import DEFAULT_TRUST_ROOT
+from runtime.contract.version import VERSION as VERSION
 
 DEFAULT_STORE: Final = "artifacts/releases"
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -37,6 +36,9 @@ class RuntimeConfig:
         port: TCP port to listen on, 1 to 65535 (``PORT``).
         hailo_lock_dir: Folder of the lock that lets one process on the chip; None for the usual ones
             (``HAILO_LOCK_DIR``).
+        trust_root: The root of trust: whose signatures count (``TRUST_ROOT``).
+        state_dir: Small and writable: what was seen of the store is remembered in it; None for this process
+            alone (``STATE_DIR``).
         log_level: One of ``LOG_LEVELS`` (``LOG_LEVEL``).
     """
 
@@ -48,6 +50,8 @@ class RuntimeConfig:
     host: str = "127.0.0.1"
     port: int = 9000
     hailo_lock_dir: Path | None = None
+    trust_root: Path = Path(DEFAULT_TRUST_ROOT)
+    state_dir: Path | None = None
     log_level: str = "INFO"
 
     @classmethod
@@ -68,6 +72,8 @@ class RuntimeConfig:
             host=reader.read("HOST", _host, "127.0.0.1"),
             port=reader.read("PORT", _integer(1, 65535), 9000),
             hailo_lock_dir=reader.read("HAILO_LOCK_DIR", Path, None),
+            trust_root=reader.read("TRUST_ROOT", Path, Path(DEFAULT_TRUST_ROOT)),
+            state_dir=reader.read("STATE_DIR", Path, None),
             log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),
         )
         if reader.problems:

@@ -36,6 +36,7 @@ _BUILD_LABELS: Final = (
     "numbers",
     "calibration_origin",
     "motif_head",
+    "keys",
 )
 
 
@@ -85,6 +86,11 @@ class RuntimeMetrics:
             _BUILD_LABELS,
             registry=self.registry,
         )
+        self._alarm = Gauge(
+            "hailo_store_alarm",
+            "1 where what is served is not what the store seems to name; /healthz says why.",
+            registry=self.registry,
+        )
         self._reading_errors = Counter(
             "hailo_device_reading_errors_total",
             "Readings of temperature and power that failed.",
@@ -109,8 +115,10 @@ class RuntimeMetrics:
                 "numbers": model.numbers,
                 "calibration_origin": model.calibration_origin,
                 "motif_head": model.motif_head,
+                "keys": model.keys,
             }
         self._build.labels(**shown).set(1)
+        self._alarm.set(1 if model is not None and model.alarm else 0)
 
     def request_done(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request; ``route`` must be one of a few known texts."""

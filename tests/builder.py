@@ -30,10 +30,10 @@ from assets.toolchain.emulator import EmulatorToolchain
 from assets.weights import TrainedModel, make_model_weights
 from runtime.contract.document import to_json
 from runtime.contract.errors import CalibrationError
-from runtime.contract.store import ReleaseStore
 from runtime.contract.window import FloatArray, normalize
 from sample import motions
 from tests.chain import CALIB_DATA
+from tests.keys import BUILD, MANAGER, a_store
 from tests.mistakes import Labels, Mistake
 
 Drawn = tuple[FloatArray, Labels]
@@ -60,7 +60,7 @@ class Builder:
     def __init__(self, root: Path, weights: Path) -> None:
         self.root, self.bench, self.toolchain = root, Workbench(root / "bench"), EmulatorToolchain()
         self.weights, self.trained = make_model_weights(self.bench, weights)
-        self.store = ReleaseStore(root / "releases")
+        self.store = a_store(root / "releases")
         self.good = good_windows(100)
         golden = self.good["golden"][0]
         self.onnx, _ = make_onnx_model(self.bench, model_weights=self.weights, golden=golden)
@@ -104,9 +104,16 @@ class Builder:
         report, evidence = make_parity_report(self.bench, self.toolchain, hef=hef)
         assert evidence.result.passed, evidence.result.failures
         champion = publish_canary(
-            self.bench, self.toolchain, self.store, hef=hef, parity_report=report, actor="test", reason="test"
+            self.bench,
+            self.toolchain,
+            self.store,
+            hef=hef,
+            parity_report=report,
+            actor="test",
+            reason="test",
+            key=BUILD,
         )
-        self.store.point("stable", champion, actor="test", reason="test")
+        self.store.point("stable", champion, actor="test", reason="test", key=MANAGER)
         return self._on_good_windows(hef)
 
     def _artifact(self, folder: Path) -> Product:

@@ -4,6 +4,7 @@ import os
 
 from hypothesis import settings
 
+from tests.keys import use_test_keys
 from tests.requirements import (
     pytest_collection_modifyitems,
     pytest_runtest_setup,
@@ -30,6 +31,7 @@ SETTINGS = (
     "RELEASE_STORE",
     "REPORTS_PORT",
     "REPORTS_URL",
+    "STATE_DIR",
     "TARGET",
     "UI_PORT",
     "WEB_CONCURRENCY",
@@ -46,5 +48,6 @@ def pytest_configure() -> None:
     """Forget the developer's own settings: tests hand the environment on to what they start."""
     for name in SETTINGS:
         os.environ.pop(name, None)
+    use_test_keys()
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = "127.0.0.1,localhost"

@@ -17,6 +17,7 @@ import pytest
 
 from runtime.contract.store import Release, ReleaseStore
 from tests.chain import ROOT
+from tests.keys import a_store
 
 
 def free_ports(count: int) -> list[int]:
@@ -87,7 +88,7 @@ def start(root: Path, *, ignore_sigint: bool = False, **settings: str) -> Runnin
         f"http://127.0.0.1:{port}",
         f"http://127.0.0.1:{ui_port}",
         reports[1],
-        ReleaseStore(root / "releases"),
+        a_store(root / "releases"),
     )
 
 

@@ -28,6 +28,7 @@ from runtime.contract.document import sha256_bytes
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import (
     MANIFEST_NAME,
+    SIGNATURE_NAME,
     Artifact,
     CalibrationRecord,
     GoldenRecord,
@@ -41,7 +42,8 @@ from runtime.contract.release import (
     manifest_bytes,
     release_id,
 )
-from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.release_directory import sign_release
+from runtime.contract.store import Release, open_release
 from runtime.contract.window import (
     LATENT_SIZE,
     WINDOW_SHAPE,
@@ -53,6 +55,7 @@ from runtime.contract.window import (
 )
 from runtime.engines import Engine
 from tests.doubles.tiny_hef import tiny_hef
+from tests.keys import BUILD, KEY_OF, a_store
 
 ROOT: Final = Path(__file__).parent.parent
 TINY_ENCODER: Final = Path(__file__).parent / "data" / "tiny_encoder.onnx"
@@ -172,7 +175,8 @@ class ReleaseSimulator:
         kinds = {self.artifact: kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
         provenance = "measured" if hardware else "emulated"
         manifest = Manifest(
-            schema=2,
+            schema=3,
+            minimum_runtime="0.1.0",
             target=self.target,
             model=ModelIdentity(name="tiny", version=self.version),
             artifact=self.artifact,
@@ -211,10 +215,10 @@ class ReleaseSimulator:
         The HEF of a simulated release is a double's, which only a store made like this takes.
         """
         contents = self.contents()
-        store = ReleaseStore(root, _accepts_doubles=True)
-        release = store.publish(self.manifest(contents), contents)
+        store = a_store(root, accepts_doubles=True)
+        release = store.publish(self.manifest(contents), contents, BUILD)
         for channel in channels:
-            store.point(channel, release, actor="test", reason="simulated")
+            store.point(channel, release, actor="test", reason="simulated", key=KEY_OF[channel])
         return release
 
     def place(self, root: Path) -> Release:
@@ -223,7 +227,8 @@ class ReleaseSimulator:
         data = manifest_bytes(self.manifest(contents))
         directory = root / "releases" / release_id(data)
         directory.mkdir(parents=True)
-        for name, content in {**contents, MANIFEST_NAME: data}.items():
+        signed = {MANIFEST_NAME: data, SIGNATURE_NAME: sign_release(data, BUILD)}
+        for name, content in {**contents, **signed}.items():
             (directory / name).write_bytes(content)
         return open_release(directory)
 
@@ -301,7 +306,8 @@ def clean_environment() -> dict[str, str]:
         "WEB_",
         "GUNICORN",
     )
-    return {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    return {name: value for name, value in kept.items() if name != "STATE_DIR"}
 
 
 class RuntimeServer:

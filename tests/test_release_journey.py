@@ -21,9 +21,9 @@ from assets.metrics import context_metrics
 from assets.onnx_model import source_latents
 from assets.weights import parse_model
 from assets.weights import read_files as read_weights
-from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
 from tests.chain import CALIB_DATA, ROOT, SAMPLE_VERSION
+from tests.keys import a_store
 from tests.running import Running, end, free_ports, start
 
 pytestmark = [pytest.mark.build, pytest.mark.timeout(300)]
@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_named_and_never_served(running: Running, tmp_path: Pat
 
     copy = tmp_path / "releases"
     shutil.copytree(running.store.root, copy)
-    release = ReleaseStore(copy).resolve("emulator", "canary")
+    release = a_store(copy).resolve("emulator", "canary")
     path = release.directory / release.manifest.artifact
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

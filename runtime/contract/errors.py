@@ -113,6 +113,12 @@ class ChannelMovedError(PipelineError):
     code = "channel_moved"
 
 
+class StoreBusyError(PipelineError):
+    """Somebody else writes to the store, for longer than we wait."""
+
+    code = "store_busy"
+
+
 class StoreError(PipelineError):
     """The store cannot be read or written."""
 

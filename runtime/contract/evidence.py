@@ -21,6 +21,8 @@ from runtime.contract.errors import (
 from runtime.contract.files import list_directory, read_bounded, write_document
 
 FOLDER: Final = "evidence"
+MANIFEST_KIND: Final = "manifest"
+"""The manifest of a release that was pruned: what it was can still be told."""
 PARITY_KIND: Final = "parity"
 """``PublicationEvidence``: as JSON, and as the HTML report of the same numbers."""
 MAX_EVIDENCE_BYTES: Final = 32 * 1024 * 1024
@@ -44,6 +46,12 @@ def evidence_name(kind: str, suffix: str, data: bytes) -> str:
 def evidence_kind(path: Path) -> str:
     """What kind of evidence a file is, by its name; ManifestError where that is none."""
     return _parts(path)[0]
+
+
+def evidence_record(path: Path) -> dict[str, str]:
+    """``kind`` and ``sha256`` of a file of evidence, by its name; ManifestError where that is none."""
+    kind, digest = _parts(path)
+    return {"kind": kind, "sha256": digest}
 
 
 def write_evidence(folder: Path, kind: str, suffix: str, data: bytes) -> Path:

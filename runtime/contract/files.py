@@ -83,13 +83,20 @@ def make_directory(path: Path) -> None:
         sync_directory(made.parent)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a read-only file whose bytes are on the disk when this returns."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(0o444)
+def write_synced(path: Path, data: bytes, mode: int = 0o444) -> None:
+    """Write a read-only file whose bytes are on the disk when this returns.
+
+    Nobody who ``mode`` keeps away can read it meanwhile either.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:
@@ -119,7 +126,7 @@ def write_document(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+def write_directory(directory: Path, files: Mapping[str, bytes], mode: int = 0o444) -> None:
     """Make a directory with these files, at once.
 
     The directory's name must stand for its content: where another writer was first, its directory
@@ -132,7 +139,7 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=directory.parent))
     try:
         for name, data in files.items():
-            write_synced(staging / name, data)
+            write_synced(staging / name, data, mode)
         staging.chmod(0o755)
         sync_directory(staging)
         try:

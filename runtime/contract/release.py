@@ -15,6 +15,7 @@ from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import ManifestError
 from runtime.contract.motifs import MotifHead
 from runtime.contract.quantization import OutputQuantization as OutputQuantization
+from runtime.contract.version import check_minimum_runtime
 from runtime.contract.window import (
     CHANNELS,
     GRAPH_INPUT_NAME,
@@ -27,9 +28,13 @@ from runtime.contract.window import (
     ChannelStatistics,
 )
 
-SCHEMA: Final = 2
-READABLE_SCHEMAS: Final = (1, 2)
+SCHEMA: Final = 3
+READABLE_SCHEMAS: Final = (1, 2, 3)
+FIRST_RUNTIME: Final = "0.1.0"
+"""The oldest runtime that reads schema 3, and all that earlier schemas were read by."""
 MANIFEST_NAME: Final = "manifest.json"
+SIGNATURE_NAME: Final = "manifest.dsse.json"
+"""Beside the manifest: who vouches for it. Replaced when keys are; no part of the release's name."""
 TARGETS: Final = ("emulator", "hailo8", "hailo8l")
 NUMBER_PROVENANCES: Final = ("measured", "emulated", "estimated")
 EMULATED_KIND: Final = "emulated-int8"
@@ -69,7 +74,7 @@ class Artifact:
     size: int
 
     def __post_init__(self) -> None:
-        if not _FILE_NAME.fullmatch(self.name) or self.name == MANIFEST_NAME:
+        if not _FILE_NAME.fullmatch(self.name) or self.name in (MANIFEST_NAME, SIGNATURE_NAME):
             raise ManifestError(f"{self.name!r} cannot name an artifact", where="artifacts.name")
         check_digest(self.sha256, f"artifacts[{self.name}].sha256")
         if not 0 <= self.size <= MAX_ARTIFACT_BYTES:
@@ -230,11 +235,14 @@ class GoldenRecord:
 class Manifest:
     """Everything that a Pi needs to know of a release, and everything that it came from.
 
+    ``minimum_runtime`` is the oldest runtime that knows what to do with all of it.
+
     Raises:
         ManifestError: A field contradicts the contract or another field; names it.
     """
 
     schema: int
+    minimum_runtime: str
     target: str
     model: ModelIdentity
     artifact: str
@@ -250,6 +258,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check_schema(self.schema)
+        check_minimum_runtime(self.minimum_runtime)
         if self.target not in TARGETS:
             raise ManifestError(f"{self.target!r} is none of {', '.join(TARGETS)}", where="target")
         names = [artifact.name for artifact in self.artifacts]
@@ -335,9 +344,10 @@ def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
     What an older schema did not say is filled in as not known, never guessed.
 
     Raises:
+        RuntimeTooOldError: A newer runtime is needed; known before anything else is read.
         ManifestError: Names the document, ``where``, and the field that is wrong.
     """
-    return from_json(Manifest, data, where, upgrade=_from_schema_1)
+    return from_json(Manifest, data, where, upgrade=_from_older_schemas)
 
 
 def _check_schema(schema: int) -> None:
@@ -349,23 +359,26 @@ def _check_schema(schema: int) -> None:
         )
 
 
-def _from_schema_1(document: dict[str, Any]) -> dict[str, Any]:
-    """What schema 1 did not say yet; documents of another schema are left alone."""
-    schema = document.get("schema")
+def _from_older_schemas(document: dict[str, Any]) -> dict[str, Any]:
+    """What older schemas did not say yet; documents of this one are left alone."""
+    schema, minimum = document.get("schema"), document.get("minimum_runtime")
+    if type(minimum) is str:
+        # Before the schema, which an older runtime cannot know.
+        check_minimum_runtime(minimum)
     if type(schema) is not int:
         return document
     _check_schema(schema)
-    if schema > 1:
-        return document
-    nothing = {"origin": UNKNOWN_ORIGIN, "windows": 0, "windows_sha256": "", "strata": {}}
     upgraded = {name: dict(value) if isinstance(value, dict) else value for name, value in document.items()}
-    for place, added in (
-        (upgraded, {"calibration": nothing}),
-        (upgraded.get("parity"), {"ceilings": {}}),
-        (upgraded.get("golden"), {"output": None, "kernel_family": ""}),
-    ):
-        if isinstance(place, dict):
-            if claimed := added.keys() & place.keys():
-                raise ManifestError(f"unknown key {min(claimed)!r} in schema 1")
-            place |= added
+    nothing = {"origin": UNKNOWN_ORIGIN, "windows": 0, "windows_sha256": "", "strata": {}}
+    added: list[tuple[int, Any, dict[str, Any]]] = [
+        (1, upgraded, {"calibration": nothing}),
+        (1, upgraded.get("parity"), {"ceilings": {}}),
+        (1, upgraded.get("golden"), {"output": None, "kernel_family": ""}),
+        (2, upgraded, {"minimum_runtime": FIRST_RUNTIME}),
+    ]
+    for last, place, fields in added:
+        if schema <= last and isinstance(place, dict):
+            if claimed := fields.keys() & place.keys():
+                raise ManifestError(f"unknown key {min(claimed)!r} in schema {schema}")
+            place |= fields
     return upgraded

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.contract.document import MAX_DOCUMENT_BYTES, sha256_bytes
+from runtime.contract.document import MAX_DOCUMENT_BYTES, from_json, sha256_bytes, to_json
 from runtime.contract.errors import (
     DigestMismatchError,
+    ManifestError,
     NoManifestError,
     PublicationRefusedError,
     collect_problems,
@@ -16,20 +18,84 @@ from runtime.contract.errors import (
 from runtime.contract.files import NotRegularError, list_directory, read_bounded
 from runtime.contract.gate import check_artifact, check_publishable
 from runtime.contract.hailo_compatibility import check_architecture, device_of
-from runtime.contract.release import MANIFEST_NAME, Artifact, Manifest, parse_manifest, release_id
+from runtime.contract.release import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    Artifact,
+    Manifest,
+    parse_manifest,
+    release_id,
+)
+from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root, SigningKey, UnsignedError, sign, verify
 
 # What the system says of a path at which there is no file: somebody took it away or put something
 # else there. Any other error says nothing about the bytes.
 _NO_FILE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegularError)
 
+STATEMENT_SCHEMA: Final = 1
+STATEMENT_TYPE: Final = "application/vnd.hailo-pipeline.release+json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseStatement:
+    """What is signed of a release: its name, which stands for every byte of it."""
+
+    schema: int
+    release: str
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.schema != STATEMENT_SCHEMA:
+            raise ManifestError(
+                f"schema {self.schema}, this version reads {STATEMENT_SCHEMA}", where="schema"
+            )
+
+
+def sign_release(manifest: bytes, key: SigningKey) -> bytes:
+    """The envelope that vouches for the release with these manifest bytes."""
+    statement = ReleaseStatement(schema=STATEMENT_SCHEMA, release=release_id(manifest), length=len(manifest))
+    return sign(to_json(statement), STATEMENT_TYPE, [key])
+
 
 class Release:
     """A release whose manifest's bytes are what its name says."""
 
-    def __init__(self, identifier: str, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, identifier: str, directory: Path, manifest: Manifest, length: int) -> None:
         self.id = identifier
         self.directory = directory
         self.manifest = manifest
+        self._length = length
+
+    def check_signature(self, root: Root) -> tuple[str, ...]:
+        """Refuse a release that no release key vouches for.
+
+        Returns:
+            Ids of the keys whose signatures hold.
+
+        Raises:
+            SignatureError: Unsigned, wrong role, unknown key, altered: each its own.
+            ManifestError: What is signed is not this release.
+            StoreError: It cannot be read.
+        """
+        path = self.directory / SIGNATURE_NAME
+        with store_errors(path):
+            try:
+                data = read_bounded(path, MAX_ENVELOPE_BYTES)
+            except _NO_FILE as error:
+                raise UnsignedError(
+                    f"has no signature: {error.strerror}",
+                    where=str(path),
+                    hint="publish it again with a release key; without one it is nobody's",
+                ) from error
+        verified = verify(data, STATEMENT_TYPE, root, "release", str(path))
+        statement = from_json(ReleaseStatement, verified.payload, str(path))
+        if (statement.release, statement.length) != (self.id, self._length):
+            raise ManifestError(
+                f"signs release {statement.release[:16]}, it lies beside {self.id[:16]}",
+                where=str(path),
+                hint="copy the release again",
+            )
+        return verified.keyids
 
     def read(self, name: str) -> bytes:
         """Bytes of an artifact, verified; load these and nothing read later.
@@ -98,7 +164,7 @@ class Release:
         for artifact in self.manifest.artifacts:
             with collect_problems(found):
                 self.read(artifact.name)
-        listed = {MANIFEST_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
+        listed = {MANIFEST_NAME, SIGNATURE_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
         with collect_problems(found), store_errors(self.directory):
             extra = [name for name in list_directory(self.directory) if name not in listed]
             found += [f"{self.directory / name}: is not named by the manifest" for name in extra]
@@ -149,4 +215,4 @@ def open_release(directory: Path) -> Release:
             where=str(path),
             hint="copy the release again, and keep its directory's name",
         )
-    return Release(identifier, directory, parse_manifest(data, str(path)))
+    return Release(identifier, directory, parse_manifest(data, str(path)), len(data))

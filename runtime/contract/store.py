@@ -2,65 +2,60 @@
 
 Layout, all links and names relative, so that a copy or a read-only mount works alike::
 
-    releases/<sha256 of the manifest>/manifest.json, artifacts
-    channels/<target>/<channel>/00000001.json     one entry for each move; the highest counts
+    releases/<sha256 of the manifest>/manifest.json, manifest.dsse.json, artifacts
+    channels/<target>/<channel>/00000001.json     one signed entry a move; the highest that holds counts
+    trust/<n>.root.json                           roots of trust that follow the first, which lies elsewhere
     evidence/<release>/<kind>-<sha256>.<suffix>   kept beside a release, outside its digest
+    requests/<sha256>.json                        moves that wait for a signature; say nothing by themselves
 
 Everything appears by rename or link of synced files: a reader sees the old state or the new.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from runtime.contract.channels import (
-    CHANNELS,
-    ENTRY_SCHEMA,
-    ChannelEntry,
-    entry_name,
-    history_problems,
-    is_entry_name,
-    read_entry,
-)
-from runtime.contract.document import to_json
+from runtime.contract.channel_log import ChannelLog, Head, next_sequence
+from runtime.contract.channels import ENTRY_SCHEMA, ChannelEntry, EvidenceRecord, SignedEntry
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
     ManifestError,
     PublicationRefusedError,
-    ReleaseNotFoundError,
-    TargetMismatchError,
-    collect_problems,
     store_errors,
 )
-from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
-from runtime.contract.evidence import evidence_problems, list_evidence, write_evidence
+from runtime.contract.evidence import evidence_record, write_evidence
 from runtime.contract.files import (
-    is_directory,
-    list_directory,
-    make_directory,
     move_aside,
-    sync_directory,
     write_directory,
-    write_synced,
+    write_document,
 )
 from runtime.contract.gate import check_artifact, check_publishable
 from runtime.contract.release import (
     MANIFEST_NAME,
-    TARGETS,
+    SIGNATURE_NAME,
     Manifest,
-    check_digest,
     manifest_bytes,
     release_id,
 )
 from runtime.contract.release_directory import Release as Release
-from runtime.contract.release_directory import check_bytes
+from runtime.contract.release_directory import check_bytes, sign_release
 from runtime.contract.release_directory import open_release as open_release
+from runtime.contract.store_reader import Resolved as Resolved
+from runtime.contract.store_reader import StoreReader
+from runtime.contract.trust import (
+    Root,
+    SignatureError,
+    SigningKey,
+    Trust,
+    UnknownKeyError,
+    WrongRoleError,
+    root_name,
+)
+from runtime.contract.writers_lock import writing
 
 
 def _is_whole(directory: Path) -> bool:
@@ -90,35 +85,57 @@ def _put_aside(directory: Path) -> None:
             moved.parent.rmdir()
 
 
-class ReleaseStore:
-    """Releases and channels in one directory. Readers need no lock and no write access.
+class ReleaseStore(StoreReader):
+    """Releases and channels in one directory, read and written; one writer at a time.
 
     Args:
         root: The directory; made when something is published.
+        trust: As for ``StoreReader``.
         _accepts_doubles: Take HEF files that a test double of the compiler wrote. For fixtures, in code:
             nothing that a person or an environment sets leads here.
     """
 
-    def __init__(self, root: Path, *, _accepts_doubles: bool = False) -> None:
-        self.root = root
+    def __init__(self, root: Path, trust: Trust | None, *, _accepts_doubles: bool = False) -> None:
+        super().__init__(root, trust)
         self._accepts_doubles = _accepts_doubles
+        self._writing = 0
 
-    def publish(self, manifest: Manifest, files: Mapping[str, bytes]) -> Release:
+    @property
+    def accepts_doubles(self) -> bool:
+        """Whether this is a fixture's store."""
+        return self._accepts_doubles
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer for a while; may be nested. Raises as ``writers_lock.writing``."""
+        if self._writing:
+            yield
+            return
+        with writing(self.root):
+            self._writing += 1
+            try:
+                yield
+            finally:
+                self._writing -= 1
+
+    def publish(self, manifest: Manifest, files: Mapping[str, bytes], key: SigningKey) -> Release:
         """Add a release; the gate is here, whoever calls.
 
         Args:
             manifest: Names every artifact with its digest.
             files: Artifact name to bytes, exactly those of the manifest.
+            key: A key of the role ``release``, which vouches for it.
 
         Returns:
             The release, verified from disk. Publishing the same again changes nothing, but for
-            putting back a copy that was damaged meanwhile.
+            putting back a copy that was damaged meanwhile, or a signature that no longer holds.
 
         Raises:
             PublicationRefusedError: Parity is missing, failed or about other bytes; or a test double
                 made the artifact.
             DigestMismatchError: A file is not what the manifest says.
             HefError: The target is a chip, and the artifact is not the encoder for it.
+            SignatureError: The key is none that may release.
             StoreError: The store cannot be read or written.
         """
         check_publishable(manifest)
@@ -129,117 +146,131 @@ class ReleaseStore:
             )
         for artifact in manifest.artifacts:
             check_bytes(files[artifact.name], artifact, Path(artifact.name))
-        hef = check_artifact(manifest, files[manifest.artifact])
-        if hef and hef.is_double and not self._accepts_doubles:
-            raise PublicationRefusedError(
-                f"a test double of the compiler wrote it ({hef.sdk_version})",
-                where=manifest.artifact,
-                hint="compile with Hailo's Dataflow Compiler; no chip runs this file",
-            )
+        refuse_double(manifest, files[manifest.artifact], accepted=self._accepts_doubles)
         data = manifest_bytes(manifest)
-        identifier = release_id(data)
-        directory = self._directory(identifier)
+        signature = sign_release(data, key)
+        with self.writing():
+            root = self.trust.root
+            check_role(key, root, "release")
+            return self.put({**files, MANIFEST_NAME: data, SIGNATURE_NAME: signature}, root)
+
+    def put(self, files: Mapping[str, bytes], root: Root) -> Release:
+        """Write a release's files, signature included, as they were verified."""
+        directory = self._directory(release_id(files[MANIFEST_NAME]))
         with store_errors(self.root):
             if directory.exists() and not _is_whole(directory):
                 _put_aside(directory)
             if not directory.exists():
-                write_directory(directory, {**files, MANIFEST_NAME: data})
+                write_directory(directory, files)
         release = open_release(directory)
         release.verify()
+        try:
+            release.check_signature(root)
+        except (SignatureError, ManifestError):
+            with store_errors(directory):
+                write_document(directory / SIGNATURE_NAME, files[SIGNATURE_NAME])
+            release.check_signature(root)
         return release
 
     def point(
-        self, channel: str, release: Release, *, actor: str, reason: str, action: str = "publish"
+        self,
+        channel: str,
+        release: Release,
+        *,
+        actor: str,
+        reason: str,
+        key: SigningKey,
+        action: str = "publish",
     ) -> ChannelEntry:
-        """Let a channel of the release's own target name this release.
-
-        Returns:
-            The entry that names it; the present one where the channel already does.
+        """Let a channel of the release's own target name this release; the present entry where it does.
 
         Raises:
             ChannelMovedError: Somebody moved the channel at the same time; says who.
+            SignatureError: The key may not move this channel.
         """
         target = release.manifest.target
-        current = self.current(target, channel)
-        if current and current.release == release.id:
-            return current
-        entry = ChannelEntry(
-            schema=ENTRY_SCHEMA,
-            target=target,
-            channel=channel,
-            sequence=current.sequence + 1 if current else 1,
-            release=release.id,
-            previous=current.release if current else "",
-            action=action,
-            actor=actor,
-            reason=reason,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        with store_errors(self.root):
-            return self._append(entry)
+        head = self.head(target, channel)
+        if head and head.entry.release == release.id:
+            return head.entry
+        return self.move(
+            target, channel, release.id, action=action, actor=actor, reason=reason, key=key, seen=head
+        ).entry
 
-    def _append(self, entry: ChannelEntry) -> ChannelEntry:
-        folder = self._channel(entry.target, entry.channel)
-        make_directory(folder)
-        descriptor, name = tempfile.mkstemp(prefix=".entry-", dir=folder)
-        os.close(descriptor)
-        temporary = Path(name)
+    def move(
+        self,
+        target: str,
+        channel: str,
+        identifier: str,
+        *,
+        action: str,
+        actor: str,
+        reason: str,
+        key: SigningKey,
+        seen: Head | None,
+        marked: str = "",
+        overridden: tuple[str, ...] = (),
+    ) -> SignedEntry:
+        """Add an entry to a channel; whether it may be is asked in ``promotion``.
+
+        Args:
+            identifier: What the channel names from now on; empty for nothing.
+            seen: The entry that the decision was made on.
+
+        Raises:
+            ChannelMovedError: The channel is not where it was seen; says who moved it.
+            ManifestError: The channel's history does not hold, so that nothing can continue it.
+            SignatureError: The key may not move this channel.
+            StoreBusyError, StoreError: It cannot be written; nothing is left.
+        """
+        with self.writing():
+            log = self._log(target, channel)
+            check_role(key, self.trust.root, channel)
+            tip = self._tip(log, seen)
+            entry = ChannelEntry(
+                schema=ENTRY_SCHEMA,
+                target=target,
+                channel=channel,
+                sequence=next_sequence(tip, log.where),
+                previous_entry=tip.digest if tip else "",
+                release=identifier,
+                previous=tip.entry.release if tip else "",
+                action=action,
+                marked=marked,
+                actor=actor,
+                reason=reason,
+                at=datetime.now(UTC).isoformat(timespec="seconds"),
+                overridden=overridden,
+                evidence=self._evidence_records(marked or identifier),
+            )
+            return log.append(entry, key)
+
+    def _tip(self, log: ChannelLog, seen: Head | None) -> SignedEntry | None:
+        """The end of the chain, which must be what the decision was made on."""
+        chain = log.chain()
+        tip = chain[-1] if chain else None
         try:
-            write_synced(temporary, to_json(entry))
-            # A link onto an existing number fails: of two writers exactly one wins.
-            (folder / entry_name(entry.sequence)).hardlink_to(temporary)
-            sync_directory(folder)
-        except FileExistsError as error:
-            winner = self.current(entry.target, entry.channel)
-            if winner and winner.release == entry.release:
-                return winner
+            head = log.head()
+        except (SignatureError, ManifestError):
+            head = None  # nothing of it holds under the present keys: the chain's end is continued
+        was, now = seen.signed if seen else None, head.signed if head else None
+        if (was.digest if was else "") != (now.digest if now else ""):
+            who = f"{now.entry.actor} moved it" if now else "it names nothing any more"
+            what = f" to {now.entry.release[:12] or 'nothing'}: {now.entry.reason}" if now else ""
             raise ChannelMovedError(
-                f"{winner.actor if winner else 'somebody'} moved it first",
-                where=f"{entry.target}/{entry.channel}",
-                hint="look at the channel again, then repeat",
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        return entry
-
-    def history(self, target: str, channel: str) -> list[ChannelEntry]:
-        """Every move of a channel, oldest first; empty where it never pointed anywhere."""
-        folder = self._channel(target, channel)
-        return [read_entry(folder / name) for name in _entry_names(folder)]
-
-    def current(self, target: str, channel: str) -> ChannelEntry | None:
-        """The newest move of a channel, or None where it never pointed anywhere."""
-        folder = self._channel(target, channel)
-        names = _entry_names(folder)
-        return read_entry(folder / names[-1]) if names else None
-
-    def open(self, identifier: str) -> Release:
-        """Open a release by its id; ReleaseNotFoundError where the store does not hold it."""
-        check_digest(identifier, "release")
-        directory = self._directory(identifier)
-        with store_errors(directory):
-            there = self._holds(identifier)
-        if not there:
-            raise ReleaseNotFoundError(
-                f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
+                f"{who} first{what}", where=log.where, hint="look at the channel again, then repeat"
             )
-        return open_release(directory)
+        if now and (tip is None or tip.digest != now.digest):
+            raise ManifestError(
+                f"entry {now.entry.sequence} counts, but the history before it does not hold: "
+                f"{'; '.join(log.problems()[:1])}",
+                where=log.where,
+                hint="`releasectl verify` names all; copy the missing entries back",
+            )
+        return tip
 
-    def resolve(self, target: str, channel: str) -> Release:
-        """Open the release that a channel names; ReleaseNotFoundError where it names none."""
-        entry = self.current(target, channel)
-        if entry is None:
-            raise ReleaseNotFoundError(
-                f"channel {channel} of {target} names no release",
-                where=str(self.root),
-                hint="publish one with `make run`, or choose another RELEASE_CHANNEL",
-            )
-        release = self.open(entry.release)
-        if release.manifest.target != target:
-            raise TargetMismatchError(
-                f"names a release for {release.manifest.target}", where=f"channels/{target}/{channel}"
-            )
-        return release
+    def _evidence_records(self, identifier: str) -> tuple[EvidenceRecord, ...]:
+        paths = self.evidence(identifier) if identifier else []
+        return tuple(EvidenceRecord(**evidence_record(path)) for path in paths)
 
     def add_evidence(self, release: Release, kind: str, suffix: str, data: bytes) -> Path:
         """Keep a document beside a release of this store; the release does not change.
@@ -258,78 +289,43 @@ class ReleaseStore:
             ManifestError: Kind or suffix cannot be.
             StoreError: It cannot be written; nothing is left.
         """
-        return write_evidence(self._evidence(self.open(release.id).id), kind, suffix, data)
+        with self.writing():
+            return write_evidence(self.evidence_folder(self.open(release.id).id), kind, suffix, data)
 
-    def evidence(self, identifier: str) -> list[Path]:
-        """Files kept beside a release, sorted; read them with ``evidence.read_evidence``."""
-        return list_evidence(self._evidence(identifier))
-
-    def identifiers(self) -> list[str]:
-        """Ids of all releases in the store, sorted; unfinished copies are not among them."""
-        folder = self.root / "releases"
-        with store_errors(folder):
-            names = list_directory(folder)
-        return [name for name in names if re.fullmatch(r"[0-9a-f]{64}", name)]
-
-    def targets(self) -> list[str]:
-        """Targets with at least one channel that names a release, sorted."""
-        return [t for t in sorted(TARGETS) if any(self.current(t, c) for c in CHANNELS)]
-
-    def problems(self, identifier: str | None = None) -> list[str]:
-        """Verify one release, or the whole store: one sentence for each thing that is wrong."""
-        found: list[str] = []
-        with collect_problems(found):
-            for name in [identifier] if identifier else self.identifiers():
-                with collect_problems(found):
-                    found += self.open(name).problems()
-            found += evidence_problems(
-                self.root, identifier, lambda name: is_directory(self._directory(name))
-            )
-        for target in TARGETS if identifier is None else ():
-            with collect_problems(found):
-                if self._channel_names(target):
-                    for channel in CHANNELS:
-                        found += self._channel_problems(target, channel)
-        return list(dict.fromkeys(found))
-
-    def _channel_names(self, target: str) -> list[str]:
-        # From above to below, so that a file in a folder's place is one problem, not one a channel.
-        folder = self.root / "channels"
-        with store_errors(folder):
-            return list_directory(folder) and list_directory(folder / target)
-
-    def _channel_problems(self, target: str, channel: str) -> list[str]:
-        found: list[str] = []
-        entries: list[ChannelEntry] = []
-        folder = self._channel(target, channel)
-        with collect_problems(found):
-            names = _entry_names(folder)
-            for name in names:
-                with collect_problems(found):
-                    entries.append(read_entry(folder / name))
-            found += history_problems(folder, names, entries)
-            if names:
-                self.resolve(target, channel)
-        return found
-
-    def _holds(self, identifier: str) -> bool:
-        return is_directory(self._directory(identifier))
-
-    def _directory(self, identifier: str) -> Path:
-        return self.root / "releases" / check_digest(identifier, "release")
-
-    def _evidence(self, identifier: str) -> Path:
-        return self.root / EVIDENCE_FOLDER / check_digest(identifier, "release")
-
-    def _channel(self, target: str, channel: str) -> Path:
-        if target not in TARGETS:
-            raise ReleaseNotFoundError(f"no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
-        if channel not in CHANNELS:
-            raise ReleaseNotFoundError(f"no channel {channel!r}", hint=f"one of {', '.join(CHANNELS)}")
-        return self.root / "channels" / target / channel
+    def add_root(self, document: bytes) -> Root:
+        """Keep the root that continues the present one; refused as ``Trust.add``."""
+        with self.writing():
+            trust = self.trust
+            trust.add(document, "root")
+            path = self.root / "trust" / root_name(trust.root.version)
+            with store_errors(path):
+                write_document(path, document)
+            return trust.root
 
 
-def _entry_names(folder: Path) -> list[str]:
-    """File names of a channel's entries, oldest first."""
-    with store_errors(folder):
-        return [name for name in list_directory(folder) if is_entry_name(name)]
+def refuse_double(manifest: Manifest, artifact: bytes, *, accepted: bool = False) -> None:
+    """Look into the artifact's bytes as ``gate.check_artifact``; refuse what a compiler's double wrote."""
+    hef = check_artifact(manifest, artifact)
+    if hef and hef.is_double and not accepted:
+        raise PublicationRefusedError(
+            f"a test double of the compiler wrote it ({hef.sdk_version})",
+            where=manifest.artifact,
+            hint="compile with Hailo's Dataflow Compiler; no chip runs this file",
+        )
+
+
+def check_role(key: SigningKey, root: Root, role: str) -> None:
+    """Refuse a key that may not act for a role, before anything is written.
+
+    Raises:
+        WrongRoleError, UnknownKeyError: It may not.
+    """
+    if key.keyid in root.roles[role].keyids:
+        return
+    roles = root.roles_of(key.keyid)
+    kind = WrongRoleError if roles else UnknownKeyError
+    held = f"has the role {' and '.join(roles)}" if roles else f"is not in root {root.version}"
+    raise kind(
+        f"key {key.keyid[:16]} {held}: this takes a key of role {role}",
+        hint="`releasectl keys show` says who holds which",
+    )

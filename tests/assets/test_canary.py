@@ -20,6 +20,7 @@ from assets.policy import load_policy
 from assets.product import Product, ProductMissingError, ProductMixedError, Workbench
 from assets.quantized_har import make_quantized_har, take_built
 from assets.toolchain.emulator import EmulatorToolchain
+from runtime.contract.audit import store_problems
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
     DigestMismatchError,
@@ -34,6 +35,7 @@ from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
 from tests.assets.test_calibration import load, with_set
 from tests.chain import CALIB_DATA, SAMPLE_VERSION, Chain, build_chain, strict_policy
+from tests.keys import BUILD, a_store
 
 pytestmark = pytest.mark.build
 
@@ -41,7 +43,7 @@ pytestmark = pytest.mark.build
 def publish(chain: Chain, store: Path, **changed: Product) -> str:
     products = {name: chain.products[name] for name in ("hef", "parity_report")} | changed
     release = publish_canary(
-        chain.bench, chain.toolchain, ReleaseStore(store), **products, actor="test", reason="test"
+        chain.bench, chain.toolchain, a_store(store), **products, actor="test", reason="test", key=BUILD
     )
     return release.id
 
@@ -55,7 +57,7 @@ def report_with(chain: Chain, bench: Workbench, **changes: object) -> Product:
 
 
 def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     release = store.open(publish(chain, tmp_path))
     manifest = release.manifest
     entry = store.current("emulator", "canary")
@@ -107,7 +109,7 @@ def test_the_path_without_vnni_is_recorded_and_passes(tmp_path: Path) -> None:
 
     forced = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
     assert forced.evidence.result.passed
-    release = ReleaseStore(tmp_path / "store").open(publish(forced, tmp_path / "store"))
+    release = a_store(tmp_path / "store").open(publish(forced, tmp_path / "store"))
     assert release.manifest.toolchain.options["integer_path"] == "u8s8-7bit"
     config = RuntimeConfig(release_store=tmp_path / "store", release_channel="canary")
     model = load_active_model(config)
@@ -118,7 +120,7 @@ def test_the_path_without_vnni_is_recorded_and_passes(tmp_path: Path) -> None:
 
 def test_publishing_again_moves_nothing(chain: Chain, tmp_path: Path) -> None:
     assert publish(chain, tmp_path) == publish(chain, tmp_path)
-    assert len(ReleaseStore(tmp_path).history("emulator", "canary")) == 1
+    assert len(a_store(tmp_path).history("emulator", "canary")) == 1
     assert not list((tmp_path / "releases").glob(".*"))
 
 
@@ -210,7 +212,7 @@ def test_evidence_that_cannot_be_kept_moves_no_channel(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release without its evidence is named by no channel; publishing again makes up for it."""
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
 
     def full(*_: object) -> None:
         raise StoreError("no space left")
@@ -240,7 +242,7 @@ def test_a_release_names_the_tools_that_made_it(chain: Chain, tmp_path: Path) ->
         make_parity_report(chain.bench, other, hef=hef)
     with pytest.raises(ToolchainError, match="integer_path"):
         assemble(chain.bench, other, hef=hef, parity_report=report)
-    release = ReleaseStore(tmp_path).open(publish(chain, tmp_path))
+    release = a_store(tmp_path).open(publish(chain, tmp_path))
     assert {"torch", "onnx", "onnxruntime", "onnxsim", "numpy"} == set(release.manifest.toolchain.tools)
 
 
@@ -252,9 +254,9 @@ def test_the_same_weights_under_two_names_share_a_workbench(tmp_path: Path) -> N
     shutil.copytree(SAMPLE_VERSION, tmp_path / "w" / "renamed" / "v0.1.0")
     store = tmp_path / "s"
     first = build_chain(tmp_path / "bench")
-    assert ReleaseStore(store).open(publish(first, store)).manifest.model.name == "tcn_encoder"
+    assert a_store(store).open(publish(first, store)).manifest.model.name == "tcn_encoder"
     second = build_chain(tmp_path / "bench", weights=tmp_path / "w")
-    assert ReleaseStore(store).open(publish(second, store)).manifest.model.name == "renamed"
+    assert a_store(store).open(publish(second, store)).manifest.model.name == "renamed"
     with pytest.raises(ProductMixedError, match="materialize emulator/parity_report again"):
         publish(first, store)
 
@@ -278,7 +280,7 @@ def test_new_windows_with_the_same_artifact_are_a_new_judgement(tmp_path: Path) 
     assert evidence.upstream["calibration_set"] == calibration_set.digest
     with pytest.raises(ProductMixedError):
         publish(first, tmp_path / "store")
-    store = ReleaseStore(tmp_path / "store")
+    store = a_store(tmp_path / "store")
     release = publish_canary(
         bench,
         toolchain,
@@ -287,6 +289,7 @@ def test_new_windows_with_the_same_artifact_are_a_new_judgement(tmp_path: Path) 
         parity_report=report,
         actor="test",
         reason="test",
+        key=BUILD,
     )
     assert release.manifest.upstream["calibration_set"] == calibration_set.digest
 
@@ -338,13 +341,13 @@ def test_golden_windows_are_held_against_the_source_at_publishing(
 
 def test_a_damaged_release_is_put_back_by_publishing(chain: Chain, tmp_path: Path) -> None:
     identifier = publish(chain, tmp_path)
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     path = store.open(identifier).directory / GOLDEN_NAME
     path.chmod(0o644)
     path.write_bytes(b"damaged")
-    assert store.problems()
+    assert store_problems(store)
     assert publish(chain, tmp_path) == identifier
-    assert store.problems() == []
+    assert store_problems(store) == []
     assert len(store.history("emulator", "canary")) == 1
 
 

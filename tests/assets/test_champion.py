@@ -29,6 +29,7 @@ from runtime.contract.parity import (
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.window import FloatArray
 from tests.chain import Chain
+from tests.keys import BUILD, MANAGER, a_store
 from tests.simulators import flip_bit
 
 pytestmark = pytest.mark.build
@@ -57,6 +58,7 @@ def publish(chain: Chain, store: ReleaseStore) -> Release:
         parity_report=chain.products["parity_report"],
         actor="test",
         reason="test",
+        key=BUILD,
     )
 
 
@@ -109,21 +111,21 @@ def stable_with(chain: Chain, store: ReleaseStore, name: str, change: Callable[[
         else a
         for a in manifest.artifacts
     )
-    release = store.publish(dataclasses.replace(manifest, artifacts=changed), files)
-    store.point("stable", release, actor="test", reason="test")
+    release = store.publish(dataclasses.replace(manifest, artifacts=changed), files, BUILD)
+    store.point("stable", release, actor="test", reason="test", key=MANAGER)
     return release
 
 
 def test_no_champion_is_no_obstacle_and_says_so(chain: Chain, tmp_path: Path) -> None:
-    found = compare(chain, ReleaseStore(tmp_path / "none"))
+    found = compare(chain, a_store(tmp_path / "none"))
     assert (found.state, found.passed) == (NO_CHAMPION, True)
     assert (found.sqnr_db, found.champion_sqnr_db, found.metrics) == (None, None, {})
 
 
 def test_the_same_artifact_compares_as_equal(chain: Chain, tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     release = publish(chain, store)
-    store.point("stable", release, actor="test", reason="test")
+    store.point("stable", release, actor="test", reason="test", key=MANAGER)
     found = compare(chain, store)
     assert (found.state, found.release, found.passed) == (ITSELF, release.id, True)
     assert (found.windows, found.provenance) == (480, "emulated")
@@ -136,7 +138,7 @@ def test_at_most_so_much_below_the_champion(
     chain: Chain, tmp_path: Path, better_db: float, passes: bool
 ) -> None:
     """1.5 dB is allowed: 1 dB below is published, 2 dB below is refused, though parity passed."""
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     champion = with_sqnr(chain, store, better_db)
     found = compare(chain, store)
     assert (found.compared_on, found.windows) == (EVALUATION_WINDOWS, 480)
@@ -158,8 +160,8 @@ def test_other_evaluation_windows_leave_the_champions_golden_ones(
     chain: Chain, tmp_path: Path, better_db: float, passes: bool
 ) -> None:
     """Each window counts alike: one burst among 24 would decide the power of all errors together."""
-    store = ReleaseStore(tmp_path)
-    _, reference, artifact = champion_golden(publish(chain, ReleaseStore(tmp_path / "probe")))
+    store = a_store(tmp_path)
+    _, reference, artifact = champion_golden(publish(chain, a_store(tmp_path / "probe")))
     with_golden(chain, store, 0.03)
     _, _, recorded = champion_golden(store.resolve("emulator", "stable"))
     mine, theirs = sqnr_by_window(reference, artifact), sqnr_by_window(reference, recorded)
@@ -176,9 +178,9 @@ def test_other_evaluation_windows_leave_the_champions_golden_ones(
 
 
 def test_a_champion_that_cannot_be_read_is_an_error_and_no_missing_one(chain: Chain, tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     release = publish(chain, store)
-    store.point("stable", release, actor="test", reason="test")
+    store.point("stable", release, actor="test", reason="test", key=MANAGER)
     flip_bit(release.directory / release.manifest.golden.file, byte=400)
     with pytest.raises(DigestMismatchError):
         compare(chain, store, **ELSEWHERE)
@@ -214,7 +216,7 @@ def changed_array(change: Callable[[dict[str, FloatArray]], object]) -> Callable
 def test_a_champion_published_with_golden_windows_of_no_use_says_what_to_do(
     chain: Chain, tmp_path: Path, damage: Callable[[bytes], bytes], words: str
 ) -> None:
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     with_golden(chain, store, 0.05, damage)
     with pytest.raises(ManifestError, match=words) as caught:
         compare(chain, store, **ELSEWHERE)
@@ -223,7 +225,7 @@ def test_a_champion_published_with_golden_windows_of_no_use_says_what_to_do(
 
 def test_a_champion_of_the_same_weights_is_no_part_of_the_digest(chain: Chain, tmp_path: Path) -> None:
     """Another store of the day, the same release; the comparison is kept beside it."""
-    alone, beside = ReleaseStore(tmp_path / "alone"), ReleaseStore(tmp_path / "beside")
+    alone, beside = a_store(tmp_path / "alone"), a_store(tmp_path / "beside")
     with_sqnr(chain, beside, 0.5)
     assert compare(chain, beside).state == ITSELF
     first, second = publish(chain, alone), publish(chain, beside)

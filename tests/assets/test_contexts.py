@@ -17,10 +17,11 @@ from assets.toolchain import Built
 from assets.toolchain.emulator import EmulatorToolchain
 from runtime.contract.parity import ContextResult, ParityEvidence
 from runtime.contract.release import Manifest, OutputQuantization, ToolchainRecord
-from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.store import Release
 from runtime.contract.window import FloatArray, normalize
 from tests.chain import Chain, build_chain
 from tests.hef_writer import make_hef, stream
+from tests.keys import BUILD, a_store
 from tests.simulators import ReleaseSimulator, imu_windows
 
 pytestmark = pytest.mark.build
@@ -62,11 +63,12 @@ def publish(chain: Chain, store: Path) -> Release:
     return publish_canary(
         chain.bench,
         chain.toolchain,
-        ReleaseStore(store, _accepts_doubles=True),
+        a_store(store, accepts_doubles=True),
         hef=chain.products["hef"],
         parity_report=chain.products["parity_report"],
         actor="test",
         reason="test",
+        key=BUILD,
     )
 
 

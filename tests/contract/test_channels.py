@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from runtime.contract.channels import ChannelEntry
+from runtime.contract.audit import store_problems
+from runtime.contract.channel_log import Floor, Head
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
     ChannelMovedError,
@@ -22,14 +23,15 @@ from runtime.contract.errors import (
     TargetMismatchError,
 )
 from runtime.contract.store import ReleaseStore
+from tests.keys import BUILD, MANAGER, a_store, a_trust
 from tests.simulators import ReleaseSimulator
 
 
 def test_a_channel_remembers_every_move(tmp_path: Path) -> None:
     first = ReleaseSimulator().publish(tmp_path, "canary")
     second = ReleaseSimulator(version="v2").publish(tmp_path, "canary")
-    store = ReleaseStore(tmp_path)
-    store.point("canary", second, actor="nobody", reason="already there")
+    store = a_store(tmp_path)
+    store.point("canary", second, actor="nobody", reason="already there", key=BUILD)
     history = store.history("emulator", "canary")
     assert [(entry.sequence, entry.release, entry.previous) for entry in history] == [
         (1, first.id, ""),
@@ -49,25 +51,25 @@ def test_of_two_writers_one_is_told(tmp_path: Path) -> None:
 
         looked = False
 
-        def current(self, target: str, channel: str) -> ChannelEntry | None:
-            entry = super().current(target, channel)
+        def head(self, target: str, channel: str, floor: Floor | None = None) -> Head | None:
+            found = super().head(target, channel, floor)
             if not self.looked:
                 self.looked = True
-                ReleaseStore(tmp_path).point("canary", second, actor="quick", reason="first")
-            return entry
+                a_store(tmp_path).point("canary", second, actor="quick", reason="first", key=BUILD)
+            return found
 
     with pytest.raises(ChannelMovedError, match="quick moved it first"):
-        Late(tmp_path).point("canary", third, actor="late", reason="second")
+        Late(tmp_path, a_trust()).point("canary", third, actor="late", reason="second", key=BUILD)
     assert first.id != second.id
-    assert ReleaseStore(tmp_path).resolve("emulator", "canary").id == second.id
+    assert a_store(tmp_path).resolve("emulator", "canary").id == second.id
 
 
 def _race(root: Path, identifier: str, actor: str, start: Barrier, results: Queue[tuple[str, int]]) -> None:
-    store = ReleaseStore(root)
+    store = a_store(root)
     release = store.open(identifier)
     start.wait()
     try:
-        entry = store.point("stable", release, actor=actor, reason="race")
+        entry = store.point("stable", release, actor=actor, reason="race", key=MANAGER)
         results.put((actor, entry.sequence))
     except ChannelMovedError:
         results.put((actor, 0))
@@ -88,7 +90,7 @@ def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
         worker.join(60)
     moves = sorted(sequence for _, sequence in outcome if sequence)
     assert moves == list(range(1, len(moves) + 1))
-    history = ReleaseStore(tmp_path).history("emulator", "stable")
+    history = a_store(tmp_path).history("emulator", "stable")
     assert [entry.sequence for entry in history] == moves
     assert {entry.actor for entry in history} == {actor for actor, sequence in outcome if sequence}
     assert all(a.release == b.previous for a, b in itertools.pairwise(history))
@@ -99,13 +101,13 @@ def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "channels" / "emulator"
     shutil.copytree(folder / "canary", folder / "stable")
     with pytest.raises(ManifestError, match="copied"):
-        ReleaseStore(tmp_path).current("emulator", "stable")
+        a_store(tmp_path).current("emulator", "stable")
 
 
 def test_a_channel_to_a_pruned_release_is_named(tmp_path: Path) -> None:
     release = ReleaseSimulator().publish(tmp_path, "canary")
     shutil.rmtree(release.directory)
-    (problem,) = ReleaseStore(tmp_path).problems()
+    (problem,) = store_problems(a_store(tmp_path))
     assert release.id[:16] in problem
 
 
@@ -114,7 +116,7 @@ def test_a_channel_to_a_pruned_release_is_named(tmp_path: Path) -> None:
 )
 def test_unknown_places_are_refused(tmp_path: Path, target: str, channel: str) -> None:
     with pytest.raises(ReleaseNotFoundError, match="one of"):
-        ReleaseStore(tmp_path).current(target, channel)
+        a_store(tmp_path).current(target, channel)
 
 
 def test_a_channel_for_one_target_never_serves_anothers_release(tmp_path: Path) -> None:
@@ -122,8 +124,8 @@ def test_a_channel_for_one_target_never_serves_anothers_release(tmp_path: Path) 
     entry = json.loads((tmp_path / "channels/emulator/canary/00000001.json").read_bytes())
     write_entry(tmp_path, entry | {"target": "hailo8"})
     with pytest.raises(TargetMismatchError, match="names a release for emulator"):
-        ReleaseStore(tmp_path).resolve("hailo8", "canary")
-    assert len(ReleaseStore(tmp_path).problems()) == 1
+        a_store(tmp_path).resolve("hailo8", "canary")
+    assert len(store_problems(a_store(tmp_path))) == 1
 
 
 def write_entry(root: Path, entry: dict[str, Any]) -> Path:
@@ -154,23 +156,23 @@ def test_an_entry_that_says_nonsense_is_refused(
     path = tmp_path / "channels/emulator/canary/00000001.json"
     write_entry(tmp_path, json.loads(path.read_bytes()) | {field: value})
     with pytest.raises(ManifestError) as caught:
-        ReleaseStore(tmp_path).resolve("emulator", "canary")
+        a_store(tmp_path).resolve("emulator", "canary")
     assert message in str(caught.value)
     assert caught.value.where.startswith(str(path))
-    assert ReleaseStore(tmp_path).problems() == [str(caught.value)]
+    assert store_problems(a_store(tmp_path)) == [str(caught.value)]
 
 
 def three_moves(root: Path) -> list[Path]:
     for version in ("v1", "v2", "v3"):
         ReleaseSimulator(version=version).publish(root, "canary")
-    assert ReleaseStore(root).problems() == []
+    assert store_problems(a_store(root)) == []
     return sorted((root / "channels/emulator/canary").iterdir())
 
 
 def test_a_missing_move_is_named(tmp_path: Path) -> None:
     moves = three_moves(tmp_path)
     moves[1].unlink()
-    (problem,) = ReleaseStore(tmp_path).problems()
+    (problem,) = store_problems(a_store(tmp_path))
     assert "00000002.json is missing" in problem
 
 
@@ -178,11 +180,11 @@ def test_a_rewritten_move_is_named(tmp_path: Path) -> None:
     moves = three_moves(tmp_path)
     first = json.loads(moves[0].read_bytes())
     write_entry(tmp_path, json.loads(moves[1].read_bytes()) | {"release": first["release"]})
-    (problem,) = ReleaseStore(tmp_path).problems()
+    (problem,) = store_problems(a_store(tmp_path))
     assert problem.startswith(f"{moves[2]}: previous is ")
     write_entry(tmp_path, first | {"previous": first["release"]})
     assert f"{moves[0]}: previous is {first['release'][:16]}, the entry before names nothing" in str(
-        ReleaseStore(tmp_path).problems()
+        store_problems(a_store(tmp_path))
     )
 
 
@@ -198,7 +200,7 @@ def test_a_folder_that_is_none_is_a_problem(tmp_path: Path, place: str, kind: st
         path.write_bytes(b"")
     else:
         path.symlink_to(path.name if kind == "circle" else "nowhere")
-    problems = ReleaseStore(tmp_path).problems()
+    problems = store_problems(a_store(tmp_path))
     assert problems
     assert all(place in problem for problem in problems)
     if place in ("releases", "channels"):

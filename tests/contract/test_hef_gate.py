@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.contract.audit import store_problems
 from runtime.contract.errors import PipelineError, PublicationRefusedError
 from runtime.contract.gate import check_hef
 from runtime.contract.hef_errors import HefArchitectureError, HefError, HefInterfaceError
@@ -25,6 +26,7 @@ from tests.hef_writer import (
     text,
     uint,
 )
+from tests.keys import BUILD, a_store
 from tests.simulators import TINY_ENCODER, ReleaseSimulator
 
 WITH_NMS = container(
@@ -91,7 +93,7 @@ def test_what_is_not_the_encoder_for_the_chip_is_not_published(
 def test_the_encoder_for_the_chip_is_published(tmp_path: Path, target: str, data: bytes) -> None:
     release = ReleaseSimulator(target=target, hef=data).publish(tmp_path, "canary")
     assert release.read("tiny.hef") == data
-    assert ReleaseStore(tmp_path).problems() == []
+    assert store_problems(a_store(tmp_path)) == []
 
 
 def test_a_genuine_file_of_another_network_is_not_published(upstream: Path, tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_a_doubles_file_is_not_published(tmp_path: Path) -> None:
     contents = simulator.contents()
     assert DOUBLE_SDK_VERSION.encode() in contents["tiny.hef"]
     with pytest.raises(PublicationRefusedError, match="test double") as caught:
-        ReleaseStore(tmp_path).publish(simulator.manifest(contents), contents)
+        a_store(tmp_path).publish(simulator.manifest(contents), contents, BUILD)
     assert caught.value.where == "tiny.hef"
     assert list(tmp_path.iterdir()) == []
 
@@ -123,7 +125,7 @@ def test_a_doubles_file_is_not_published(tmp_path: Path) -> None:
 def test_a_compilers_file_is_published(tmp_path: Path) -> None:
     simulator = ReleaseSimulator(target="hailo8", hef=make_hef(sdk_version="3.33.0"))
     contents = simulator.contents()
-    ReleaseStore(tmp_path).publish(simulator.manifest(contents), contents)
+    a_store(tmp_path).publish(simulator.manifest(contents), contents, BUILD)
 
 
 def test_nothing_outside_of_tests_lets_a_doubles_file_out() -> None:
@@ -148,7 +150,7 @@ def test_a_file_that_came_around_the_gate_is_a_problem(
     with pytest.raises(HefError) as caught:
         release.check_artifact()
     assert (type(caught.value).code, caught.value.where) == (code, str(release.directory / "tiny.hef"))
-    assert [str(caught.value)] == release.problems() == ReleaseStore(tmp_path).problems()
+    assert [str(caught.value)] == release.problems() == store_problems(a_store(tmp_path))
 
 
 def test_the_emulators_artifact_is_not_looked_at(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.contract import store as store_module
+from runtime.contract.audit import store_problems
 from runtime.contract.errors import (
     DigestMismatchError,
     NoManifestError,
@@ -23,19 +24,20 @@ from runtime.contract.errors import (
     store_errors,
 )
 from runtime.contract.files import read_bounded, write_directory
-from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.store import Release, open_release
+from tests.keys import BUILD, a_store
 from tests.simulators import ARTIFACT, GOLDEN, REPORT, ReleaseSimulator, flip_bit, parity
 
 
 def test_a_published_release_is_read_back(tmp_path: Path) -> None:
     simulator = ReleaseSimulator()
     release = simulator.publish(tmp_path, "canary")
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     again = store.resolve("emulator", "canary")
     assert again.id == release.id
     assert again.manifest == release.manifest
     assert again.read(ARTIFACT) == simulator.contents()[ARTIFACT]
-    assert store.problems() == []
+    assert store_problems(store) == []
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
@@ -52,7 +54,7 @@ def test_the_id_depends_on_the_inputs_alone(tmp_path: Path) -> None:
 
 
 def open_only(root: Path) -> Release:
-    store = ReleaseStore(root)
+    store = a_store(root)
     (identifier,) = store.identifiers()
     return store.open(identifier)
 
@@ -87,9 +89,9 @@ def test_other_files_than_the_manifest_says_are_refused(tmp_path: Path) -> None:
     contents = simulator.contents()
     manifest = simulator.manifest(contents)
     with pytest.raises(PublicationRefusedError, match="are not the manifest's"):
-        ReleaseStore(tmp_path).publish(manifest, {ARTIFACT: contents[ARTIFACT]})
+        a_store(tmp_path).publish(manifest, {ARTIFACT: contents[ARTIFACT]}, BUILD)
     with pytest.raises(DigestMismatchError, match=REPORT):
-        ReleaseStore(tmp_path).publish(manifest, contents | {REPORT: b"x" * len(contents[REPORT])})
+        a_store(tmp_path).publish(manifest, contents | {REPORT: b"x" * len(contents[REPORT])}, BUILD)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -100,7 +102,7 @@ def test_every_flipped_bit_is_named(tmp_path: Path, name: str, where: float, bit
     byte = int(where * path.stat().st_size)
     flip_bit(path, byte, bit)
     try:
-        (problem,) = ReleaseStore(tmp_path).problems()
+        (problem,) = store_problems(a_store(tmp_path))
         assert str(path) in problem
         with pytest.raises(DigestMismatchError):
             release.verify()
@@ -129,7 +131,7 @@ def test_every_other_damage_is_named(tmp_path: Path, change: str) -> None:
         os.mkfifo(path)
     with pytest.raises(DigestMismatchError):
         release.verify()
-    (problem,) = ReleaseStore(tmp_path).problems()
+    (problem,) = store_problems(a_store(tmp_path))
     assert str(path) in problem
 
 
@@ -137,8 +139,8 @@ def test_a_manifest_that_was_changed_is_named(tmp_path: Path) -> None:
     release = ReleaseSimulator().publish(tmp_path, "canary")
     flip_bit(release.directory / "manifest.json", 40)
     with pytest.raises(DigestMismatchError, match="the directory is named"):
-        ReleaseStore(tmp_path).resolve("emulator", "canary")
-    assert len(ReleaseStore(tmp_path).problems()) == 1
+        a_store(tmp_path).resolve("emulator", "canary")
+    assert len(store_problems(a_store(tmp_path))) == 1
 
 
 def test_a_directory_of_another_name_is_refused(tmp_path: Path) -> None:
@@ -165,14 +167,14 @@ def test_junk_in_the_store_is_ignored(tmp_path: Path) -> None:
     (folder / ".entry-x").write_text("")
     (folder / "00000002.json.swp").write_text("")
     (tmp_path / "lost+found").mkdir()
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     assert store.identifiers() == [release.id]
     assert store.resolve("emulator", "canary").id == release.id
-    assert store.problems() == []
+    assert store_problems(store) == []
 
 
 def test_an_empty_or_missing_store_holds_nothing(tmp_path: Path) -> None:
-    store = ReleaseStore(tmp_path / "none")
+    store = a_store(tmp_path / "none")
     assert store.identifiers() == []
     assert store.targets() == []
     with pytest.raises(ReleaseNotFoundError, match="names no release"):
@@ -185,9 +187,9 @@ def test_a_read_only_copy_is_read(tmp_path: Path) -> None:
     for path in [copy, *copy.rglob("*")]:
         path.chmod(0o555 if path.is_dir() else 0o444)
     try:
-        store = ReleaseStore(copy)
+        store = a_store(copy)
         assert store.resolve("emulator", "canary").id == release.id
-        assert store.problems() == []
+        assert store_problems(store) == []
         if os.geteuid() != 0:
             with pytest.raises(StoreError):
                 ReleaseSimulator(version="v2").publish(copy)
@@ -299,7 +301,7 @@ def test_two_publishers_who_see_the_same_damage_repair_it_once(
 
     monkeypatch.setattr(store_module, "_is_whole", overtaken)
     assert ReleaseSimulator().publish(tmp_path).id == release.id
-    assert ReleaseStore(tmp_path).problems() == []
+    assert store_problems(a_store(tmp_path)) == []
     (grave,) = [path for path in (tmp_path / "releases").iterdir() if path.name.startswith(".damaged-")]
     assert not is_whole(grave / release.id)
 
@@ -308,14 +310,14 @@ def test_an_extra_file_in_a_release_is_a_problem(tmp_path: Path) -> None:
     release = ReleaseSimulator().publish(tmp_path)
     extra = release.directory / "notes.txt"
     extra.write_text("hello")
-    (problem,) = ReleaseStore(tmp_path).problems()
+    (problem,) = store_problems(a_store(tmp_path))
     assert problem == f"{extra}: is not named by the manifest"
     release.verify()
 
 
 def test_a_release_that_came_around_the_gate_is_a_problem(tmp_path: Path) -> None:
     release = ReleaseSimulator(changes={"parity": parity(b"another artifact")}).place(tmp_path)
-    (problem,) = ReleaseStore(tmp_path).problems()
+    (problem,) = store_problems(a_store(tmp_path))
     assert problem.startswith(f"{release.directory / 'manifest.json'}.parity.artifact_sha256: ")
 
 

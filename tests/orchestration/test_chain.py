@@ -21,9 +21,10 @@ from assets.calibration import read_files
 from orchestration.automation import observe_weights
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.resources import Places, ProductIOManager
-from runtime.contract.store import ReleaseStore
+from runtime.contract.audit import store_problems
 from tests.assets.test_calibration import load, with_set
 from tests.chain import CALIB_DATA, ROOT, SAMPLE_VERSION, SAMPLE_WEIGHTS, strict_policy
+from tests.keys import a_store
 
 pytestmark = pytest.mark.build
 
@@ -36,7 +37,7 @@ class Home:
 
     def __init__(self, root: Path, instance: dg.DagsterInstance) -> None:
         self.instance = instance
-        self.store = ReleaseStore(root / "releases")
+        self.store = a_store(root / "releases")
         self.root = root
         self.resources = {
             "places": self.places(SAMPLE_WEIGHTS),
@@ -50,6 +51,9 @@ class Home:
             calib_dir=str(CALIB_DATA),
             build_dir=str(self.root / "build"),
             release_store=str(self.root / "releases"),
+            trust_root=os.environ["TRUST_ROOT"],
+            canary_key_file=os.environ["CANARY_KEY_FILE"],
+            release_key_file=os.environ["RELEASE_KEY_FILE"],
         )
 
     def read_windows(self, files: dict[str, bytes]) -> None:
@@ -148,7 +152,7 @@ def test_the_whole_chain_and_what_it_records(home: Home) -> None:
     # Wherever a release is shown, it says on what it was calibrated.
     assert event.metadata["calibration"].value == "1200 synthetic windows"
     assert event.metadata["parity"].value == "passed, emulated"
-    assert home.store.problems() == []
+    assert store_problems(home.store) == []
 
 
 def test_graph_reads_as_the_sentence() -> None:

@@ -23,9 +23,9 @@ from orchestration.resources import Places, ProductIOManager
 from orchestration.settings import ROOT, BuildSettings
 from runtime.contract.hef_file import DOUBLE_SDK_VERSION, read_hef
 from runtime.contract.parity import CONTEXTS, TOOLCHAIN_CONTEXTS
-from runtime.contract.store import ReleaseStore
 from tests.chain import CALIB_DATA, SAMPLE_WEIGHTS
 from tests.dfc import all_ended, dfc_python
+from tests.keys import a_store
 from tests.simulators import wait_for
 
 pytestmark = pytest.mark.build
@@ -93,8 +93,8 @@ def test_both_branches_are_built_on_the_double(home: Home, monkeypatch: pytest.M
     data = failure.step_failure_data.user_failure_data
     assert data is not None
     assert "test double of the compiler" in (data.description or "")
-    assert ReleaseStore(home.root / "releases").current("hailo8", "canary") is None
-    store = ReleaseStore(home.root / "releases", _accepts_doubles=True)
+    assert a_store(home.root / "releases").current("hailo8", "canary") is None
+    store = a_store(home.root / "releases", accepts_doubles=True)
     monkeypatch.setattr(Places, "store", lambda places: store)
     assert home.materialize("hailo8/canary_release").success
     for target in TARGETS:

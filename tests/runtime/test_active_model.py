@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 
 from runtime import active_model
-from runtime.active_model import ActiveModel, ModelHolder, find_release, load_active_model
+from runtime.active_model import ActiveModel, ModelHolder, load_active_model
 from runtime.config import RuntimeConfig
 from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import EngineError, PipelineError
 from runtime.contract.hef_errors import HefError
 from runtime.contract.motifs import MotifScorer
 from runtime.contract.release import GoldenRecord, OutputQuantization
-from runtime.contract.store import ReleaseStore
 from runtime.contract.window import ChannelStatistics
 from runtime.engines import open_engine
+from runtime.release_choice import ReleaseChoice
 from tests.hef_writer import make_hef
+from tests.keys import MANAGER, a_store
 from tests.simulators import (
     ARTIFACT,
     GOLDEN,
@@ -173,7 +174,7 @@ def hef_for(data: bytes, target: str = "hailo8") -> Prepare:
 
     def prepare(root: Path) -> RuntimeConfig:
         release = ReleaseSimulator(target=target, hef=data).place(root)
-        ReleaseStore(root).point("stable", release, actor="test", reason="around the gate")
+        a_store(root).point("stable", release, actor="test", reason="around the gate", key=MANAGER)
         return config(root)
 
     return prepare
@@ -400,5 +401,5 @@ def test_the_holder_gives_back_what_it_held(tmp_path: Path) -> None:
 
 def test_a_released_channel_is_found_without_loading(tmp_path: Path) -> None:
     release = ReleaseSimulator(target="hailo8", kind="hef").publish(tmp_path, "stable")
-    assert find_release(config(tmp_path)).id == release.id
-    assert ReleaseStore(tmp_path).targets() == ["hailo8"]
+    assert ReleaseChoice(config(tmp_path)).find().release.id == release.id
+    assert a_store(tmp_path).targets() == ["hailo8"]

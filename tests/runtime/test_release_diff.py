@@ -26,7 +26,7 @@ def plain() -> Manifest:
 
 
 def named(manifest: Manifest) -> Release:
-    return Release(sha256_bytes(manifest_bytes(manifest)), Path("nowhere"), manifest)
+    return Release(sha256_bytes(manifest_bytes(manifest)), Path("nowhere"), manifest, 0)
 
 
 def changes(a: Manifest, b: Manifest) -> dict[str, list[Any]]:

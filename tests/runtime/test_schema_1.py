@@ -14,7 +14,7 @@ from runtime.cli import main
 from runtime.config import RuntimeConfig
 from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.release import MANIFEST_NAME
-from runtime.contract.store import ReleaseStore
+from tests.keys import a_store
 from tests.simulators import GOLDEN, ReleaseSimulator, flip_bit, imu_windows, npz_bytes
 
 STORE = Path(__file__).parent.parent / "data" / "schema1"
@@ -32,7 +32,7 @@ def test_it_is_of_schema_1() -> None:
     document = json.loads(data)
     assert document["schema"] == 1
     assert "calibration" not in document
-    manifest = ReleaseStore(STORE).open(RELEASE).manifest
+    manifest = a_store(STORE).open(RELEASE).manifest
     assert (manifest.schema, manifest.calibration.origin) == (1, "unknown")
     assert (manifest.golden.output, manifest.golden.kernel_family, manifest.parity.ceilings) == (None, "", {})
 

@@ -11,7 +11,8 @@ import pytest
 from runtime.cli import main
 from runtime.contract.document import to_json
 from runtime.contract.evidence import PARITY_KIND
-from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.store import Release
+from tests.keys import a_store
 from tests.runtime.evidence import ALIEN_LAYER, evidence, judged_by, publication, result
 from tests.simulators import REPORT, ReleaseSimulator, flip_bit
 
@@ -126,7 +127,7 @@ def test_the_champion_of_the_day(
 ) -> None:
     assert "no comparison is kept beside" in shown(capsys, tmp_path, release)[1]
     document = publication(evidence(), **changes)
-    store = ReleaseStore(tmp_path)
+    store = a_store(tmp_path)
     path = store.add_evidence(release, PARITY_KIND, "json", to_json(document))
     store.add_evidence(release, PARITY_KIND, "html", b"<!doctype html>")
     store.add_evidence(release, "note", "json", b"{}")
@@ -152,7 +153,7 @@ def test_json_is_the_documents(tmp_path: Path, release: Release, capsys: Capture
 
 
 def test_it_says_where_the_page_is(tmp_path: Path, release: Release, capsys: Capture) -> None:
-    path = ReleaseStore(tmp_path).add_evidence(release, PARITY_KIND, "html", b"<p>parity")
+    path = a_store(tmp_path).add_evidence(release, PARITY_KIND, "html", b"<p>parity")
     out = shown(capsys, tmp_path, release)[1]
     assert out.splitlines()[-1] == str(path)
     assert json.loads(shown(capsys, tmp_path, release, "--json")[1])["reports"] == [str(path)]
@@ -176,7 +177,7 @@ def test_a_report_of_our_schema_that_is_none_is_1(tmp_path: Path, capsys: Captur
 
 
 def test_evidence_is_listed(tmp_path: Path, release: Release, capsys: Capture) -> None:
-    path = ReleaseStore(tmp_path).add_evidence(release, PARITY_KIND, "html", b"<!doctype html>")
+    path = a_store(tmp_path).add_evidence(release, PARITY_KIND, "html", b"<!doctype html>")
     assert main(["show", release.id, "--store", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert f"evidence\n  parity  {path}\n" in out
@@ -199,7 +200,7 @@ def test_a_comparison_of_another_schema_is_left_out(
     tmp_path: Path, release: Release, capsys: Capture
 ) -> None:
     """Evidence outlives the version that wrote it: the others are shown all the same."""
-    store, ours = ReleaseStore(tmp_path), publication(evidence())
+    store, ours = a_store(tmp_path), publication(evidence())
     newer = {**json.loads(to_json(ours)), "schema": 3, "more": 1}
     store.add_evidence(release, PARITY_KIND, "json", to_json(newer))
     store.add_evidence(release, PARITY_KIND, "json", to_json(ours))

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.active_model import ModelHolder, find_release
+from runtime.active_model import ModelHolder
 from runtime.contract.errors import GoldenMismatchError, PipelineError, StoreError
 from runtime.contract.motifs import MotifScorer
 from runtime.contract.store import Release
+from runtime.release_choice import ReleaseChoice
 from tests.runtime.test_active_model import ZEROS, config, with_golden
 from tests.simulators import (
     ARTIFACT,
@@ -90,4 +91,4 @@ def test_an_unreadable_place_is_no_missing_one(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Path, "stat", denied)
     for settings in (config(tmp_path), config(tmp_path, hef_path=tmp_path / "release")):
         with pytest.raises(StoreError, match="Permission denied"):
-            find_release(settings)
+            ReleaseChoice(settings).find()

@@ -1,0 +1,74 @@
+"""A whole store, or one release, verified: a sentence for each thing that is wrong."""
+
+from __future__ import annotations
+
+from runtime.contract.channels import CHANNELS
+from runtime.contract.errors import PipelineError, collect_problems, store_errors
+from runtime.contract.evidence import MANIFEST_KIND, evidence_kind, evidence_problems
+from runtime.contract.files import list_directory
+from runtime.contract.release import TARGETS
+from runtime.contract.store import ReleaseStore
+
+
+def store_problems(store: ReleaseStore, identifier: str | None = None) -> list[str]:
+    """Verify one release, or the whole store with its channels and roots of trust.
+
+    Without a root of trust, that is one problem, and everything but signatures is verified.
+    """
+    found: list[str] = []
+    with collect_problems(found):
+        found += store.trust.refused
+    signed = not found or store.has_trust
+    with collect_problems(found):
+        for name in [identifier] if identifier else store.identifiers():
+            with collect_problems(found):
+                release = store.open(name)
+                if problems := release.problems():
+                    found += problems
+                elif signed:
+                    release.check_signature(store.trust.root)
+        found += evidence_problems(store.root, identifier, lambda name: _known(store, name))
+    for target in TARGETS if identifier is None and signed else ():
+        with collect_problems(found):
+            if _channel_names(store, target):
+                for channel in CHANNELS:
+                    found += _channel_problems(store, target, channel)
+    return list(dict.fromkeys(found))
+
+
+def _known(store: ReleaseStore, name: str) -> bool:
+    """Whether evidence may lie beside it: it is there, or it was pruned and its manifest was kept."""
+    if store.holds(name):
+        return True
+    return any(evidence_kind(path) == MANIFEST_KIND for path in store.evidence(name))
+
+
+def _channel_names(store: ReleaseStore, target: str) -> list[str]:
+    # From above to below, so that a file in a folder's place is one problem, not one a channel.
+    folder = store.root / "channels"
+    with store_errors(folder):
+        return list_directory(folder) and list_directory(folder / target)
+
+
+def _channel_problems(store: ReleaseStore, target: str, channel: str) -> list[str]:
+    found: list[str] = []
+    with collect_problems(found):
+        found += store.history_problems(target, channel)
+        head = store.head(target, channel)
+        if head:
+            found += [problem for problem in head.refused if problem not in found]
+            if head.entry.release:
+                store.resolve(target, channel)
+    return found
+
+
+def signature_of(store: ReleaseStore, identifier: str) -> dict[str, object]:
+    """Who vouches for a release: ``ok``, ``keys`` (development or own), ``by`` and ``problem``."""
+    if not store.has_trust:
+        return {"ok": None, "keys": None, "by": [], "problem": "not judged: no root of trust here"}
+    try:
+        root = store.trust.root
+        by = store.open(identifier).check_signature(root)
+    except PipelineError as error:
+        return {"ok": False, "keys": None, "by": [], "problem": str(error)}
+    return {"ok": True, "keys": root.kind, "by": list(by), "problem": None}

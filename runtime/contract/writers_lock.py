@@ -1,0 +1,56 @@
+"""One writer at a time in a store. Readers do without: what they see is whole at every moment."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from runtime.contract.errors import StoreBusyError, store_errors
+from runtime.contract.files import make_directory
+
+LOCK_NAME: Final = ".lock"
+PATIENCE_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.02
+
+
+@contextlib.contextmanager
+def writing(root: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold a store for one writer; the kernel gives it back however the writer ends.
+
+    Raises:
+        StoreBusyError: Somebody holds it for longer than ``patience`` seconds; says which process.
+        StoreError: The store cannot be written.
+    """
+    path = root / LOCK_NAME
+    with store_errors(path):
+        make_directory(root)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _take(descriptor, path, patience)
+        with store_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        with store_errors(path), contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if time.monotonic() > deadline:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+            raise StoreBusyError(
+                f"process {holder or 'unknown'} writes to it for more than {patience:g} s",
+                where=str(path),
+                hint="wait for it to end; a process that ended holds nothing",
+            )
+        time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,155 @@
+"""Which release is to be served: the one that the settings name, or the last that was, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runtime.config import RuntimeConfig
+from runtime.contract.channel_log import Floor
+from runtime.contract.errors import (
+    NoManifestError,
+    PipelineError,
+    ReleaseNotFoundError,
+    TargetAmbiguousError,
+    store_errors,
+)
+from runtime.contract.files import is_directory
+from runtime.contract.store_reader import Release, StoreReader, open_release
+from runtime.contract.trust import Trust
+from runtime.store_state import StoreState
+
+_WHERE_TO_LOOK: Final = "publish one with `make run`, or set RELEASE_STORE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A release whose signature holds; its artifacts are not yet verified.
+
+    Args:
+        release: To be verified and loaded.
+        keys: ``development keys`` or ``own keys``: whose signature that is.
+        alarm: Why it is not what the store seems to say; empty where it is.
+        sequence: Number of the channel's entry that names it; 0 where none does.
+    """
+
+    release: Release
+    keys: str
+    alarm: str = ""
+    sequence: int = 0
+
+
+class ReleaseChoice:
+    """Follows a channel, or a path, for as long as the process lives.
+
+    Args:
+        config: The settings.
+    """
+
+    def __init__(self, config: RuntimeConfig) -> None:
+        self._config = config
+        self._state: StoreState | None = None
+
+    @property
+    def memory(self) -> str:
+        """How long what was seen of the store is remembered, for ``/healthz``."""
+        if self._state is not None and self._state.problem:
+            return self._state.problem
+        return "STATE_DIR" if self._config.state_dir else "this process only: STATE_DIR is not set"
+
+    def find(self) -> Choice:
+        """Find the release that the settings name.
+
+        Raises:
+            TrustRootError: ``TRUST_ROOT`` names no root of trust.
+            SignatureError: Nobody who may has signed the entry or the release.
+            ReplayedError, ForkError, JumpError: The store is not the one that was seen here.
+            NotThereYetError: It is still being copied.
+            ReleaseNotFoundError: The path, store, target or channel names nothing.
+            TargetAmbiguousError: Several targets in the store and no ``TARGET``.
+        """
+        trust, state = self._trust()
+        if self._config.hef_path is not None:
+            release = _release_at(self._config.hef_path)
+            root = trust.follow(release.directory.resolve().parent.parent / "trust").root
+            release.check_signature(root)
+            return Choice(release=release, keys=root.kind)
+        store, target, channel = self._place(trust)
+        floor = state.of(target, channel).floor
+        head = store.head(target, channel, floor)
+        if head:
+            state.saw(target, channel, Floor.at(head.signed), store.trust)
+        resolved = store.follow(target, channel, floor)
+        return Choice(
+            release=resolved.release,
+            keys=store.trust.root.kind,
+            alarm="; ".join(resolved.head.refused),
+            sequence=resolved.head.entry.sequence,
+        )
+
+    def last(self, reason: PipelineError) -> Choice | None:
+        """The release that was served last, where the present one cannot be; None where there is none.
+
+        Args:
+            reason: Why the present one cannot be.
+        """
+        if self._config.hef_path is not None:
+            return None
+        trust, state = self._trust()
+        store, target, channel = self._place(trust)
+        name = state.of(target, channel).serving
+        if not name:
+            return None
+        return Choice(release=store.open_signed(name), keys=store.trust.root.kind, alarm=str(reason))
+
+    def serves(self, choice: Choice) -> None:
+        """Remember that this one was loaded and answers."""
+        if self._config.hef_path is None and self._state is not None:
+            target = choice.release.manifest.target
+            self._state.serves(target, self._config.release_channel, choice.release.id)
+
+    def _trust(self) -> tuple[Trust, StoreState]:
+        trust = Trust.load(self._config.trust_root)
+        if self._state is None or self._state.anchor != trust.anchor_digest:
+            self._state = StoreState.load(self._config.state_dir, trust)
+        return self._state.trust_since(trust), self._state
+
+    def _place(self, trust: Trust) -> tuple[StoreReader, str, str]:
+        store = StoreReader(self._config.release_store, trust)
+        return store, self._config.target or _only_target(store), self._config.release_channel
+
+
+def _release_at(path: Path) -> Release:
+    # Resolved once: a link that moves later cannot mix two releases.
+    with store_errors(path):
+        place = Path(os.path.realpath(path))
+        directory = is_directory(place)
+        if not directory and not place.exists():
+            raise ReleaseNotFoundError("no such file", where=str(path), hint="HEF_PATH names it")
+    if directory:
+        return open_release(place)
+    release = open_release(place.parent)
+    if place.name != release.manifest.artifact:
+        raise NoManifestError(
+            f"the manifest beside it names {release.manifest.artifact!r} as the artifact",
+            where=str(path),
+            hint="HEF_PATH takes a release directory or the artifact inside one",
+        )
+    return release
+
+
+def _only_target(store: StoreReader) -> str:
+    with store_errors(store.root):
+        there = is_directory(store.root)
+    if not there:
+        raise ReleaseNotFoundError("is no directory", where=str(store.root), hint=_WHERE_TO_LOOK)
+    targets = store.targets()
+    if not targets:
+        raise ReleaseNotFoundError("no channel names a release", where=str(store.root), hint=_WHERE_TO_LOOK)
+    if len(targets) > 1:
+        raise TargetAmbiguousError(
+            f"the store has releases for {', '.join(targets)}", where=str(store.root), hint="set TARGET"
+        )
+    return targets[0]
