@@ -2,6 +2,10 @@
 # The environment's own Python where there is one: a choice once made with PYTHON= stays.
 PYTHON ?= $(shell .venv/bin/python -c 'import sys; print(sys.executable)' 2>/dev/null || echo python3)
 ARGS ?=
+# Test processes; a file's tests, and what they share, stay in one. 0: none beside pytest's own, as for a
+# choice by ARGS, which is sooner done than they are started.
+WORKERS ?= $(if $(strip $(ARGS)),0,2)
+PARALLEL = $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
 BIN := .venv/bin
 SETUP := scripts/setup_venv.py
@@ -33,11 +37,11 @@ run: venv ## build the sample release, serve it and open Dagster's UI; Ctrl-C en
 smoke: venv ## build a release, serve it, ask it once, stop
 	@exec $(BIN)/python -m orchestration.local smoke $(ARGS)
 
-test: venv ## quick tests; ARGS="-k store" and the like are passed on
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: venv ## quick tests; ARGS="-k store" and the like are passed on; WORKERS=0 for one process
+	@$(BIN)/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-slow: venv ## slow tests: real servers, real browsers, long runs
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m slow $(PARALLEL) $(ARGS)
 
 test-runtime: ## runtime tests without the build side (PYTHON=python3.13, NUMPY1=1)
 	@$(PYTHON) $(SETUP) --venv $(RUNTIME_VENV) --lock $(RUNTIME_LOCK) --lock locks/runtime-test.txt

@@ -2,7 +2,7 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.keys import use_test_keys
 from tests.requirements import (
@@ -40,7 +40,7 @@ SETTINGS = (
 
 
 # The machine may be busy: no example fails for being slow.
-settings.register_profile("hailo-pipeline", deadline=None)
+settings.register_profile("hailo-pipeline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hailo-pipeline")
 
 

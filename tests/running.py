@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -18,17 +17,12 @@ import pytest
 from runtime.contract.store import Release, ReleaseStore
 from tests.chain import ROOT
 from tests.keys import a_store
+from tests.simulators import free_port
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    return [free_port() for _ in range(count)]
 
 
 @dataclass

@@ -285,10 +285,18 @@ def infer_body(window: Window) -> bytes:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A TCP port of 127.0.0.1 that nobody uses now, and for a minute nobody gets who asks for just any port.
+
+    A connection that ended there is in TIME_WAIT: servers name the port and set SO_REUSEADDR, so they may
+    have it; the kernel hands it neither to another test that looks for one nor to a client.
+    """
+    with socket.socket() as listener, socket.socket() as peer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        peer.connect(listener.getsockname())
+        listener.accept()[0].close()  # before its peer, so that TIME_WAIT is on this side
+        port: int = listener.getsockname()[1]
     return port
 
 

@@ -140,6 +140,31 @@ def test_make_stays_with_the_python_that_was_chosen(tmp_path: Path) -> None:
     assert planned("PYTHON=python3.13") == "python3.13"
 
 
+@pytest.mark.parametrize("verb", ["test", "test-slow"])
+@pytest.mark.parametrize(
+    ("given", "workers"),
+    [
+        ((), "2"),
+        (("WORKERS=3",), "3"),
+        (("WORKERS=0",), ""),
+        (("ARGS=-k store",), ""),
+        (("ARGS=-x", "WORKERS=2"), "2"),
+    ],
+)
+def test_a_choice_of_tests_runs_in_one_process_and_the_whole_in_two(
+    verb: str, given: tuple[str, ...], workers: str
+) -> None:
+    ours = ("ARGS", "WORKERS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    environment = {key: value for key, value in os.environ.items() if key not in ours}
+    command = ["make", "--dry-run", "--no-print-directory", verb, *given]
+    printed = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    (pytest_line,) = [line for line in printed.splitlines() if " -m pytest " in line]
+    assert (f" -n {workers} --dist loadfile" in pytest_line) == bool(workers), pytest_line
+    assert (" -n" in pytest_line) == bool(workers), pytest_line
+
+
 def test_missing_lock_is_said_in_one_line(tmp_path: Path) -> None:
     result = run_setup("--venv", str(tmp_path / "venv"), "--lock", "no/such.txt")
 

@@ -67,24 +67,6 @@ def _is_whole(directory: Path) -> bool:
     return True
 
 
-def _put_aside(directory: Path) -> None:
-    """Move a damaged release away, unless another publisher repairs it at the same time."""
-    try:
-        moved = move_aside(directory)
-    except FileNotFoundError:
-        return
-    if _is_whole(moved):
-        # It was put right between our look and our move.
-        try:
-            moved.rename(directory)
-        except OSError:
-            # And put right again since: what we moved is one copy too many.
-            if not _is_whole(directory):
-                raise
-        else:
-            moved.parent.rmdir()
-
-
 class ReleaseStore(StoreReader):
     """Releases and channels in one directory, read and written; one writer at a time.
 
@@ -159,7 +141,7 @@ class ReleaseStore(StoreReader):
         directory = self._directory(release_id(files[MANIFEST_NAME]))
         with store_errors(self.root):
             if directory.exists() and not _is_whole(directory):
-                _put_aside(directory)
+                move_aside(directory)
             if not directory.exists():
                 write_directory(directory, files)
         release = open_release(directory)

@@ -247,6 +247,7 @@ def test_a_release_names_the_tools_that_made_it(chain: Chain, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_same_weights_under_two_names_share_a_workbench(tmp_path: Path) -> None:
     """Equal content, another model name: neither build may trip over the other's files."""
     import shutil

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.contract import store as store_module
 from runtime.contract.audit import store_problems
 from runtime.contract.errors import (
     DigestMismatchError,
@@ -282,28 +281,6 @@ def test_everything_published_is_synced(tmp_path: Path, monkeypatch: pytest.Monk
     order = [synced.index((path.stat().st_dev, path.stat().st_ino)) for path in release.directory.iterdir()]
     directory = (release.directory.stat().st_dev, release.directory.stat().st_ino)
     assert max(order) < synced.index(directory)
-
-
-def test_two_publishers_who_see_the_same_damage_repair_it_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = ReleaseSimulator().publish(tmp_path, "canary")
-    flip_bit(release.directory / ARTIFACT)
-    is_whole = store_module._is_whole
-    looks: list[Path] = []
-
-    def overtaken(directory: Path) -> bool:
-        looks.append(directory)
-        first, seen = len(looks) == 1, is_whole(directory)
-        if first:
-            ReleaseSimulator().publish(tmp_path)
-        return seen
-
-    monkeypatch.setattr(store_module, "_is_whole", overtaken)
-    assert ReleaseSimulator().publish(tmp_path).id == release.id
-    assert store_problems(a_store(tmp_path)) == []
-    (grave,) = [path for path in (tmp_path / "releases").iterdir() if path.name.startswith(".damaged-")]
-    assert not is_whole(grave / release.id)
 
 
 def test_an_extra_file_in_a_release_is_a_problem(tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_build_reads_what_was_observed_last(home: Home, tmp_path: Path) -> None:
     """A newer folder counts once it was observed; one that is refused changes nothing."""
     weights = tmp_path / "weights"
@@ -337,6 +338,7 @@ def stale(home: Home) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_weights_that_are_observed_during_a_build_leave_it_out_of_date(home: Home, tmp_path: Path) -> None:
     """The build goes on with what it began with, and what it made is not taken for the newer weights'."""
     weights = tmp_path / "weights"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,17 @@ from tests.simulators import (
     running_server,
     wait_for,
 )
+
+
+def test_a_free_port_is_kept_for_the_server_that_names_it() -> None:
+    """Two test processes look for ports at a time; the server binds its own a while later."""
+    address = ("127.0.0.1", free_port())
+    with socket.socket() as anybody, pytest.raises(OSError, match="already in use"):
+        anybody.bind(address)
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        server.listen()
 
 
 def test_a_path_that_is_not_utf_8_is_told_escaped(tmp_path: Path) -> None:
