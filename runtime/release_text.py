@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from runtime.contract.channels import ChannelEntry
+from runtime.contract.channels import ChannelEntry, SignedEntry
 from runtime.contract.errors import PipelineError
 from runtime.contract.evidence import evidence_kind
 from runtime.contract.release import UNKNOWN_ORIGIN, Manifest, ParityResult
@@ -22,6 +22,16 @@ _ORIGINS: Final = {
     "synthetic": "SYNTHETIC windows, not captured on a device",
     UNKNOWN_ORIGIN: "windows of unknown origin (schema 1 did not say)",
 }
+
+
+def entry_line(entry: ChannelEntry) -> str:
+    """One move of a channel, in a line."""
+    what = f"marks {entry.marked[:12]} bad" if entry.marked else f"-> {entry.release[:12] or 'nothing'}"
+    forced = f"  OVERRODE: {'; '.join(entry.overridden)}" if entry.overridden else ""
+    return (
+        f"{entry.target}/{entry.channel}  {entry.sequence}  {entry.at}  {entry.action} {what}  "
+        f"{entry.actor}: {entry.reason}{forced}"
+    )
 
 
 def table_row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEntry]) -> Row:
@@ -70,8 +80,14 @@ def wrapped(name: str, text: str, width: int = 11) -> list[str]:
     return [f"{name:<{width}} {lines[0]}", *(f"{indent}{line}" for line in lines[1:])]
 
 
-def release_lines(release: Release, entries: Sequence[ChannelEntry], evidence: Sequence[Path]) -> list[str]:
-    """One release: everything that its manifest says, the channels that name it, what lies beside it."""
+def release_lines(
+    release: Release,
+    entries: Sequence[ChannelEntry],
+    evidence: Sequence[Path],
+    signature: Mapping[str, object],
+    history: Sequence[SignedEntry],
+) -> list[str]:
+    """One release: all that its manifest says, who signed it, where channels had it, what lies beside it."""
     manifest = release.manifest
     head, toolchain = manifest.motif_head, manifest.toolchain
     lines = [
@@ -94,9 +110,20 @@ def release_lines(release: Release, entries: Sequence[ChannelEntry], evidence: S
     lines += [f"golden      {_golden(manifest)}", *_parity(manifest.parity)]
     lines.append("channels" if entries else "channels    none")
     lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]
+    lines.append("history" if history else "history     none")
+    lines += [f"  {entry_line(signed.entry)}" for signed in history]
+    lines += wrapped("signature", _signature(signature))
     lines.append("evidence" if evidence else "evidence    none")
     lines += [f"  {evidence_kind(path)}  {path}" for path in evidence]
     return lines
+
+
+def _signature(signature: Mapping[str, object]) -> str:
+    if signature["ok"]:
+        by = signature["by"]
+        assert isinstance(by, list)
+        return f"holds, {signature['keys']}, key {', '.join(str(keyid)[:16] for keyid in by)}"
+    return f"{'NOT JUDGED' if signature['ok'] is None else 'REFUSED'}: {signature['problem']}"
 
 
 def _calibration(manifest: Manifest) -> str:

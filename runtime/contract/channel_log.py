@@ -245,9 +245,15 @@ class ChannelLog:
             ChannelMovedError: Somebody added this number first; says who.
             StoreError: It cannot be written; nothing is left.
         """
-        path = self.folder / entry_name(entry.sequence)
         document = sign_entry(entry, key)
+        path = self.folder / entry_name(entry.sequence)
         signed = check_entry(document, path, [self._trust.root])
+        self.add(document, entry.sequence)
+        return signed
+
+    def add(self, document: bytes, sequence: int) -> None:
+        """Add an entry that was verified; raises as ``append``. The caller holds the writers' lock."""
+        path = self.folder / entry_name(sequence)
         with store_errors(self.folder):
             make_directory(self.folder)
             descriptor, name = tempfile.mkstemp(prefix=".entry-", dir=self.folder)
@@ -268,7 +274,6 @@ class ChannelLog:
                 ) from error
             finally:
                 temporary.unlink(missing_ok=True)
-        return signed
 
     def _make_room(self, path: Path) -> None:
         """Move what does not hold at the next number aside, under a name that no reader looks at.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,15 @@ from runtime.contract.release import (
     parse_manifest,
     release_id,
 )
-from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root, SigningKey, UnsignedError, sign, verify
+from runtime.contract.trust import (
+    MAX_ENVELOPE_BYTES,
+    Root,
+    SignatureError,
+    SigningKey,
+    UnsignedError,
+    sign,
+    verify,
+)
 
 # What the system says of a path at which there is no file: somebody took it away or put something
 # else there. Any other error says nothing about the bytes.
@@ -55,6 +64,24 @@ def sign_release(manifest: bytes, key: SigningKey) -> bytes:
     """The envelope that vouches for the release with these manifest bytes."""
     statement = ReleaseStatement(schema=STATEMENT_SCHEMA, release=release_id(manifest), length=len(manifest))
     return sign(to_json(statement), STATEMENT_TYPE, [key])
+
+
+def check_statement(data: bytes, root: Root, identifier: str, length: int, where: str) -> tuple[str, ...]:
+    """Ids of the keys that vouch, in this envelope, for a release with a manifest of so many bytes.
+
+    Raises:
+        SignatureError: Nobody who may does: unsigned, wrong role, unknown key, altered.
+        ManifestError: It is no such envelope, or about another release.
+    """
+    verified = verify(data, STATEMENT_TYPE, root, "release", where)
+    statement = from_json(ReleaseStatement, verified.payload, where)
+    if (statement.release, statement.length) != (identifier, length):
+        raise ManifestError(
+            f"signs release {statement.release[:16]}, it lies beside {identifier[:16]}",
+            where=where,
+            hint="copy the release again",
+        )
+    return verified.keyids
 
 
 class Release:
@@ -87,15 +114,17 @@ class Release:
                     where=str(path),
                     hint="publish it again with a release key; without one it is nobody's",
                 ) from error
-        verified = verify(data, STATEMENT_TYPE, root, "release", str(path))
-        statement = from_json(ReleaseStatement, verified.payload, str(path))
-        if (statement.release, statement.length) != (self.id, self._length):
-            raise ManifestError(
-                f"signs release {statement.release[:16]}, it lies beside {self.id[:16]}",
-                where=str(path),
-                hint="copy the release again",
-            )
-        return verified.keyids
+        return check_statement(data, root, self.id, self._length, str(path))
+
+    def check_signature_by(self, roots: Sequence[Root]) -> None:
+        """As ``check_signature``, for a release that any of these roots vouches for: the newest first."""
+        for root in reversed(roots[1:]):
+            try:
+                self.check_signature(root)
+            except SignatureError:
+                continue
+            return
+        self.check_signature(roots[0])
 
     def read(self, name: str) -> bytes:
         """Bytes of an artifact, verified; load these and nothing read later.

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from runtime.contract.channel_log import ChannelLog, Head, next_sequence
 from runtime.contract.channels import ENTRY_SCHEMA, ChannelEntry, EvidenceRecord, SignedEntry
+from runtime.contract.envelope import MAX_ENVELOPE_BYTES, also_signed
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
@@ -30,6 +31,7 @@ from runtime.contract.errors import (
 from runtime.contract.evidence import evidence_record, write_evidence
 from runtime.contract.files import (
     move_aside,
+    read_bounded,
     write_directory,
     write_document,
 )
@@ -41,8 +43,8 @@ from runtime.contract.release import (
     manifest_bytes,
     release_id,
 )
+from runtime.contract.release_directory import STATEMENT_TYPE, check_bytes, sign_release
 from runtime.contract.release_directory import Release as Release
-from runtime.contract.release_directory import check_bytes, sign_release
 from runtime.contract.release_directory import open_release as open_release
 from runtime.contract.store_reader import Resolved as Resolved
 from runtime.contract.store_reader import StoreReader
@@ -153,6 +155,25 @@ class ReleaseStore(StoreReader):
                 write_document(directory / SIGNATURE_NAME, files[SIGNATURE_NAME])
             release.check_signature(root)
         return release
+
+    def sign_release_again(self, identifier: str, key: SigningKey) -> None:
+        """Vouch with a key of the present root for a release that one of an earlier root vouched for.
+
+        Raises:
+            SignatureError: No root of the store ever vouched for it, or the key may not.
+            DigestMismatchError: It is damaged.
+        """
+        with self.writing():
+            trust = self.trust
+            check_role(key, trust.root, "release")
+            release = self.open(identifier)
+            release.verify()
+            release.check_signature_by(trust.roots)
+            path = release.directory / SIGNATURE_NAME
+            with store_errors(path):
+                document = read_bounded(path, MAX_ENVELOPE_BYTES)
+                write_document(path, also_signed(document, STATEMENT_TYPE, key, str(path)))
+            release.check_signature(trust.root)
 
     def point(
         self,

@@ -6,21 +6,21 @@ network has a say: a document is accepted because of who signed it and what it c
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
 from securesystemslib.signer import Signature, SSlibKey  # type: ignore[attr-defined]
 
-from runtime.contract.document import from_json, sha256_bytes, to_json
-from runtime.contract.errors import ManifestError, PipelineError, store_errors
+from runtime.contract.document import from_json, sha256_bytes
+from runtime.contract.envelope import MAX_ENVELOPE_BYTES as MAX_ENVELOPE_BYTES
+from runtime.contract.envelope import SigningKey as SigningKey
+from runtime.contract.envelope import open_envelope as open_envelope
+from runtime.contract.envelope import sign as sign
+from runtime.contract.errors import PipelineError, store_errors
 from runtime.contract.files import list_directory, read_bounded
 
 ROLES: Final = ("root", "release", "canary", "stable")
@@ -28,8 +28,6 @@ ROOT_SCHEMA: Final = 1
 ROOT_TYPE: Final = "application/vnd.hailo-pipeline.root+json"
 DEFAULT_TRUST_ROOT: Final = "artifacts/keys/root.json"
 """The development root, where ``TRUST_ROOT`` names no other."""
-MAX_ENVELOPE_BYTES: Final = 256 * 1024
-MAX_SIGNATURES: Final = 16
 _HEX_32: Final = re.compile(r"[0-9a-f]{64}")
 _ROOT_NAME: Final = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
 
@@ -74,21 +72,6 @@ class TrustRootError(SignatureError):
     """A root of trust that is missing, or cannot be one."""
 
     code = "trust_root"
-
-
-class SigningKey(Protocol):
-    """Whoever can sign: ``keys.PrivateKey``."""
-
-    @property
-    def keyid(self) -> str:
-        """SHA-256 of the 32 public bytes."""
-
-    @property
-    def public(self) -> str:
-        """The 32 public bytes, hexadecimal."""
-
-    def sign(self, data: bytes) -> bytes:
-        """64 bytes: an Ed25519 signature."""
 
 
 def key_id(public: str) -> str:
@@ -176,19 +159,6 @@ def _check_role(name: str, role: RoleKeys, keys: dict[str, str]) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SignatureRecord:
-    keyid: str
-    sig: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _EnvelopeRecord:
-    payload: str
-    payloadType: str
-    signatures: tuple[_SignatureRecord, ...]
-
-
 @dataclass(frozen=True)
 class Verified:
     """A payload, and the keys whose signatures hold for it."""
@@ -200,14 +170,6 @@ class Verified:
     def digest(self) -> str:
         """SHA-256 of the payload: what was signed, whoever signed it."""
         return sha256_bytes(self.payload)
-
-
-def sign(payload: bytes, payload_type: str, keys: Sequence[SigningKey]) -> bytes:
-    """An envelope with one signature of each key."""
-    pae = Envelope(payload, payload_type, {}).pae()
-    signatures = tuple(_SignatureRecord(keyid=key.keyid, sig=_encode(key.sign(pae))) for key in keys)
-    record = _EnvelopeRecord(payload=_encode(payload), payloadType=payload_type, signatures=signatures)
-    return to_json(record)
 
 
 def verify(data: bytes, payload_type: str, root: Root, role: str, where: str) -> Verified:
@@ -247,25 +209,6 @@ def verify(data: bytes, payload_type: str, root: Root, role: str, where: str) ->
     raise errors[0]
 
 
-def open_envelope(data: bytes, payload_type: str, where: str) -> Envelope:
-    """Parse an envelope without believing it; ManifestError where it is none, or of another type."""
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise ManifestError(f"more than {MAX_ENVELOPE_BYTES} bytes are not read", where=where)
-    record = from_json(_EnvelopeRecord, data, where)
-    if record.payloadType != payload_type:
-        raise ManifestError(
-            f"is {record.payloadType[:80]!r}, not {payload_type!r}", where=f"{where}.payloadType"
-        )
-    if len(record.signatures) > MAX_SIGNATURES:
-        raise ManifestError(f"more than {MAX_SIGNATURES} signatures are not read", where=where)
-    signatures: dict[str, Signature] = {}
-    for each in record.signatures:
-        if each.keyid in signatures:
-            raise ManifestError(f"key {each.keyid[:16]} signed twice", where=f"{where}.signatures")
-        signatures[each.keyid] = Signature(each.keyid, _decode(each.sig, f"{where}.signatures").hex())
-    return Envelope(_decode(record.payload, f"{where}.payload"), payload_type, signatures)
-
-
 def _check_signature(signature: Signature, pae: bytes, root: Root, role: str, where: str) -> None:
     keyid = signature.keyid
     if keyid not in root.roles[role].keyids:
@@ -290,17 +233,6 @@ def _check_signature(signature: Signature, pae: bytes, root: Root, role: str, wh
             where=where,
             hint="copy it again from where it was made",
         ) from error
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _decode(text: str, where: str) -> bytes:
-    try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise ManifestError(f"is not base64: {error}", where=where) from error
 
 
 def parse_root(data: bytes, where: str) -> Root:

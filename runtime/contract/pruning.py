@@ -1,0 +1,113 @@
+"""Releases that nothing needs any more, taken away; what they were can still be told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.contract.channels import CHANNELS
+from runtime.contract.errors import ManifestError, store_errors
+from runtime.contract.evidence import MANIFEST_KIND, write_evidence
+from runtime.contract.files import list_directory, read_bounded, sync_directory
+from runtime.contract.release import MANIFEST_NAME, TARGETS
+from runtime.contract.store import ReleaseStore
+
+_LEFTOVERS = (".incoming-", ".pruned-")
+"""Of writers that were killed; whoever holds the writers' lock is alone, so that they are nobody's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """What a pruning takes away, or would.
+
+    Args:
+        removed: Ids of releases.
+        kept: Id to why it is kept, one sentence.
+        size: Bytes of the releases that are removed.
+        leftovers: Folders that killed writers left.
+    """
+
+    removed: tuple[str, ...]
+    kept: dict[str, str]
+    size: int
+    leftovers: tuple[Path, ...]
+
+
+def prune(store: ReleaseStore, keep: int, *, dry_run: bool) -> Pruning:
+    """Take away every release that no channel names now or within its last ``keep`` entries.
+
+    Manifests of removed releases, and their evidence, are kept.
+
+    Args:
+        keep: 1 or more; the newest entry of each channel is always among them.
+        dry_run: Only say what would be done.
+
+    Raises:
+        ManifestError: A channel's history does not hold, so that nobody knows what is needed.
+        StoreError, StoreBusyError: The store cannot be read or written.
+    """
+    if keep < 1:
+        raise ManifestError("must be 1 or more", where="keep", hint="what a channel names is never removed")
+    if dry_run:
+        return _plan(store, keep)
+    with store.writing():
+        plan = _plan(store, keep)
+        for identifier in plan.removed:
+            _remove(store, identifier)
+        with store_errors(store.root):
+            for path in plan.leftovers:
+                shutil.rmtree(path)
+    return plan
+
+
+def _plan(store: ReleaseStore, keep: int) -> Pruning:
+    kept = _needed(store, keep)
+    removed = [name for name in store.identifiers() if name not in kept]
+    folder = store.root / "releases"
+    with store_errors(folder):
+        leftovers = [folder / name for name in list_directory(folder) if name.startswith(_LEFTOVERS)]
+        size = sum(path.stat().st_size for name in removed for path in (folder / name).iterdir())
+    return Pruning(removed=tuple(removed), kept=kept, size=size, leftovers=tuple(leftovers))
+
+
+def _needed(store: ReleaseStore, keep: int) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    for target in TARGETS:
+        for channel in CHANNELS:
+            if problems := store.history_problems(target, channel):
+                raise ManifestError(
+                    f"its history does not hold: {problems[0]}",
+                    where=f"{target}/{channel}",
+                    hint="nothing was removed: put the missing entries back first",
+                )
+            newest = list(reversed(store.history(target, channel)))
+            for number, entry in enumerate(newest[:keep]):
+                if entry.release:
+                    when = "named now" if number == 0 else f"within its last {keep} entries"
+                    kept.setdefault(entry.release, f"{target}/{channel}: {when}")
+    return kept
+
+
+def _remove(store: ReleaseStore, identifier: str) -> None:
+    folder = store.root / "releases"
+    with store_errors(folder / identifier):
+        manifest = read_bounded(folder / identifier / MANIFEST_NAME, 4 * 1024 * 1024)
+        write_evidence(store.evidence_folder(identifier), MANIFEST_KIND, "json", manifest)
+        # First out of sight, at once; a reader never sees a release that is half there.
+        hidden = (folder / identifier).rename(folder / f".pruned-{identifier}")
+        sync_directory(folder)
+        shutil.rmtree(hidden)
+        sync_directory(folder)
+
+
+def pruned_text(plan: Pruning, *, dry_run: bool) -> Iterable[str]:
+    """What was, or would be, done."""
+    verb = "would remove" if dry_run else "removed"
+    yield f"{verb} {len(plan.removed)} releases, {plan.size / 2**20:.1f} MiB"
+    yield from (f"  {identifier}" for identifier in plan.removed)
+    if plan.leftovers:
+        yield f"{verb} {len(plan.leftovers)} leftovers of writers that were killed"
+    yield f"kept {len(plan.kept)}"
+    yield from (f"  {identifier[:16]}  {why}" for identifier, why in sorted(plan.kept.items()))

@@ -1,0 +1,285 @@
+"""``releasectl``'s verbs that move, sign, carry and remove: what people answer for."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
+from runtime.contract.errors import ConfigError, ReleaseNotFoundError
+from runtime.contract.keys import PrivateKey, load_key
+from runtime.contract.portable import export, import_file
+from runtime.contract.promotion import Decision, mark_bad, promote, roll_back
+from runtime.contract.pruning import prune, pruned_text
+from runtime.contract.release import TARGETS
+from runtime.contract.requests import MoveRequest, drop_request, pending_requests, request_named
+from runtime.contract.store import ReleaseStore
+from runtime.key_commands import NotConfirmedError, key_command, passphrase
+from runtime.release_text import entry_line
+
+KEY_VARIABLES: Final = {"canary": "CANARY_KEY_FILE", "stable": "RELEASE_KEY_FILE"}
+Print = Callable[[argparse.Namespace, object, Callable[[], Sequence[str]]], None]
+Expand = Callable[[ReleaseStore, str], str]
+
+
+def add_commands(
+    commands: Any, parents: list[argparse.ArgumentParser], failure: object, show: Print, expand: Expand
+) -> None:
+    """Add the verbs to ``releasectl``.
+
+    Args:
+        commands: Where verbs are added.
+        parents: Parsers of ``--store`` and ``--json``.
+        failure: What ``--json`` prints for an error.
+        show: Prints an answer.
+        expand: The only id that begins so.
+    """
+
+    def verb(name: str, text: str, command: Callable[..., int]) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(name, parents=parents, help=text)
+        parser.set_defaults(command=command, failure=failure, show=show, expand=expand)
+        return parser
+
+    def decided(parser: argparse.ArgumentParser, *, force: bool = True) -> None:
+        parser.add_argument("--by", metavar="NAME", help="who answers for it; default: the user's name")
+        parser.add_argument("--reason", help="why, in one line")
+        parser.add_argument(
+            "--key", type=Path, metavar="FILE", help="the signing key; default: see docs/keys.md"
+        )
+        parser.add_argument("--yes", action="store_true", help="do not ask before signing")
+        if force:
+            parser.add_argument("--force", action="store_true", help="against advice; recorded")
+
+    moved = verb("promote", "let stable take a canary's release", _promote)
+    moved.add_argument("release", metavar="ID", nargs="?", help="its id, or the first 6 digits or more")
+    moved.add_argument("--request", metavar="NAME", help="sign a pending request instead")
+    decided(moved)
+    back = verb("rollback", "let a channel return to an earlier release", _roll_back)
+    back.add_argument("target", choices=TARGETS)
+    back.add_argument("channel", choices=CHANNELS)
+    back.add_argument("--to", metavar="ID", help="default: the newest that is not marked bad")
+    decided(back)
+    bad = verb("mark-bad", "say that a release is never to be promoted", _mark_bad)
+    bad.add_argument("release", metavar="ID")
+    bad.add_argument("--channel", choices=CHANNELS, default="stable", help="whose history says it")
+    decided(bad, force=False)
+    told = verb("history", "every move of a channel", _history)
+    told.add_argument("target", choices=TARGETS, nargs="?")
+    told.add_argument("channel", choices=CHANNELS, nargs="?")
+    told.add_argument("--at", type=int, metavar="N", help="what it named after entry N")
+    asked = verb("requests", "moves that wait for a signature", _requests)
+    asked.add_argument("--drop", metavar="NAME", help="take one away unsigned")
+    fewer = verb("prune", "remove releases that no channel needs", _prune)
+    fewer.add_argument("--keep", type=int, required=True, metavar="N", help="last entries of each channel")
+    fewer.add_argument("--dry-run", action="store_true", help="say only what would be removed")
+    out = verb("export", "one file that carries a release elsewhere", _export)
+    out.add_argument("release", metavar="ID")
+    out.add_argument("file", metavar="FILE", type=Path)
+    arrived = verb("import", "take a release out of such a file, verified", _import)
+    arrived.add_argument("file", metavar="FILE", type=Path)
+    keys = verb("keys", "signing keys: init, show, rotate", key_command)
+    keys.add_argument("what", choices=("init", "show", "rotate", "resign"))
+    keys.add_argument(
+        "folder", metavar="DIR", type=Path, nargs="?", help="init: made; rotate: holds root.pem"
+    )
+    keys.add_argument("--holder", choices=("build", "release-manager", "root"), help="rotate: whose key")
+    keys.add_argument(
+        "--new", type=Path, metavar="FILE", help="rotate: the new private key, made; resign: read"
+    )
+
+
+def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
+    request_name = ""
+    if options.request:
+        request_name, request = request_named(store, options.request)
+        if request.action == "roll_back":
+            return _signed_roll_back(store, options, request_name, request)
+        identifier, target = request.release, request.target
+        decision = _of_request(options, request)
+    else:
+        if not options.release:
+            raise ReleaseNotFoundError("names no release", where="promote", hint="an ID, or --request NAME")
+        identifier = options.expand(store, options.release)
+        target = store.open(identifier).manifest.target
+        decision = _decision(options)
+    _confirm(options, _what_it_is(store, f"promote {target}: stable takes {identifier[:16]}", decision))
+    entry = promote(store, target, identifier, decision, _key(options, "stable"))
+    if request_name:
+        drop_request(store, request_name)
+    return _moved(options, entry)
+
+
+def _signed_roll_back(
+    store: ReleaseStore, options: argparse.Namespace, name: str, request: MoveRequest
+) -> int:
+    decision = _of_request(options, request)
+    place = f"{request.target}/{request.channel}"
+    _confirm(
+        options, _what_it_is(store, f"roll back {place} to {request.release[:16] or 'before'}", decision)
+    )
+    entry = roll_back(
+        store,
+        request.target,
+        request.channel,
+        decision,
+        _key(options, request.channel),
+        to=request.release or None,
+    )
+    drop_request(store, name)
+    return _moved(options, entry)
+
+
+def _roll_back(store: ReleaseStore, options: argparse.Namespace) -> int:
+    to = options.expand(store, options.to) if options.to else None
+    decision = _decision(options)
+    place = f"{options.target}/{options.channel}"
+    _confirm(options, _what_it_is(store, f"roll back {place} to {to[:16] if to else 'before'}", decision))
+    key = _key(options, options.channel)
+    return _moved(options, roll_back(store, options.target, options.channel, decision, key, to=to))
+
+
+def _mark_bad(store: ReleaseStore, options: argparse.Namespace) -> int:
+    identifier = options.expand(store, options.release)
+    decision = _decision(options)
+    _confirm(options, _what_it_is(store, f"mark {identifier[:16]} bad", decision))
+    return _moved(
+        options, mark_bad(store, identifier, options.channel, decision, _key(options, options.channel))
+    )
+
+
+def _what_it_is(store: ReleaseStore, what: str, decision: Decision) -> list[str]:
+    keys = store.trust.root.kind
+    return [what, f"  by      {decision.actor}", f"  reason  {decision.reason}", f"  signed with {keys}"]
+
+
+def _decision(options: argparse.Namespace) -> Decision:
+    return Decision(
+        actor=options.by or getpass.getuser(),
+        reason=options.reason or "",
+        force=getattr(options, "force", False),
+    )
+
+
+def _of_request(options: argparse.Namespace, request: MoveRequest) -> Decision:
+    return Decision(
+        actor=options.by or request.approved_by,
+        reason=options.reason or f"{request.reason} (requested by {request.approved_by}, {request.origin})",
+        force=options.force or request.force,
+    )
+
+
+def _confirm(options: argparse.Namespace, lines: Sequence[str]) -> None:
+    if options.yes:
+        return
+    print("\n".join(lines), file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise NotConfirmedError("nobody was there to confirm it", hint="in a terminal, or with --yes")
+    if input("sign? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise NotConfirmedError("was not confirmed", hint="nothing was changed")
+
+
+def _key(options: argparse.Namespace, channel: str) -> PrivateKey:
+    variable = KEY_VARIABLES[channel]
+    named = options.key or os.environ.get(variable)
+    if not named:
+        raise ConfigError(
+            f"no key to sign for {channel}", where=variable, hint="--key FILE, or set it: docs/keys.md"
+        )
+    return load_key(Path(named), passphrase)
+
+
+def _moved(options: argparse.Namespace, entry: ChannelEntry) -> int:
+    options.show(options, _entry_document(entry), lambda: [entry_line(entry)])
+    return 0
+
+
+def _entry_document(entry: ChannelEntry) -> dict[str, object]:
+    return {name: getattr(entry, name) for name in ("target", "channel", "sequence", "action", "release")} | {
+        "previous": entry.previous,
+        "actor": entry.actor,
+        "reason": entry.reason,
+        "at": entry.at,
+        "marked": entry.marked,
+        "overridden": list(entry.overridden),
+    }
+
+
+def _history(store: ReleaseStore, options: argparse.Namespace) -> int:
+    places = [
+        (target, channel)
+        for target in ([options.target] if options.target else TARGETS)
+        for channel in ([options.channel] if options.channel else CHANNELS)
+    ]
+    found = [signed for place in places for signed in store.chain(*place)]
+    if options.at is not None:
+        found = [signed for signed in found if signed.entry.sequence == options.at]
+        if not found:
+            raise ReleaseNotFoundError(f"no entry {options.at}", hint="`releasectl history` shows all")
+    problems = [problem for place in places for problem in store.history_problems(*place)]
+    options.show(
+        options,
+        [as_document(signed) for signed in found],
+        lambda: [entry_line(signed.entry) for signed in found] or ["no channel was ever moved"],
+    )
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"releasectl: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _requests(store: ReleaseStore, options: argparse.Namespace) -> int:
+    if options.drop:
+        drop_request(store, request_named(store, options.drop)[0])
+    pending = pending_requests(store)
+    shown = [
+        {"name": name, **{k: getattr(each, k) for k in each.__dataclass_fields__}}
+        for name, each in pending.items()
+    ]
+
+    def lines() -> list[str]:
+        return [
+            f"{name[:12]}  {each.at}  {each.action} {each.target}/{each.channel} "
+            f"{each.release[:12] or '-'}  {each.approved_by}: {each.reason}"
+            for name, each in pending.items()
+        ] or ["no move waits for a signature"]
+
+    options.show(options, shown, lines)
+    return 0
+
+
+def _prune(store: ReleaseStore, options: argparse.Namespace) -> int:
+    plan = prune(store, options.keep, dry_run=options.dry_run)
+    document = {
+        "dry_run": options.dry_run,
+        "removed": list(plan.removed),
+        "bytes": plan.size,
+        "kept": plan.kept,
+        "leftovers": [str(path) for path in plan.leftovers],
+    }
+    options.show(options, document, lambda: list(pruned_text(plan, dry_run=options.dry_run)))
+    return 0
+
+
+def _export(store: ReleaseStore, options: argparse.Namespace) -> int:
+    release = export(store, options.expand(store, options.release), options.file)
+    size = options.file.stat().st_size
+    document = {"release": release.id, "file": str(options.file), "bytes": size}
+    options.show(options, document, lambda: [f"{release.id}  {size} bytes  {options.file}"])
+    return 0
+
+
+def _import(store: ReleaseStore, options: argparse.Namespace) -> int:
+    found = import_file(store, options.file)
+    document = {"release": found.release.id, "entries": found.entries, "roots": found.roots}
+
+    def lines() -> list[str]:
+        moves = ", ".join(f"{place}: {count} new moves" for place, count in found.entries.items() if count)
+        return [f"{found.release.id}  verified", moves or "no channel moved"]
+
+    options.show(options, document, lines)
+    return 0
