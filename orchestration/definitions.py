@@ -9,6 +9,7 @@ import dagster as dg
 from orchestration.automation import observe_weights, weights_watch
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.progress import progress_logger
+from orchestration.promotion import promote_to_stable, roll_back_stable, stable_asset
 from orchestration.resources import Places, ProductIOManager
 from orchestration.settings import BuildSettings
 
@@ -26,8 +27,9 @@ defs = dg.Definitions(
         calibration_set,
         onnx_model,
         *(asset for target in SETTINGS.targets for asset in target_assets(target)),
+        *(stable_asset(target) for target in SETTINGS.targets),
     ],
-    jobs=[observe_weights, build_canary],
+    jobs=[observe_weights, build_canary, promote_to_stable, roll_back_stable],
     sensors=[weights_watch],
     resources={
         "places": Places(

@@ -96,6 +96,14 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
         return load_key(Path(self.canary_key_file))
 
+    def manager_key(self) -> PrivateKey | None:
+        """The key that moves stable; None where the release manager is elsewhere.
+
+        Raises:
+            KeyFileError: ``RELEASE_KEY_FILE`` names no such key, or one that needs a passphrase.
+        """
+        return load_key(Path(self.release_key_file)) if self.release_key_file else None
+
 
 class ProductIOManager(dg.ConfigurableIOManager):
     """Hands products from one asset to the next by their asset key.

@@ -21,6 +21,7 @@ from runtime.contract.evidence import evidence_kind
 from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
 from runtime.contract.store import Release, ReleaseStore, open_release
+from runtime.contract.store_reader import SHORTEST_PREFIX
 from runtime.contract.trust import DEFAULT_TRUST_ROOT, Trust
 from runtime.inspect_file import FileMissingError, inspect_file
 from runtime.parity_text import parity_documents, parity_json, parity_lines
@@ -32,7 +33,6 @@ from runtime.store_commands import add_commands
 OK: Final = 0
 PROBLEMS: Final = 1
 USAGE: Final = 2
-SHORTEST_PREFIX: Final = 6
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     selftest.add_argument("--windows", type=Path, metavar="NPZ", help="`windows` to run besides")
     selftest.add_argument("--latents", type=Path, metavar="NPZ", help="where their `latents` go")
     selftest.set_defaults(command=_selftest, failure=as_report, wrong=selftest.error)
-    add_commands(commands, [common], _as_error, _print, _expand)
+    add_commands(commands, [common], _as_error, _print)
     inspect = commands.add_parser("inspect", parents=[output], help="what a HEF or a HAR is; needs no store")
     inspect.add_argument("file", metavar="FILE", type=Path, help="a file of Hailo's compiler")
     inspect.set_defaults(command=_inspect, failure=_as_error, store=None)
@@ -175,7 +175,7 @@ def _print_bad_channels(bad: Sequence[str]) -> None:
 
 def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
-    release = store.open(_expand(store, options.release))
+    release = store.open(store.named(options.release))
     if options.parity:
         documents = parity_documents(store, release)
         _print(options, parity_json(documents), lambda: parity_lines(documents))
@@ -206,29 +206,15 @@ def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 def _diff(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
-    a, b = (store.open(_expand(store, name)) for name in (options.a, options.b))
+    a, b = (store.open(store.named(name)) for name in (options.a, options.b))
     found = diff_releases(a, b)
     _print(options, found.document(), found.lines)
     return OK
 
 
-def _expand(store: ReleaseStore, prefix: str) -> str:
-    """The only id that begins so."""
-    wanted = prefix.lower()
-    if len(wanted) < SHORTEST_PREFIX:
-        raise ReleaseNotFoundError(
-            "is too short to name a release", where=prefix, hint=f"at least {SHORTEST_PREFIX} digits"
-        )
-    found = [identifier for identifier in store.identifiers() if identifier.startswith(wanted)]
-    if len(found) == 1:
-        return found[0]
-    what = f"names {len(found)} releases" if found else "names no release"
-    raise ReleaseNotFoundError(what, where=prefix, hint="`releasectl list` shows all")
-
-
 def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
-    identifier = _expand(store, options.release) if options.release else None
+    identifier = store.named(options.release) if options.release else None
     problems = store_problems(store, identifier)
     # Where the releases cannot be listed, that is among the problems.
     checked = [identifier] if identifier else _identifiers(store)
@@ -267,7 +253,7 @@ def _release_named(store: ReleaseStore, name: str) -> Release:
     """What has the form of an id is one, of the store; anything else is a path, and needs no store."""
     if re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_PREFIX},64}}", name):
         _check_store(store.root)
-        return store.open(_expand(store, name))
+        return store.open(store.named(name))
     path = Path(name)
     with store_errors(path):
         there = is_directory(path)

@@ -24,12 +24,9 @@ from runtime.release_text import entry_line
 
 KEY_VARIABLES: Final = {"canary": "CANARY_KEY_FILE", "stable": "RELEASE_KEY_FILE"}
 Print = Callable[[argparse.Namespace, object, Callable[[], Sequence[str]]], None]
-Expand = Callable[[ReleaseStore, str], str]
 
 
-def add_commands(
-    commands: Any, parents: list[argparse.ArgumentParser], failure: object, show: Print, expand: Expand
-) -> None:
+def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure: object, show: Print) -> None:
     """Add the verbs to ``releasectl``.
 
     Args:
@@ -37,12 +34,11 @@ def add_commands(
         parents: Parsers of ``--store`` and ``--json``.
         failure: What ``--json`` prints for an error.
         show: Prints an answer.
-        expand: The only id that begins so.
     """
 
     def verb(name: str, text: str, command: Callable[..., int]) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = commands.add_parser(name, parents=parents, help=text)
-        parser.set_defaults(command=command, failure=failure, show=show, expand=expand)
+        parser.set_defaults(command=command, failure=failure, show=show)
         return parser
 
     def decided(parser: argparse.ArgumentParser, *, force: bool = True) -> None:
@@ -88,9 +84,7 @@ def add_commands(
         "folder", metavar="DIR", type=Path, nargs="?", help="init: made; rotate: holds root.pem"
     )
     keys.add_argument("--holder", choices=("build", "release-manager", "root"), help="rotate: whose key")
-    keys.add_argument(
-        "--new", type=Path, metavar="FILE", help="rotate: the new private key, made; resign: read"
-    )
+    keys.add_argument("--new", type=Path, metavar="FILE", help="the new key: made, or read by resign")
 
 
 def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
@@ -104,7 +98,7 @@ def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
     else:
         if not options.release:
             raise ReleaseNotFoundError("names no release", where="promote", hint="an ID, or --request NAME")
-        identifier = options.expand(store, options.release)
+        identifier = store.named(options.release)
         target = store.open(identifier).manifest.target
         decision = _decision(options)
     _confirm(options, _what_it_is(store, f"promote {target}: stable takes {identifier[:16]}", decision))
@@ -135,7 +129,7 @@ def _signed_roll_back(
 
 
 def _roll_back(store: ReleaseStore, options: argparse.Namespace) -> int:
-    to = options.expand(store, options.to) if options.to else None
+    to = store.named(options.to) if options.to else None
     decision = _decision(options)
     place = f"{options.target}/{options.channel}"
     _confirm(options, _what_it_is(store, f"roll back {place} to {to[:16] if to else 'before'}", decision))
@@ -144,7 +138,7 @@ def _roll_back(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _mark_bad(store: ReleaseStore, options: argparse.Namespace) -> int:
-    identifier = options.expand(store, options.release)
+    identifier = store.named(options.release)
     decision = _decision(options)
     _confirm(options, _what_it_is(store, f"mark {identifier[:16]} bad", decision))
     return _moved(
@@ -266,7 +260,7 @@ def _prune(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _export(store: ReleaseStore, options: argparse.Namespace) -> int:
-    release = export(store, options.expand(store, options.release), options.file)
+    release = export(store, store.named(options.release), options.file)
     size = options.file.stat().st_size
     document = {"release": release.id, "file": str(options.file), "bytes": size}
     options.show(options, document, lambda: [f"{release.id}  {size} bytes  {options.file}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from runtime.contract.channel_log import ChannelLog, Floor, Head, NotThereYetError
 from runtime.contract.channels import CHANNELS, ChannelEntry, SignedEntry
@@ -29,6 +30,8 @@ from runtime.contract.trust import (
     Trust,
     TrustRootError,
 )
+
+SHORTEST_PREFIX: Final = 6
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,19 @@ class StoreReader:
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
             )
         return open_release(directory)
+
+    def named(self, prefix: str) -> str:
+        """The only id in the store that begins so; ReleaseNotFoundError where there is none, or several."""
+        wanted = prefix.lower()
+        if len(wanted) < SHORTEST_PREFIX:
+            raise ReleaseNotFoundError(
+                "is too short to name a release", where=prefix, hint=f"at least {SHORTEST_PREFIX} digits"
+            )
+        found = [identifier for identifier in self.identifiers() if identifier.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        what = f"names {len(found)} releases" if found else "names no release"
+        raise ReleaseNotFoundError(what, where=prefix, hint="`releasectl list` shows all")
 
     def open_signed(self, identifier: str) -> Release:
         """Open a release that a release key vouches for; raises as ``open`` and ``check_signature``."""
