@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, hailo_engine, hef, parity, ranges, serving
+from bench import chain, hailo_engine, hef, parity, ranges, serving, store
 
 
 def main() -> int:
@@ -19,6 +19,8 @@ def main() -> int:
     hef.main([])
     print("\n## The HailoRT engine, beside a double\n", flush=True)
     hailo_engine.main([])
+    print("\n## The release store\n", flush=True)
+    store.main([])
     print("\n## Serving\n", flush=True)
     return serving.main([])
 

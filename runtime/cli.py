@@ -147,7 +147,8 @@ def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
     entries, bad = _channel_entries(store)
     rows = [table_row(store, identifier, entries) for identifier in store.identifiers()]
-    _print(options, rows, lambda: table_lines(rows))
+    keys = store.trust.root.kind if store.has_trust else "no root of trust: signatures are not judged"
+    _print(options, [row | {"keys": keys} for row in rows], lambda: [*table_lines(rows), keys])
     _print_bad_channels(bad)
     return PROBLEMS if bad or any("problem" in row for row in rows) else OK
 

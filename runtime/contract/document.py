@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -88,16 +89,23 @@ def _decode(kind: Any, value: object, where: str) -> Any:
         inner = next(argument for argument in arguments if argument is not types.NoneType)
         return None if value is None else _decode(inner, value, where)
     if origin is tuple and isinstance(value, list):
+        if arguments[0] is float and all(type(item) is float and math.isfinite(item) for item in value):
+            return tuple(value)  # most of a manifest is such numbers
         return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     return _decode_scalar(kind, value, where)
 
 
+@functools.cache
+def _fields_of(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _decode_dataclass(kind: type, value: object, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise ManifestError(f"{type(value).__name__}, expected an object", where=where)
-    hints = typing.get_type_hints(kind)
+    hints = _fields_of(kind)
     unknown, missing = sorted(value.keys() - hints.keys()), sorted(hints.keys() - value.keys())
     if unknown or missing:
         found = [f"unknown key {key!r}" for key in unknown] + [f"missing key {key!r}" for key in missing]
