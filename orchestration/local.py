@@ -321,6 +321,7 @@ def check_answer(platform: Platform, release: Release) -> None:
     say(f"/infer: 200, latent[{len(latent)}], motif_scores[{motifs}], best motif {name} {scores[best]:.3f}")
     say(f"        numbers {headers.get('x-numbers')}, golden window repeated within {worst:.3g}")
     say(f"release: {release.id}")
+    say(f"signed:  {platform.store.trust.root.kind}")
 
 
 def bring_up(
