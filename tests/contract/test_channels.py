@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import shutil
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtime.contract.audit import store_problems
 from runtime.contract.channel_log import Floor, Head
-from runtime.contract.document import to_json
 from runtime.contract.errors import (
     ChannelMovedError,
     ManifestError,
@@ -23,7 +20,8 @@ from runtime.contract.errors import (
     TargetMismatchError,
 )
 from runtime.contract.store import ReleaseStore
-from tests.keys import BUILD, MANAGER, a_store, a_trust
+from runtime.contract.trust import WrongRoleError
+from tests.keys import BUILD, MANAGER, a_store, a_trust, entry_payload, resign, write_entry
 from tests.simulators import ReleaseSimulator
 
 
@@ -98,8 +96,15 @@ def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
 
 def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
     ReleaseSimulator().publish(tmp_path, "canary")
-    folder = tmp_path / "channels" / "emulator"
-    shutil.copytree(folder / "canary", folder / "stable")
+    folder = tmp_path / "channels"
+    shutil.copytree(folder / "emulator", folder / "hailo8")
+    with pytest.raises(ManifestError, match="copied"):
+        a_store(tmp_path).current("hailo8", "canary")
+    shutil.copytree(folder / "emulator" / "canary", folder / "emulator" / "stable")
+    with pytest.raises(WrongRoleError, match="takes a key of role stable"):
+        a_store(tmp_path).current("emulator", "stable")
+    # Nor where the right key signed it: what is signed says where it belongs.
+    resign(folder / "emulator" / "stable" / "00000001.json", MANAGER)
     with pytest.raises(ManifestError, match="copied"):
         a_store(tmp_path).current("emulator", "stable")
 
@@ -121,27 +126,18 @@ def test_unknown_places_are_refused(tmp_path: Path, target: str, channel: str) -
 
 def test_a_channel_for_one_target_never_serves_anothers_release(tmp_path: Path) -> None:
     ReleaseSimulator().publish(tmp_path, "canary")
-    entry = json.loads((tmp_path / "channels/emulator/canary/00000001.json").read_bytes())
+    entry = entry_payload(tmp_path / "channels/emulator/canary/00000001.json")
     write_entry(tmp_path, entry | {"target": "hailo8"})
     with pytest.raises(TargetMismatchError, match="names a release for emulator"):
         a_store(tmp_path).resolve("hailo8", "canary")
     assert len(store_problems(a_store(tmp_path))) == 1
 
 
-def write_entry(root: Path, entry: dict[str, Any]) -> Path:
-    """Write a channel's entry where it says that it belongs."""
-    name = f"{entry['sequence']:08}.json"
-    path = root.joinpath("channels", entry["target"], entry["channel"], name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    path.write_bytes(to_json(entry))
-    return path
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema", 2, "schema: schema 2, this version reads 1"),
+        ("schema", 1, "schema: schema 1, this version reads 2"),
+        ("schema", 3, "schema: schema 3, this version reads 2"),
         ("release", "../../x", "release: "),
         ("previous", "nothing", "previous: 'nothing' is not a SHA-256"),
         ("at", "yesterday", "at: 'yesterday' is no time in ISO 8601"),
@@ -154,7 +150,7 @@ def test_an_entry_that_says_nonsense_is_refused(
 ) -> None:
     ReleaseSimulator().publish(tmp_path, "canary")
     path = tmp_path / "channels/emulator/canary/00000001.json"
-    write_entry(tmp_path, json.loads(path.read_bytes()) | {field: value})
+    resign(path, BUILD, **{field: value})
     with pytest.raises(ManifestError) as caught:
         a_store(tmp_path).resolve("emulator", "canary")
     assert message in str(caught.value)
@@ -178,13 +174,20 @@ def test_a_missing_move_is_named(tmp_path: Path) -> None:
 
 def test_a_rewritten_move_is_named(tmp_path: Path) -> None:
     moves = three_moves(tmp_path)
-    first = json.loads(moves[0].read_bytes())
-    write_entry(tmp_path, json.loads(moves[1].read_bytes()) | {"release": first["release"]})
+    first = entry_payload(moves[0])
+    digest = entry_payload(moves[2])["previous_entry"]
+    resign(moves[1], BUILD, reason="what nobody said")
     (problem,) = store_problems(a_store(tmp_path))
-    assert problem.startswith(f"{moves[2]}: previous is ")
-    write_entry(tmp_path, first | {"previous": first["release"]})
-    assert f"{moves[0]}: previous is {first['release'][:16]}, the entry before names nothing" in str(
-        store_problems(a_store(tmp_path))
+    assert problem.startswith(f"{moves[2]}: continues {digest[:16]} and previous is ")
+    resign(moves[1], BUILD, release=first["release"])
+    (problem,) = store_problems(a_store(tmp_path))
+    assert problem.startswith(f"{moves[2]}: continues {digest[:16]} and previous is ")
+    assert problem.endswith(f" and names {first['release'][:16]}")
+    resign(moves[0], BUILD, previous=first["release"])
+    (problem,) = store_problems(a_store(tmp_path))
+    assert problem == (
+        f"{moves[0]}: continues nothing and previous is {first['release'][:16]}, "
+        "the entry before is none and names nothing"
     )
 
 
