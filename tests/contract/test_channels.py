@@ -19,9 +19,10 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     TargetMismatchError,
 )
+from runtime.contract.promotion import Decision, promote
 from runtime.contract.store import ReleaseStore
-from runtime.contract.trust import WrongRoleError
-from tests.keys import BUILD, MANAGER, a_store, a_trust, entry_payload, resign, write_entry
+from runtime.contract.trust import UnknownKeyError, WrongRoleError
+from tests.keys import BUILD, MANAGER, a_key, a_store, a_trust, entry_payload, resign, write_entry
 from tests.simulators import ReleaseSimulator
 
 
@@ -170,6 +171,44 @@ def test_a_missing_move_is_named(tmp_path: Path) -> None:
     moves[1].unlink()
     (problem,) = store_problems(a_store(tmp_path))
     assert "00000002.json is missing" in problem
+
+
+def test_what_follows_a_missing_move_is_judged_too(tmp_path: Path) -> None:
+    moves = three_moves(tmp_path)
+    ReleaseSimulator(version="v4").publish(tmp_path, "canary")
+    resign(moves[2], a_key("stranger"))
+    moves[1].unlink()
+    missing, foreign = store_problems(a_store(tmp_path))
+    assert "00000002.json is missing" in missing
+    assert foreign.startswith(f"{moves[2]}: key ")
+
+
+@pytest.mark.parametrize("forged", [(0, 1, 2), (1, 2)])
+def test_a_new_move_takes_the_place_of_those_that_do_not_hold(
+    tmp_path: Path, forged: tuple[int, ...]
+) -> None:
+    """As a store of the time before signatures has them, or one that a stranger wrote to."""
+    moves = three_moves(tmp_path)
+    for number in forged:
+        resign(moves[number], a_key("stranger"))
+    release = ReleaseSimulator(version="v4").publish(tmp_path, "canary")
+    store = a_store(tmp_path)
+    assert store.resolve("emulator", "canary").id == release.id
+    assert len(store.history("emulator", "canary")) == 4 - len(forged)
+    (kept,) = moves[0].parent.glob(".refused-*/*")
+    assert kept.name == moves[forged[0]].name
+
+
+def test_a_person_may_promote_where_nothing_of_stable_holds(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "canary", "stable")
+    resign(tmp_path / "channels/emulator/stable/00000001.json", a_key("stranger"))
+    store = a_store(tmp_path)
+    with pytest.raises(UnknownKeyError):
+        store.resolve("emulator", "stable")
+    entry = promote(store, "emulator", release.id, Decision(actor="Ada", reason="good"), MANAGER)
+    assert (entry.sequence, entry.actor) == (1, "Ada")
+    assert store.resolve("emulator", "stable").id == release.id
+    assert store_problems(store) == []
 
 
 def test_a_rewritten_move_is_named(tmp_path: Path) -> None:
