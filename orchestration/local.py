@@ -23,7 +23,7 @@ import numpy as np
 from assets.report import report_link
 from orchestration.build import READY, RELEASES, REPORTS, make_home
 from orchestration.processes import Child, Children, Stopped, log_folder
-from orchestration.settings import ROOT, BuildSettings
+from orchestration.settings import ROOT, BuildSettings, signing_settings
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.trust import Trust
@@ -246,22 +246,6 @@ class Platform:
 
         if not child.wait_for(answers, START_SECONDS):
             raise LocalError(f"{child.name} does not serve {url}: {last}\n{child.last_lines()}")
-
-
-def signing_settings(settings: BuildSettings) -> dict[str, str]:
-    """What the processes of this machine sign and trust with; development keys are made where none are named.
-
-    Development keys separate nobody: they all lie here. That is said wherever a release is shown.
-    """
-    found = {"TRUST_ROOT": settings.trust_root}
-    manager = settings.release_key_file
-    if development := settings.development_keys:
-        development.make(development=True)
-        manager = manager or development.manager_key
-    for name, path in (("CANARY_KEY_FILE", settings.canary_key_file), ("RELEASE_KEY_FILE", manager)):
-        if path:
-            found[name] = path
-    return {name: str(path) for name, path in found.items()}
 
 
 def reason_given(status: int, body: bytes) -> str:
