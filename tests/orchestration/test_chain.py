@@ -161,9 +161,11 @@ def test_graph_reads_as_the_sentence() -> None:
 
     graph = defs.resolve_asset_graph()
     keys = {"/".join(key.path) for key in graph.get_all_asset_keys()}
-    links = [f"emulator/{name}" for name in (*LINKS, "stable_release")]
-    assert keys == {"model_weights", "calibration_set", "onnx_model", *links}
-    order = ["model_weights", "onnx_model", *links]
+    branch = {f"emulator/{name}" for name in (*LINKS, "stable_release")}
+    assert keys == {"model_weights", "calibration_set", "onnx_model", *branch}
+    # Only a person moves stable: nothing can materialize it.
+    assert "emulator/stable_release" not in {"/".join(key.path) for key in graph.materializable_asset_keys}
+    order = ["model_weights", "onnx_model", *(f"emulator/{name}" for name in LINKS)]
     for earlier, later in itertools.pairwise(order):
         parents = graph.get(dg.AssetKey(later.split("/"))).parent_keys
         assert dg.AssetKey(earlier.split("/")) in parents
@@ -305,6 +307,7 @@ def test_each_target_is_a_branch_of_its_own() -> None:
     keys, _ = json.loads(load_definitions(BUILD_TARGETS="emulator,hailo8").stdout)
     assert {f"{target}/{name}" for target in ("emulator", "hailo8") for name in LINKS} <= set(keys)
     assert len(keys) == 3 + 2 * (len(LINKS) + 1)
+    assert {"emulator/stable_release", "hailo8/stable_release"} <= set(keys)
 
 
 def test_a_changed_head_or_normalization_is_not_fresh() -> None:

@@ -45,6 +45,8 @@ class Home:
             build_dir=str(root / "build"),
             release_store=str(root / "releases"),
             dfc_python=dfc_python(root, {}),
+            trust_root=os.environ["TRUST_ROOT"],
+            canary_key_file=os.environ["CANARY_KEY_FILE"],
         )
         self.resources: dict[str, Any] = {
             "places": places,
