@@ -142,8 +142,8 @@ def roll_back(
     """Let a channel return to an earlier release: a new entry, no edit.
 
     Args:
-        to: A release that the channel named before; None takes the newest such that is whole and not marked bad.
-            Where there is none, ``canary`` names nothing from then on.
+        to: A release that the channel named before; None takes the newest such that is whole and
+            not marked bad. Where there is none, ``canary`` names nothing from then on.
 
     Raises:
         PromotionRefusedError: Nothing to return to, or ``to`` was never named, or is marked bad, not forced.

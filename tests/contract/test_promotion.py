@@ -209,9 +209,9 @@ def test_nobody_else_promotes(tmp_path: Path, key: object, kind: type[PipelineEr
 def test_who_was_second_is_told(tmp_path: Path) -> None:
     first, second = published(tmp_path, "v1", "v2", channels=("canary",))
     store = a_store(tmp_path)
-    with pytest.raises(ChannelMovedError, match="Bob moved it first to .*: quick"):
-        head = store.head("emulator", "stable")
-        promote(a_store(tmp_path), "emulator", second.id, Decision(actor="Bob", reason="quick"), MANAGER)
+    head = store.head("emulator", "stable")
+    promote(a_store(tmp_path), "emulator", second.id, Decision(actor="Bob", reason="quick"), MANAGER)
+    with pytest.raises(ChannelMovedError, match=r"Bob moved it first to .*: quick"):
         store.move(
             "emulator",
             "stable",
@@ -262,7 +262,7 @@ def test_a_roll_back_to_a_bad_release_takes_force(tmp_path: Path) -> None:
     first, _ = published(tmp_path, "v1", "v2")
     store = a_store(tmp_path)
     mark_bad(store, first.id, "stable", Decision(actor="Bob", reason="it drifts"), MANAGER)
-    with pytest.raises(PromotionRefusedError, match="marked bad by Bob on .*: it drifts"):
+    with pytest.raises(PromotionRefusedError, match=r"marked bad by Bob on .*: it drifts"):
         roll_back(store, "emulator", "stable", WHY, MANAGER, to=first.id)
     entry = roll_back(store, "emulator", "stable", FORCED, MANAGER, to=first.id)
     assert entry.release == first.id
