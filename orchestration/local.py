@@ -23,7 +23,7 @@ import numpy as np
 from assets.report import report_link
 from orchestration.build import READY, RELEASES, REPORTS, make_home
 from orchestration.processes import Child, Children, Stopped, log_folder
-from orchestration.settings import ROOT, BuildSettings
+from orchestration.settings import ROOT, BuildSettings, signing_settings
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.trust import Trust
@@ -248,22 +248,6 @@ class Platform:
             raise LocalError(f"{child.name} does not serve {url}: {last}\n{child.last_lines()}")
 
 
-def signing_settings(settings: BuildSettings) -> dict[str, str]:
-    """What the processes of this machine sign and trust with; development keys are made where none are named.
-
-    Development keys separate nobody: they all lie here. That is said wherever a release is shown.
-    """
-    found = {"TRUST_ROOT": settings.trust_root}
-    manager = settings.release_key_file
-    if development := settings.development_keys:
-        development.make(development=True)
-        manager = manager or development.manager_key
-    for name, path in (("CANARY_KEY_FILE", settings.canary_key_file), ("RELEASE_KEY_FILE", manager)):
-        if path:
-            found[name] = path
-    return {name: str(path) for name, path in found.items()}
-
-
 def reason_given(status: int, body: bytes) -> str:
     """Why a server does not answer 200, in its own words."""
     try:
@@ -321,6 +305,7 @@ def check_answer(platform: Platform, release: Release) -> None:
     say(f"/infer: 200, latent[{len(latent)}], motif_scores[{motifs}], best motif {name} {scores[best]:.3f}")
     say(f"        numbers {headers.get('x-numbers')}, golden window repeated within {worst:.3g}")
     say(f"release: {release.id}")
+    say(f"signed:  {platform.store.trust.root.kind}")
 
 
 def bring_up(

@@ -90,3 +90,19 @@ class BuildSettings:
             reports_url=environment.get("REPORTS_URL") or "",
             dfc_python=dfc_python,
         )
+
+
+def signing_settings(settings: BuildSettings) -> dict[str, str]:
+    """What the processes of this machine sign and trust with; development keys are made where none are named.
+
+    Development keys separate nobody: they all lie here. That is said wherever a release is shown.
+    """
+    found = {"TRUST_ROOT": settings.trust_root}
+    manager = settings.release_key_file
+    if development := settings.development_keys:
+        development.make(development=True)
+        manager = manager or development.manager_key
+    for name, path in (("CANARY_KEY_FILE", settings.canary_key_file), ("RELEASE_KEY_FILE", manager)):
+        if path:
+            found[name] = path
+    return {name: str(path) for name, path in found.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.config import DEFAULT_STORE
-from runtime.contract.audit import signature_of, store_problems
+from runtime.contract.audit import pruned_release, signature_of, store_problems
 from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
 from runtime.contract.document import to_json
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, WindowError, store_errors
@@ -157,7 +157,7 @@ def _channel_entries(store: ReleaseStore) -> tuple[list[ChannelEntry], list[str]
     """What each channel names now, and a sentence for each that cannot be read."""
     entries: list[ChannelEntry] = []
     bad: list[str] = []
-    for target in TARGETS:
+    for target in TARGETS if store.has_trust else ():
         for channel in CHANNELS:
             try:
                 entry = store.current(target, channel)
@@ -176,7 +176,7 @@ def _print_bad_channels(bad: Sequence[str]) -> None:
 
 def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
-    release = store.open(store.named(options.release))
+    release = pruned_release(store, options.release) or store.open(store.named(options.release))
     if options.parity:
         documents = parity_documents(store, release)
         _print(options, parity_json(documents), lambda: parity_lines(documents))

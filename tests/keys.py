@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import os
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from runtime.contract.channels import ENTRY_TYPE
+from runtime.contract.document import to_json
 from runtime.contract.keys import HOLDERS, ROOT_FILE, PrivateKey, make_root, sign_root
 from runtime.contract.store import ReleaseStore
-from runtime.contract.trust import Root, Trust
+from runtime.contract.trust import Root, SigningKey, Trust, sign
 
 
 def a_key(name: str) -> PrivateKey:
@@ -49,6 +53,34 @@ def a_trust() -> Trust:
 def a_store(root: Path, *, accepts_doubles: bool = False) -> ReleaseStore:
     """A store of the tests' own keys."""
     return ReleaseStore(root, a_trust(), _accepts_doubles=accepts_doubles)
+
+
+def entry_payload(path: Path) -> dict[str, Any]:
+    """What a channel's entry says, whoever signed it."""
+    payload: dict[str, Any] = json.loads(base64.b64decode(json.loads(path.read_bytes())["payload"]))
+    return payload
+
+
+def write_entry(root: Path, entry: dict[str, Any], key: SigningKey | None = None) -> Path:
+    """Sign an entry, whatever it says, and write it where it says that it belongs.
+
+    Args:
+        root: The store.
+        entry: The payload.
+        key: Who signs; None for the one whose role it is.
+    """
+    path = root.joinpath("channels", entry["target"], entry["channel"], f"{entry['sequence']:08}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(sign(to_json(entry), ENTRY_TYPE, [key or KEY_OF[entry["channel"]]]))
+    return path
+
+
+def resign(path: Path, key: SigningKey, **changes: object) -> None:
+    """Change what an entry says, where it lies, and sign it again."""
+    document = sign(to_json(entry_payload(path) | changes), ENTRY_TYPE, [key])
+    path.unlink()
+    path.write_bytes(document)
 
 
 @cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import PipelineError, collect_problems, store_errors
-from runtime.contract.evidence import MANIFEST_KIND, evidence_kind, evidence_problems
+from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
+from runtime.contract.evidence import MANIFEST_KIND, evidence_kind, evidence_problems, read_evidence
 from runtime.contract.files import list_directory
-from runtime.contract.release import TARGETS
-from runtime.contract.store import ReleaseStore
+from runtime.contract.release import TARGETS, parse_manifest
+from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.store_reader import SHORTEST_PREFIX
 
 
 def store_problems(store: ReleaseStore, identifier: str | None = None) -> list[str]:
@@ -62,8 +64,27 @@ def _channel_problems(store: ReleaseStore, target: str, channel: str) -> list[st
     return found
 
 
+def pruned_release(store: ReleaseStore, prefix: str) -> Release | None:
+    """What a release was that is no longer in the store; None where none whose id begins so was pruned.
+
+    Its files are gone: only what the manifest says can be asked.
+    """
+    folder = store.root / EVIDENCE_FOLDER
+    with store_errors(folder):
+        names = [name for name in list_directory(folder) if name.startswith(prefix.lower())]
+    if len(prefix) < SHORTEST_PREFIX or len(names) != 1 or store.holds(names[0]):
+        return None
+    for path in store.evidence(names[0]):
+        if evidence_kind(path) == MANIFEST_KIND:
+            data = read_evidence(path)
+            return Release(names[0], store.root / "releases" / names[0], parse_manifest(data), len(data))
+    return None
+
+
 def signature_of(store: ReleaseStore, identifier: str) -> dict[str, object]:
     """Who vouches for a release: ``ok``, ``keys`` (development or own), ``by`` and ``problem``."""
+    if not store.holds(identifier):
+        return {"ok": None, "keys": None, "by": [], "problem": "pruned: its manifest was kept as evidence"}
     if not store.has_trust:
         return {"ok": None, "keys": None, "by": [], "problem": "not judged: no root of trust here"}
     try:

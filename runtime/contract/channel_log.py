@@ -225,11 +225,13 @@ class ChannelLog:
         found: list[str] = []
         roots = self._trust.roots
         names = self.names()
+        judged = 0
         for number, name in enumerate(names, 1):
             path = self.folder / name
             if name != entry_name(number):
                 found.append(f"{self.folder}: {entry_name(number)} is missing, a later entry is there")
                 break
+            judged = number
             with collect_problems(found):
                 signed, version = self._signed_at(path, roots)
                 roots = [root for root in roots if root.version >= version]
@@ -237,7 +239,7 @@ class ChannelLog:
                 chain.append(signed)
             if found:
                 break
-        for name in names[len(chain) + len(found) :]:
+        for name in names[judged:]:
             with collect_problems(found):
                 read_entry(self.folder / name, self._trust.roots)
         return chain, found

@@ -247,4 +247,5 @@ class KeyFolder:
             files = {HOLDERS[name]: key.pem(locked.get(name, b"")) for name, key in keys.items()}
             files[ROOT_FILE] = sign_root(root, [keys["root"]])
             write_directory(self.folder, files, mode=_NOBODY_ELSE)
+            self.root.chmod(0o644)
             return True

@@ -79,7 +79,7 @@ def promote(
         DigestMismatchError, ManifestError, SignatureError: It is not what was released.
         ChannelMovedError: Somebody else moved stable meanwhile; says who.
     """
-    head = store.head(target, "stable")
+    head = store.present(target, "stable")
     release = check_promotable(store, target, identifier)
     if head and head.entry.release == release.id:
         return head.entry

@@ -192,12 +192,19 @@ class ReleaseStore(StoreReader):
             SignatureError: The key may not move this channel.
         """
         target = release.manifest.target
-        head = self.head(target, channel)
+        head = self.present(target, channel)
         if head and head.entry.release == release.id:
             return head.entry
         return self.move(
             target, channel, release.id, action=action, actor=actor, reason=reason, key=key, seen=head
         ).entry
+
+    def present(self, target: str, channel: str) -> Head | None:
+        """As ``head``, but None where nothing of the channel holds: a new entry takes the place of that."""
+        try:
+            return self.head(target, channel)
+        except (SignatureError, ManifestError):
+            return None
 
     def move(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -111,7 +112,11 @@ def test_the_path_without_vnni_is_recorded_and_passes(tmp_path: Path) -> None:
     assert forced.evidence.result.passed
     release = a_store(tmp_path / "store").open(publish(forced, tmp_path / "store"))
     assert release.manifest.toolchain.options["integer_path"] == "u8s8-7bit"
-    config = RuntimeConfig(release_store=tmp_path / "store", release_channel="canary")
+    config = RuntimeConfig(
+        release_store=tmp_path / "store",
+        release_channel="canary",
+        trust_root=Path(os.environ["TRUST_ROOT"]),
+    )
     model = load_active_model(config)
     latent, scores = model.infer(forced.sets.golden.windows[0])
     assert (latent.shape, scores.shape) == ((64,), (12,))

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import shutil
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runtime.contract.audit import store_problems
 from runtime.contract.channel_log import Floor, Head
-from runtime.contract.document import to_json
 from runtime.contract.errors import (
     ChannelMovedError,
     ManifestError,
     ReleaseNotFoundError,
     TargetMismatchError,
 )
+from runtime.contract.promotion import Decision, promote
 from runtime.contract.store import ReleaseStore
-from tests.keys import BUILD, MANAGER, a_store, a_trust
+from runtime.contract.trust import UnknownKeyError, WrongRoleError
+from tests.keys import BUILD, MANAGER, a_key, a_store, a_trust, entry_payload, resign, write_entry
 from tests.simulators import ReleaseSimulator
 
 
@@ -98,8 +97,15 @@ def test_racing_processes_never_share_a_move(tmp_path: Path) -> None:
 
 def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
     ReleaseSimulator().publish(tmp_path, "canary")
-    folder = tmp_path / "channels" / "emulator"
-    shutil.copytree(folder / "canary", folder / "stable")
+    folder = tmp_path / "channels"
+    shutil.copytree(folder / "emulator", folder / "hailo8")
+    with pytest.raises(ManifestError, match="copied"):
+        a_store(tmp_path).current("hailo8", "canary")
+    shutil.copytree(folder / "emulator" / "canary", folder / "emulator" / "stable")
+    with pytest.raises(WrongRoleError, match="takes a key of role stable"):
+        a_store(tmp_path).current("emulator", "stable")
+    # Nor where the right key signed it: what is signed says where it belongs.
+    resign(folder / "emulator" / "stable" / "00000001.json", MANAGER)
     with pytest.raises(ManifestError, match="copied"):
         a_store(tmp_path).current("emulator", "stable")
 
@@ -121,27 +127,18 @@ def test_unknown_places_are_refused(tmp_path: Path, target: str, channel: str) -
 
 def test_a_channel_for_one_target_never_serves_anothers_release(tmp_path: Path) -> None:
     ReleaseSimulator().publish(tmp_path, "canary")
-    entry = json.loads((tmp_path / "channels/emulator/canary/00000001.json").read_bytes())
+    entry = entry_payload(tmp_path / "channels/emulator/canary/00000001.json")
     write_entry(tmp_path, entry | {"target": "hailo8"})
     with pytest.raises(TargetMismatchError, match="names a release for emulator"):
         a_store(tmp_path).resolve("hailo8", "canary")
     assert len(store_problems(a_store(tmp_path))) == 1
 
 
-def write_entry(root: Path, entry: dict[str, Any]) -> Path:
-    """Write a channel's entry where it says that it belongs."""
-    name = f"{entry['sequence']:08}.json"
-    path = root.joinpath("channels", entry["target"], entry["channel"], name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    path.write_bytes(to_json(entry))
-    return path
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("schema", 2, "schema: schema 2, this version reads 1"),
+        ("schema", 1, "schema: schema 1, this version reads 2"),
+        ("schema", 3, "schema: schema 3, this version reads 2"),
         ("release", "../../x", "release: "),
         ("previous", "nothing", "previous: 'nothing' is not a SHA-256"),
         ("at", "yesterday", "at: 'yesterday' is no time in ISO 8601"),
@@ -154,7 +151,7 @@ def test_an_entry_that_says_nonsense_is_refused(
 ) -> None:
     ReleaseSimulator().publish(tmp_path, "canary")
     path = tmp_path / "channels/emulator/canary/00000001.json"
-    write_entry(tmp_path, json.loads(path.read_bytes()) | {field: value})
+    resign(path, BUILD, **{field: value})
     with pytest.raises(ManifestError) as caught:
         a_store(tmp_path).resolve("emulator", "canary")
     assert message in str(caught.value)
@@ -176,15 +173,60 @@ def test_a_missing_move_is_named(tmp_path: Path) -> None:
     assert "00000002.json is missing" in problem
 
 
+def test_what_follows_a_missing_move_is_judged_too(tmp_path: Path) -> None:
+    moves = three_moves(tmp_path)
+    ReleaseSimulator(version="v4").publish(tmp_path, "canary")
+    resign(moves[2], a_key("stranger"))
+    moves[1].unlink()
+    missing, foreign = store_problems(a_store(tmp_path))
+    assert "00000002.json is missing" in missing
+    assert foreign.startswith(f"{moves[2]}: key ")
+
+
+@pytest.mark.parametrize("forged", [(0, 1, 2), (1, 2)])
+def test_a_new_move_takes_the_place_of_those_that_do_not_hold(
+    tmp_path: Path, forged: tuple[int, ...]
+) -> None:
+    """As a store of the time before signatures has them, or one that a stranger wrote to."""
+    moves = three_moves(tmp_path)
+    for number in forged:
+        resign(moves[number], a_key("stranger"))
+    release = ReleaseSimulator(version="v4").publish(tmp_path, "canary")
+    store = a_store(tmp_path)
+    assert store.resolve("emulator", "canary").id == release.id
+    assert len(store.history("emulator", "canary")) == 4 - len(forged)
+    (kept,) = moves[0].parent.glob(".refused-*/*")
+    assert kept.name == moves[forged[0]].name
+
+
+def test_a_person_may_promote_where_nothing_of_stable_holds(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path, "canary", "stable")
+    resign(tmp_path / "channels/emulator/stable/00000001.json", a_key("stranger"))
+    store = a_store(tmp_path)
+    with pytest.raises(UnknownKeyError):
+        store.resolve("emulator", "stable")
+    entry = promote(store, "emulator", release.id, Decision(actor="Ada", reason="good"), MANAGER)
+    assert (entry.sequence, entry.actor) == (1, "Ada")
+    assert store.resolve("emulator", "stable").id == release.id
+    assert store_problems(store) == []
+
+
 def test_a_rewritten_move_is_named(tmp_path: Path) -> None:
     moves = three_moves(tmp_path)
-    first = json.loads(moves[0].read_bytes())
-    write_entry(tmp_path, json.loads(moves[1].read_bytes()) | {"release": first["release"]})
+    first = entry_payload(moves[0])
+    digest = entry_payload(moves[2])["previous_entry"]
+    resign(moves[1], BUILD, reason="what nobody said")
     (problem,) = store_problems(a_store(tmp_path))
-    assert problem.startswith(f"{moves[2]}: previous is ")
-    write_entry(tmp_path, first | {"previous": first["release"]})
-    assert f"{moves[0]}: previous is {first['release'][:16]}, the entry before names nothing" in str(
-        store_problems(a_store(tmp_path))
+    assert problem.startswith(f"{moves[2]}: continues {digest[:16]} and previous is ")
+    resign(moves[1], BUILD, release=first["release"])
+    (problem,) = store_problems(a_store(tmp_path))
+    assert problem.startswith(f"{moves[2]}: continues {digest[:16]} and previous is ")
+    assert problem.endswith(f" and names {first['release'][:16]}")
+    resign(moves[0], BUILD, previous=first["release"])
+    (problem,) = store_problems(a_store(tmp_path))
+    assert problem == (
+        f"{moves[0]}: continues nothing and previous is {first['release'][:16]}, "
+        "the entry before is none and names nothing"
     )
 
 

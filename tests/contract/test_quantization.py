@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.contract.errors import ManifestError
-from runtime.contract.release import OutputQuantization, manifest_bytes, parse_manifest
+from runtime.contract.release import FIRST_RUNTIME, OutputQuantization, manifest_bytes, parse_manifest
 from tests.simulators import ReleaseSimulator
 
 SCALES = st.floats(2.0**-20, 2.0**10, width=32)
@@ -54,6 +54,7 @@ def schema_1() -> dict[str, Any]:
     simulator = ReleaseSimulator()
     document: dict[str, Any] = json.loads(manifest_bytes(simulator.manifest(simulator.contents())))
     document["schema"] = 1
+    del document["minimum_runtime"]
     del document["calibration"], document["parity"]["ceilings"]
     del document["golden"]["output"], document["golden"]["kernel_family"]
     return document
@@ -79,6 +80,7 @@ JSON: st.SearchStrategy[object] = (
 def test_what_was_not_said_is_not_known() -> None:
     manifest = parse_manifest(json.dumps(DOCUMENT).encode())
     assert (manifest.schema, manifest.calibration.origin, manifest.calibration.windows) == (1, "unknown", 0)
+    assert manifest.minimum_runtime == FIRST_RUNTIME
 
 
 def keys_of(place: tuple[str, ...]) -> set[str]:
@@ -97,6 +99,7 @@ def test_an_unknown_key_is_never_accepted(place: tuple[str, ...], key: str, valu
     ("place", "key"),
     [
         ((), "calibration"),
+        ((), "minimum_runtime"),
         (("parity",), "ceilings"),
         (("golden",), "output"),
         (("golden",), "kernel_family"),

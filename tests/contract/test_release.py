@@ -53,7 +53,7 @@ def test_what_was_emulated_is_for_no_hardware() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("schema",), 3, "this version reads 1, 2"),
+        (("schema",), 4, "this version reads 1, 2, 3"),
         (("target",), "hailo15", "target"),
         (("artifact",), "other.onnx", "not among the artifacts"),
         (("golden", "file"), "other.npz", "golden.file"),

@@ -24,6 +24,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.files import read_bounded, write_directory
 from runtime.contract.store import Release, open_release
+from runtime.contract.writers_lock import LOCK_NAME
 from tests.keys import BUILD, a_store
 from tests.simulators import ARTIFACT, GOLDEN, REPORT, ReleaseSimulator, flip_bit, parity
 
@@ -41,10 +42,15 @@ def test_a_published_release_is_read_back(tmp_path: Path) -> None:
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
     first = ReleaseSimulator().publish(tmp_path, "canary")
-    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    before = kept(tmp_path)
     second = ReleaseSimulator().publish(tmp_path, "canary")
     assert second.id == first.id
-    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+    assert kept(tmp_path) == before
+
+
+def kept(root: Path) -> list[tuple[Path, int]]:
+    """What is in a store and when it was written; the writers' lock says nothing that is kept."""
+    return [(path, path.stat().st_mtime_ns) for path in sorted(root.rglob("*")) if path.name != LOCK_NAME]
 
 
 def test_the_id_depends_on_the_inputs_alone(tmp_path: Path) -> None:
@@ -59,7 +65,7 @@ def open_only(root: Path) -> Release:
 
 
 def test_a_failed_write_leaves_no_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, mode: int) -> None:
         if path.name == GOLDEN:
             raise OSError(28, "No space left on device", str(path))
         path.write_bytes(data)
@@ -275,7 +281,7 @@ def test_everything_published_is_synced(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", remember)
     store = tmp_path / "new" / "store"
     release = ReleaseSimulator().publish(store, "canary")
-    made = [tmp_path, *tmp_path.rglob("*")]
+    made = [tmp_path, *(path for path, _ in kept(tmp_path))]
     missing = [path for path in made if (path.stat().st_dev, path.stat().st_ino) not in synced]
     assert missing == []
     order = [synced.index((path.stat().st_dev, path.stat().st_ino)) for path in release.directory.iterdir()]

@@ -46,7 +46,7 @@ Prepare = Callable[[Path], RuntimeConfig]
 
 
 def config(store: Path, **settings: Any) -> RuntimeConfig:
-    return RuntimeConfig(release_store=store, **settings)
+    return RuntimeConfig(release_store=store, trust_root=Path(os.environ["TRUST_ROOT"]), **settings)
 
 
 def test_a_channels_release_is_served(tmp_path: Path) -> None:
@@ -54,6 +54,8 @@ def test_a_channels_release_is_served(tmp_path: Path) -> None:
     model = load_active_model(config(tmp_path, num_motifs=12))
     assert (model.release_id, model.target, model.artifact) == (release.id, "emulator", ARTIFACT)
     assert (model.numbers, model.motif_head, model.motifs) == ("emulated", "checkpoint", 12)
+    assert (model.keys, model.sequence, model.alarm) == ("development keys", 1, "")
+    assert model.memory == "this process only: STATE_DIR is not set"
     window = imu_windows(1, seed=77)
     latent, scores = model.infer(window[0])
     expected = reference_latents(TINY_ENCODER.read_bytes(), window, STATISTICS)[0]
@@ -85,6 +87,7 @@ def test_the_log_says_what_is_served_and_on_what_it_was_calibrated(
         "target": "emulator",
         "numbers": "emulated",
         "calibration_origin": "synthetic",
+        "keys": "development keys",
     }
 
 

@@ -170,6 +170,8 @@ def test_healthz_says_what_is_served(service: Service) -> None:
         "calibration_origin": "synthetic",
         "motif_head": "checkpoint",
         "motifs": 12,
+        "keys": "not judged",
+        "store": {"alarm": None, "entry": 0, "memory": ""},
     }
 
 

@@ -332,10 +332,10 @@ def test_a_file_in_a_folders_place_is_a_problem(
 
 def test_an_error_inside_a_manifest_names_the_release(tmp_path: Path, capsys: Capture) -> None:
     data = ReleaseSimulator().publish(tmp_path).directory.joinpath("manifest.json").read_bytes()
-    changed = data.replace(b'"schema": 2', b'"schema": 3')
+    changed = data.replace(b'"schema": 3', b'"schema": 4')
     directory = tmp_path / "releases" / sha256_bytes(changed)
     directory.mkdir()
     (directory / "manifest.json").write_bytes(changed)
     code, out, _ = run(capsys, tmp_path, "verify")
     assert code == 1
-    assert out.startswith(f"{directory / 'manifest.json'}.schema: schema 3, this version reads 1, 2 (")
+    assert out.startswith(f"{directory / 'manifest.json'}.schema: schema 4, this version reads 1, 2, 3 (")

@@ -19,6 +19,7 @@ def test_nothing_set_gives_the_defaults() -> None:
     assert config == RuntimeConfig()
     assert config.release_store == Path("artifacts/releases")
     assert config.release_channel == "stable"
+    assert (config.trust_root, config.state_dir) == (Path("artifacts/keys/root.json"), None)
     assert config.bind == "127.0.0.1:9000"
 
 
@@ -33,6 +34,8 @@ def test_an_empty_value_is_unset() -> None:
         "HAILO_LOCK_DIR",
         "RELEASE_STORE",
         "RELEASE_CHANNEL",
+        "TRUST_ROOT",
+        "STATE_DIR",
     )
     assert RuntimeConfig.from_environment(dict.fromkeys(names, "")) == RuntimeConfig()
 
@@ -47,6 +50,8 @@ def test_every_setting_is_read() -> None:
         "HOST": "::1",
         "PORT": "65535",
         "HAILO_LOCK_DIR": "/run/shared",
+        "TRUST_ROOT": "/etc/root.json",
+        "STATE_DIR": "/var/lib/state",
         "LOG_LEVEL": "debug",
     }
     config = RuntimeConfig.from_environment(environment)
@@ -59,6 +64,8 @@ def test_every_setting_is_read() -> None:
         host="::1",
         port=65535,
         hailo_lock_dir=Path("/run/shared"),
+        trust_root=Path("/etc/root.json"),
+        state_dir=Path("/var/lib/state"),
         log_level="DEBUG",
     )
     assert config.bind == "[::1]:65535"

@@ -1,0 +1,91 @@
+"""Pruning removes what no channel needs, says so first, and keeps what is to be explained."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runtime.cli import main
+from runtime.contract.audit import store_problems
+from runtime.contract.errors import ManifestError
+from runtime.contract.evidence import PARITY_KIND
+from runtime.contract.promotion import Decision, promote, roll_back
+from runtime.contract.pruning import prune
+from runtime.contract.store import ReleaseStore
+from tests.keys import BUILD, MANAGER, a_store
+from tests.simulators import ReleaseSimulator
+
+WHY = Decision(actor="anna", reason="because")
+
+
+def five_canaries(root: Path) -> tuple[ReleaseStore, list[str]]:
+    names = [ReleaseSimulator(version=f"v{number}").publish(root, "canary").id for number in range(5)]
+    return a_store(root), names
+
+
+def test_what_a_channel_names_or_named_lately_stays(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    promote(store, "emulator", names[0], WHY, MANAGER)
+    plan = prune(store, 2, dry_run=False)
+    assert sorted(plan.removed) == sorted(names[1:3])
+    assert store.identifiers() == sorted([names[0], *names[3:]])
+    assert plan.kept[names[0]] == "emulator/stable: named now"
+    assert plan.kept[names[3]] == "emulator/canary: within its last 2 entries"
+    assert store_problems(store) == []
+    assert roll_back(store, "emulator", "canary", WHY, BUILD).release == names[3]
+
+
+def test_a_dry_run_says_the_same_and_removes_nothing(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    planned = prune(store, 1, dry_run=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert prune(store, 1, dry_run=False) == planned
+    assert store.identifiers() == [names[-1]]
+
+
+def test_what_a_pruned_release_was_can_still_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, names = five_canaries(tmp_path)
+    path = store.add_evidence(store.open(names[0]), PARITY_KIND, "json", b"{}")
+    prune(store, 1, dry_run=False)
+    assert path.exists()
+    assert main(["show", names[0][:8], "--store", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "tiny v0" in shown
+    assert "pruned: its manifest was kept as evidence" in shown
+    assert "emulator/canary  1" in shown
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    store, _ = five_canaries(tmp_path)
+    left = tmp_path / "releases" / ".incoming-x"
+    left.mkdir()
+    (left / "half").write_text("x")
+    assert prune(store, 5, dry_run=True).leftovers == (left,)
+    prune(store, 5, dry_run=False)
+    assert not left.exists()
+
+
+def test_nothing_is_removed_where_a_history_does_not_hold(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    (tmp_path / "channels/emulator/canary/00000002.json").unlink()
+    with pytest.raises(ManifestError, match=r"00000002\.json is missing"):
+        prune(store, 1, dry_run=False)
+    assert store.identifiers() == sorted(names)
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_what_is_named_now_cannot_be_given_up(tmp_path: Path, keep: int) -> None:
+    store, _ = five_canaries(tmp_path)
+    with pytest.raises(ManifestError, match="1 or more"):
+        prune(store, keep, dry_run=False)
+
+
+def test_a_roll_back_over_a_pruned_release_takes_the_next(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    shutil.rmtree(store.open(names[3]).directory)
+    assert roll_back(store, "emulator", "canary", WHY, BUILD).release == names[2]
