@@ -124,9 +124,7 @@ VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(
-        ["", "a" * 64, "stable", "root", "2026-01-01T00:00:00Z", "\ud800", 2**70, -1, 0, 1e400]
-    ),
+    | st.sampled_from(["", "a" * 64, "stable", "root", "2026-01-01T00:00:00Z", "\ud800", 2**70, -1, 1e400]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
@@ -248,6 +246,7 @@ def test_damaged_documents_are_never_believed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_many_damaged_documents_are_never_believed() -> None:
     assert fuzz(THOROUGH).cases >= THOROUGH
 
