@@ -239,10 +239,19 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
     except PipelineError as error:
         if (last := choice.last(error)) is None:
             raise
-        chosen, model = last, _load(config, last)
+        chosen, model = last, _load_last(config, last, error)
     choice.serves(chosen)
     model.memory = choice.memory
     return model
+
+
+def _load_last(config: RuntimeConfig, last: Choice, reason: PipelineError) -> ActiveModel:
+    try:
+        return _load(config, last)
+    except _NOT_THE_STORES_FAULT:
+        raise
+    except PipelineError as error:
+        raise reason from error  # what has to be mended first
 
 
 def _load(config: RuntimeConfig, chosen: Choice) -> ActiveModel:

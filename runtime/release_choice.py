@@ -90,7 +90,7 @@ class ReleaseChoice:
         )
 
     def last(self, reason: PipelineError) -> Choice | None:
-        """The release that was served last, where the present one cannot be; None where there is none.
+        """The release that was served last, where the present one cannot be; None where it is not here.
 
         Args:
             reason: Why the present one cannot be.
@@ -100,8 +100,9 @@ class ReleaseChoice:
         trust, state = self._trust()
         store, target, channel = self._place(trust)
         name = state.of(target, channel).serving
-        if not name:
-            return None
+        with store_errors(store.root):
+            if not name or not store.holds(name):
+                return None
         # Its digest was remembered when its signature held: that stays so while keys are rotated.
         return Choice(release=store.open(name), keys=store.trust.root.kind, alarm=str(reason))
 

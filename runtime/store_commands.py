@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
-from runtime.contract.errors import ConfigError, ReleaseNotFoundError
+from runtime.contract.errors import ChannelMovedError, ConfigError, ReleaseNotFoundError
 from runtime.contract.keys import PrivateKey, load_key
 from runtime.contract.portable import export, import_file
 from runtime.contract.promotion import Decision, mark_bad, promote, roll_back
@@ -91,6 +91,7 @@ def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
     request_name = ""
     if options.request:
         request_name, request = request_named(store, options.request)
+        _check_seen(store, request)
         if request.action == "roll_back":
             return _signed_roll_back(store, options, request_name, request)
         identifier, target = request.release, request.target
@@ -106,6 +107,18 @@ def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
     if request_name:
         drop_request(store, request_name)
     return _moved(options, entry)
+
+
+def _check_seen(store: ReleaseStore, request: MoveRequest) -> None:
+    """Refuse a request that was written about another state of the channel."""
+    head = store.head(request.target, request.channel)
+    if (head.signed.digest if head else "") != request.seen:
+        who = f"{head.entry.actor}: {head.entry.reason}" if head else "it names nothing"
+        raise ChannelMovedError(
+            f"moved since this was asked for: {who}",
+            where=f"{request.target}/{request.channel}",
+            hint="`releasectl requests --drop` takes it away; ask again",
+        )
 
 
 def _signed_roll_back(
@@ -148,7 +161,14 @@ def _mark_bad(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 def _what_it_is(store: ReleaseStore, what: str, decision: Decision) -> list[str]:
     keys = store.trust.root.kind
-    return [what, f"  by      {decision.actor}", f"  reason  {decision.reason}", f"  signed with {keys}"]
+    force = ["  forced  against advice, which is recorded"] if decision.force else []
+    return [
+        what,
+        f"  by      {decision.actor}",
+        f"  reason  {decision.reason}",
+        *force,
+        f"  signed with {keys}",
+    ]
 
 
 def _decision(options: argparse.Namespace) -> Decision:

@@ -13,7 +13,7 @@ from typing import Final
 
 from runtime.contract.channel_log import Floor
 from runtime.contract.document import from_json, to_json
-from runtime.contract.errors import ConfigError, ManifestError
+from runtime.contract.errors import ConfigError, ManifestError, PipelineError
 from runtime.contract.files import read_bounded, write_document
 from runtime.contract.release import check_digest
 from runtime.contract.trust import Trust
@@ -42,6 +42,10 @@ class _Document:
     anchor: str
     roots: tuple[str, ...]
     channels: dict[str, ChannelState]
+
+    def __post_init__(self) -> None:
+        if self.schema != STATE_SCHEMA:
+            raise ManifestError(f"schema {self.schema}, this version reads {STATE_SCHEMA}", where="schema")
 
 
 @dataclass
@@ -78,20 +82,30 @@ class StoreState:
         except FileNotFoundError:
             return state
         except (OSError, ManifestError) as error:
-            raise ConfigError(
-                f"cannot be read: {error}",
-                where=str(state.path),
-                hint="remove it to begin anew; an older copy of the store is then no longer noticed",
-            ) from error
-        if document.schema == STATE_SCHEMA and document.anchor == trust.anchor_digest:
+            raise state._damaged(error) from error
+        if document.anchor == trust.anchor_digest:
             state.channels, state.roots = dict(document.channels), document.roots
         return state
 
     def trust_since(self, trust: Trust) -> Trust:
-        """The roots seen so far: a store that hides the newest does not take it back."""
+        """The roots seen so far: a store that hides the newest does not take it back.
+
+        Raises:
+            ConfigError: They do not follow each other: the file is damaged.
+        """
         for number, text in enumerate(self.roots):
-            trust.add(text.encode(), f"{self.path or 'state'}: root {number}")
+            try:
+                trust.add(text.encode(errors="replace"), f"root {number}")
+            except PipelineError as error:
+                raise self._damaged(error) from error
         return trust
+
+    def _damaged(self, error: Exception) -> ConfigError:
+        return ConfigError(
+            f"cannot be read: {error}",
+            where=str(self.path or "what was seen"),
+            hint="remove it to begin anew; an older copy of the store is then no longer noticed",
+        )
 
     def of(self, target: str, channel: str) -> ChannelState:
         """What is known of a channel."""

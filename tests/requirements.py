@@ -41,6 +41,7 @@ PROGRAMS: Mapping[str, Program] = {
     "postgres": Program(("postgres",), "postgresql", "usr/lib/postgresql/*/bin/postgres"),
     "prometheus": Program(("prometheus",), "prometheus"),
     "promtool": Program(("promtool",), "prometheus"),
+    "rsync": Program(("rsync",), "rsync"),
 }
 
 

@@ -31,11 +31,20 @@ from runtime.contract.errors import (
     collect_problems,
     store_errors,
 )
-from runtime.contract.files import list_directory, make_directory, sync_directory, write_synced
+from runtime.contract.files import (
+    NotRegularError,
+    list_directory,
+    make_directory,
+    sync_directory,
+    write_synced,
+)
 from runtime.contract.trust import Root, SigningKey, Trust
 
 LARGEST_JUMP: Final = 1000
 """Entries by which a channel may be ahead of what was seen: a stolen key cannot use up all numbers."""
+
+_NO_FILE: Final = (IsADirectoryError, NotRegularError)
+"""Something under an entry's name that can be none, whatever comes: no reason to stop."""
 
 
 class NotThereYetError(StoreError):
@@ -137,7 +146,9 @@ class ChannelLog:
             except StoreError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     continue
-                raise
+                if not isinstance(error.__cause__, _NO_FILE):
+                    raise
+                refused.append(error)
             except PipelineError as error:
                 refused.append(error)
             else:
@@ -285,11 +296,17 @@ class ChannelLog:
         try:
             read_entry(path, [self._trust.root])
         except StoreError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
+            nothing = isinstance(error.__cause__, FileNotFoundError)
+            if not nothing and not isinstance(error.__cause__, _NO_FILE):
                 raise
+            if not nothing or path.is_symlink():
+                self._move_aside(path)
         except PipelineError:
-            aside = tempfile.mkdtemp(prefix=f".refused-{path.stem}-", dir=self.folder)
-            path.rename(Path(aside) / path.name)
+            self._move_aside(path)
+
+    def _move_aside(self, path: Path) -> None:
+        aside = tempfile.mkdtemp(prefix=f".refused-{path.stem}-", dir=self.folder)
+        path.rename(Path(aside) / path.name)
 
 
 def next_sequence(tip: SignedEntry | None, where: str) -> int:

@@ -104,8 +104,9 @@ def load_key(path: Path, passphrase: Callable[[Path], bytes] | None = None) -> P
             where=str(path),
             hint="sign with `releasectl` in a terminal",
         )
+    word = passphrase(path) if locked and passphrase else None
     try:
-        key = load_pem_private_key(data, passphrase(path) if locked and passphrase else None)
+        key = load_pem_private_key(data, word)
     except (ValueError, TypeError) as error:
         what = "the passphrase does not open it" if locked else "is no private key in PEM"
         raise KeyFileError(what, where=str(path)) from error

@@ -91,7 +91,12 @@ def export(store: ReleaseStore, identifier: str, path: Path) -> Release:
         for name, data in _contents(store, release):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o444
-            archive.addfile(member, io.BytesIO(data))
+            try:
+                archive.addfile(member, io.BytesIO(data))
+            except ValueError as error:  # a name that the format has no room for
+                raise ExportFileError(
+                    f"its {error}", where=name, hint="an export takes 100 characters"
+                ) from error
     with store_errors(path):
         write_document(path, buffer.getvalue())
     return release

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
 from runtime.contract.channel_log import Head
 from runtime.contract.channels import ChannelEntry
-from runtime.contract.errors import PipelineError, ReleaseNotFoundError, TargetMismatchError
+from runtime.contract.errors import (
+    DigestMismatchError,
+    ManifestError,
+    PipelineError,
+    ReleaseNotFoundError,
+    TargetMismatchError,
+)
 from runtime.contract.release import Manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, refuse_double
-from runtime.contract.trust import SigningKey
+from runtime.contract.trust import SignatureError, SigningKey
 
 TOOLCHAIN_OF: Final = {"emulator": "emulator", "hailo8": "hailo-dfc", "hailo8l": "hailo-dfc"}
 """Whose numbers count for a target: what another toolchain emulated says nothing about its chip."""
@@ -135,8 +142,8 @@ def roll_back(
     """Let a channel return to an earlier release: a new entry, no edit.
 
     Args:
-        to: A release that the channel named before; None takes the newest such that is not marked bad.
-            Where there is none, ``canary`` names nothing from then on.
+        to: A release that the channel named before; None takes the newest such that is whole and
+            not marked bad. Where there is none, ``canary`` names nothing from then on.
 
     Raises:
         PromotionRefusedError: Nothing to return to, or ``to`` was never named, or is marked bad, not forced.
@@ -172,8 +179,11 @@ def roll_back(
 
 def _newest_good(store: ReleaseStore, names: list[str]) -> str | None:
     for name in dict.fromkeys(names):
-        if store.holds(name) and not store.is_marked_bad(store.open(name)):
-            return name
+        with contextlib.suppress(ReleaseNotFoundError, DigestMismatchError, ManifestError, SignatureError):
+            release = store.open_signed(name)
+            release.verify()
+            if not store.is_marked_bad(release):
+                return name
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from runtime.contract.channels import CHANNELS
 from runtime.contract.document import MAX_DOCUMENT_BYTES, from_json, sha256_bytes, to_json
-from runtime.contract.errors import ManifestError, ReleaseNotFoundError, store_errors
+from runtime.contract.errors import ManifestError, ReleaseNotFoundError, StoreError, store_errors
 from runtime.contract.files import list_directory, read_bounded, sync_directory, write_document
 from runtime.contract.release import TARGETS, check_digest
 from runtime.contract.store import ReleaseStore
@@ -55,6 +55,10 @@ class MoveRequest:
             raise ManifestError(f"{self.action[:40]!r} cannot be requested", where="action")
         if self.target not in TARGETS or self.channel not in CHANNELS:
             raise ManifestError("is no channel", where="channel")
+        for field in ("approved_by", "reason", "origin", "at"):
+            # It is shown before anybody has vouched for it: nothing that a terminal obeys.
+            if not (text := getattr(self, field)).strip() or not text.isprintable():
+                raise ManifestError("must be said, in one line", where=field)
         for field in ("release", "seen"):
             if value := getattr(self, field):
                 check_digest(value, field)
@@ -71,7 +75,7 @@ def write_request(store: ReleaseStore, request: MoveRequest) -> str:
 
 
 def pending_requests(store: ReleaseStore) -> dict[str, MoveRequest]:
-    """Name to request, oldest first; those that are none are left out.
+    """Name to request, oldest first; those that are none, or cannot be read, are left out.
 
     Raises:
         StoreError: The store cannot be read.
@@ -83,7 +87,7 @@ def pending_requests(store: ReleaseStore) -> dict[str, MoveRequest]:
     for name in names[:MOST_REQUESTS]:
         try:
             found[name] = read_request(folder / f"{name}.json")
-        except ManifestError:
+        except (ManifestError, StoreError):
             continue
     return dict(sorted(found.items(), key=lambda item: (item[1].at, item[0])))
 

@@ -1,0 +1,315 @@
+"""``releasectl``'s moves: what they print, sign and refuse, and what their exit code says."""
+
+from __future__ import annotations
+
+import getpass
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.cli import main
+from runtime.contract.keys import KeyFolder, load_key
+from runtime.contract.promotion import Decision, promote
+from runtime.contract.requests import MoveRequest, pending_requests, write_request
+from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import Trust
+from tests.keys import BUILD, MANAGER, a_store, key_folder
+from tests.moves import floor_of, published
+
+Capture = pytest.CaptureFixture[str]
+REASON = ("--reason", "looked at it")
+
+
+def run(capsys: Capture, store: Path, verb: str, *arguments: str) -> tuple[int, str, str]:
+    code = main([verb, "--store", str(store), *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def answer(capsys: Capture, store: Path, verb: str, *arguments: str) -> Any:
+    code, out, err = run(capsys, store, verb, *arguments, "--json")
+    assert code == 0, out + err
+    return json.loads(out)
+
+
+def failure(capsys: Capture, store: Path, verb: str, *arguments: str) -> dict[str, str]:
+    code, out, _ = run(capsys, store, verb, *arguments, "--json")
+    assert code != 0
+    found: dict[str, str] = json.loads(out)
+    return found
+
+
+@pytest.fixture(name="releases")
+def two_canaries(tmp_path: Path) -> list[Release]:
+    return published(tmp_path, "v1", "v2", channels=("canary",))
+
+
+def test_promote_roll_back_and_mark(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    for release in releases:
+        moved = answer(capsys, tmp_path, "promote", release.id[:12], "--yes", "--by", "Ada", *REASON)
+        assert (moved["release"], moved["action"], moved["actor"]) == (release.id, "promote", "Ada")
+    back = answer(capsys, tmp_path, "rollback", "emulator", "stable", "--yes", *REASON)
+    assert (back["release"], back["previous"]) == (releases[0].id, releases[1].id)
+    assert back["actor"] == getpass.getuser()
+    mark = answer(capsys, tmp_path, "mark-bad", releases[1].id, "--yes", *REASON)
+    assert (mark["action"], mark["marked"], mark["channel"]) == ("mark_bad", releases[1].id, "stable")
+    to = ("--to", releases[1].id)
+    error = failure(capsys, tmp_path, "rollback", "emulator", "stable", *to, "--yes", *REASON)
+    assert error["error"] == "promotion_refused"
+    forced = answer(capsys, tmp_path, "rollback", "emulator", "stable", *to, "--yes", "--force", *REASON)
+    assert len(forced["overridden"]) == 1
+    told = answer(capsys, tmp_path, "history", "emulator", "stable")
+    assert [each["action"] for each in told] == ["promote", "promote", "roll_back", "mark_bad", "roll_back"]
+    assert {tuple(each["signed_by"]) for each in told} == {(MANAGER.keyid,)}
+    (second,) = answer(capsys, tmp_path, "history", "emulator", "stable", "--at", "2")
+    assert second["release"] == releases[1].id
+    assert failure(capsys, tmp_path, "history", "--at", "99")["error"] == "no_release"
+    code, out, err = run(capsys, tmp_path, "history")
+    assert (code, len(out.splitlines()), err) == (0, 7, "")
+
+
+def test_a_history_that_does_not_hold_is_told(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    (tmp_path / "channels/emulator/canary/00000001.json").unlink()
+    code, _, err = run(capsys, tmp_path, "history")
+    assert code == 1
+    assert "00000001.json is missing" in err
+
+
+def test_a_mark_of_the_build_host(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    arguments = (releases[0].id, "--channel", "canary", "--yes", *REASON)
+    assert answer(capsys, tmp_path, "mark-bad", *arguments)["channel"] == "canary"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--yes",), "promotion_refused", "reason: must be said"),
+        (("--yes", *REASON, "--by", " "), "promotion_refused", "actor: must be said"),
+        (REASON, "not_confirmed", "nobody was there to confirm it"),
+        (("--yes", *REASON, "--key", "nowhere.pem"), "key_file", "cannot be read"),
+        (("--yes", *REASON, "--key", "{keys}/build.pem"), "wrong_role", "this takes a key of role stable"),
+        (("--yes", *REASON, "--key", "{keys}/root.json"), "key_file", "others may read it"),
+    ],
+)
+def test_what_is_not_signed(
+    tmp_path: Path,
+    releases: list[Release],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: str,
+    words: str,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
+    given = [each.format(keys=key_folder()) for each in arguments]
+    error = failure(capsys, tmp_path, "promote", releases[0].id, *given)
+    assert error["error"] == code
+    assert words in json.dumps(error)
+    assert a_store(tmp_path).history("emulator", "stable") == []
+
+
+def test_without_a_key_it_says_which_variable_names_one(
+    tmp_path: Path, releases: list[Release], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RELEASE_KEY_FILE")
+    code, _, err = run(capsys, tmp_path, "promote", releases[0].id, "--yes", *REASON)
+    assert code != 0
+    assert "RELEASE_KEY_FILE: no key to sign for stable" in err
+
+
+class Terminal(io.StringIO):
+    """Somebody who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("typed", "moves"), [("y\n", 1), ("\n", 0), ("no\n", 0)])
+def test_a_person_is_asked_and_sees_what_they_sign(
+    tmp_path: Path,
+    releases: list[Release],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    moves: int,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    code, _, err = run(capsys, tmp_path, "promote", releases[0].id, "--by", "Ada", "--force", *REASON)
+    assert (code == 0) == bool(moves)
+    for words in (releases[0].id[:16], "Ada", "looked at it", "forced", "development keys"):
+        assert words in err
+    assert len(a_store(tmp_path).history("emulator", "stable")) == moves
+
+
+def test_a_key_that_others_may_read_is_refused(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    key = tmp_path / "manager.pem"
+    key.write_bytes(MANAGER.pem())
+    key.chmod(0o640)
+    error = failure(capsys, tmp_path, "promote", releases[0].id, "--yes", *REASON, "--key", str(key))
+    assert error["error"] == "key_file"
+    assert "others may read it (mode 0640)" in json.dumps(error)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "word", "code"),
+    [(True, "open", ""), (True, "wrong", "key_file"), (False, "open", "not_confirmed")],
+)
+def test_an_encrypted_key_asks_for_its_passphrase(
+    tmp_path: Path,
+    releases: list[Release],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+    word: str,
+    code: str,
+) -> None:
+    key = tmp_path / "manager.pem"
+    key.touch(0o600)
+    key.write_bytes(MANAGER.pem(b"open"))
+    monkeypatch.setattr(sys, "stdin", Terminal() if terminal else io.StringIO())
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: word)
+    arguments = ("promote", releases[0].id, "--yes", *REASON, "--key", str(key))
+    if code:
+        assert failure(capsys, tmp_path, *arguments)["error"] == code
+    else:
+        assert answer(capsys, tmp_path, *arguments)["release"] == releases[0].id
+
+
+# Requests.
+
+
+def ask(store: ReleaseStore, release: str, **changes: Any) -> str:
+    head = store.head("emulator", "stable")
+    fields: dict[str, Any] = {
+        "schema": 1,
+        "action": "promote",
+        "target": "emulator",
+        "channel": "stable",
+        "release": release,
+        "approved_by": "Bob",
+        "reason": "it passed",
+        "force": False,
+        "origin": "run 1",
+        "seen": head.signed.digest if head else "",
+        "at": "2026-11-27T10:00:00+00:00",
+    }
+    return write_request(store, MoveRequest(**(fields | changes)))
+
+
+def test_a_request_is_shown_signed_and_gone(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
+    name = ask(a_store(tmp_path), releases[0].id)
+    (shown,) = answer(capsys, tmp_path, "requests")
+    assert (shown["name"], shown["release"], shown["approved_by"]) == (name, releases[0].id, "Bob")
+    assert "Bob: it passed" in run(capsys, tmp_path, "requests")[1]
+    moved = answer(capsys, tmp_path, "promote", "--request", name[:12], "--yes")
+    assert (moved["release"], moved["actor"]) == (releases[0].id, "Bob")
+    assert moved["reason"] == "it passed (requested by Bob, run 1)"
+    assert answer(capsys, tmp_path, "requests") == []
+    assert "no move waits" in run(capsys, tmp_path, "requests")[1]
+
+
+def test_a_requested_roll_back_is_signed(tmp_path: Path, capsys: Capture) -> None:
+    first, _ = published(tmp_path, "v1", "v2")
+    name = ask(a_store(tmp_path), "", action="roll_back")
+    assert answer(capsys, tmp_path, "promote", "--request", name, "--yes")["release"] == first.id
+    assert pending_requests(a_store(tmp_path)) == {}
+
+
+def test_a_request_about_what_was_is_refused(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    store = a_store(tmp_path)
+    name = ask(store, releases[0].id)
+    promote(store, "emulator", releases[1].id, Decision(actor="Ada", reason="newer"), MANAGER)
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    assert error["error"] == "channel_moved"
+    assert "moved since this was asked for: Ada: newer" in json.dumps(error)
+    assert list(pending_requests(store)) == [name]
+    assert answer(capsys, tmp_path, "requests", "--drop", name[:8]) == []
+
+
+def test_a_request_for_what_must_not_be_stays(tmp_path: Path, capsys: Capture) -> None:
+    (release,) = published(tmp_path, "v1", channels=())
+    name = ask(a_store(tmp_path), release.id)
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    assert error["error"] == "promotion_refused"
+    assert list(pending_requests(a_store(tmp_path))) == [name]
+    assert failure(capsys, tmp_path, "promote", "--request", "f" * 12, "--yes")["error"] == "no_release"
+
+
+# Keys.
+
+
+def test_keys_are_shown(tmp_path: Path, capsys: Capture) -> None:
+    shown = answer(capsys, tmp_path, "keys", "show")
+    assert (shown["version"], shown["development"]) == (1, True)
+    assert shown["roles"]["stable"] == {"keys": [MANAGER.keyid], "threshold": 1}
+    out = run(capsys, tmp_path, "keys", "show")[1]
+    assert "all keys lie on one machine: they separate nobody" in out
+    assert BUILD.keyid[:16] in out
+
+
+def test_keys_are_made_once(tmp_path: Path, capsys: Capture) -> None:
+    made = answer(capsys, tmp_path, "keys", "init", str(tmp_path / "keys"))
+    root = Trust.load(Path(made["TRUST_ROOT"])).root
+    assert (root.kind, root.version) == ("own keys", 1)
+    assert load_key(Path(made["RELEASE_KEY_FILE"])).keyid in root.roles["stable"].keyids
+    error = failure(capsys, tmp_path, "keys", "init", str(tmp_path / "keys"))
+    assert "holds a root of trust already" in json.dumps(error)
+
+
+@pytest.mark.parametrize("holder", ["build", "release-manager", "root"])
+def test_a_key_is_rotated_and_who_saw_the_store_before_follows(
+    tmp_path: Path, capsys: Capture, holder: str
+) -> None:
+    store = tmp_path / "store"
+    (release,) = published(store, "v1")
+    floors = {name: floor_of(store, name) for name in ("canary", "stable")}
+    new = tmp_path / "new.pem"
+    arguments = ("keys", "rotate", str(key_folder()), "--holder", holder, "--new", str(new))
+    shown = answer(capsys, store, *arguments)
+    again = {"build": [release.id, "emulator/canary"], "release-manager": ["emulator/stable"], "root": []}
+    assert (shown["version"], shown["signed_again"]) == (2, again[holder])
+    for name, floor in floors.items():
+        assert a_store(store).follow("emulator", name, floor).release.id == release.id
+    code, out, _ = run(capsys, store, "verify")
+    assert code == 0, out
+    error = failure(capsys, store, *arguments)
+    assert error["error"] == ("unknown_key" if holder == "root" else "key_file")
+    if holder == "release-manager":
+        error = failure(capsys, store, "mark-bad", release.id, "--yes", *REASON)
+        assert error["error"] == "unknown_key"
+        arguments = ("mark-bad", release.id, "--yes", *REASON, "--key", str(new))
+        assert answer(capsys, store, *arguments)["marked"] == release.id
+
+
+def test_a_rotation_that_was_cut_off_is_finished(tmp_path: Path, capsys: Capture) -> None:
+    store, new = tmp_path / "store", tmp_path / "new.pem"
+    (release,) = published(store, "v1")
+    entry = store / "channels/emulator/stable/00000002.json"
+    rotate = ("rotate", str(key_folder()), "--holder", "release-manager", "--new", str(new))
+    answer(capsys, store, "keys", *rotate)
+    entry.unlink()
+    resign = ("resign", "--holder", "release-manager", "--new", str(new))
+    assert answer(capsys, store, "keys", *resign)["signed_again"] == ["emulator/stable"]
+    assert a_store(store).resolve("emulator", "stable").id == release.id
+
+
+@pytest.mark.parametrize("what", ["init", "rotate", "resign"])
+def test_keys_say_what_they_need(tmp_path: Path, capsys: Capture, what: str) -> None:
+    assert failure(capsys, tmp_path, "keys", what)["error"] == "config"
+
+
+def test_a_folder_with_something_else_is_no_key_folder(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "notes").touch()
+    error = failure(capsys, tmp_path, "keys", "init", str(tmp_path))
+    assert error["error"] == "key_file"
+    assert not KeyFolder(tmp_path).root.exists()
