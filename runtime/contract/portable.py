@@ -267,9 +267,7 @@ def _evidence(files: dict[str, bytes], identifier: str, where: str) -> list[tupl
     return found
 
 
-def _append(
-    store: ReleaseStore, target: str, channel: str, entries: list[SignedEntry], trust: Trust
-) -> None:
+def _append(store: ReleaseStore, target: str, channel: str, entries: list[SignedEntry], trust: Trust) -> None:
     """Add entries, the newest first: a reader sees the old head or the new one and none between.
 
     Where this ends in the middle, nobody can continue a history with a gap; the same import closes it.

@@ -195,7 +195,9 @@ class Release:
                 self.read(artifact.name)
         listed = {MANIFEST_NAME, SIGNATURE_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
         with collect_problems(found), store_errors(self.directory):
-            extra = [n for n in list_directory(self.directory) if n not in listed and not n.startswith(LEFTOVERS)]
+            extra = [
+                n for n in list_directory(self.directory) if n not in listed and not n.startswith(LEFTOVERS)
+            ]
             found += [f"{self.directory / name}: is not named by the manifest" for name in extra]
         return found
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -35,7 +36,7 @@ EVENT_OF: Final = {
     "ftruncate": "os.truncate",
 }
 """What the interpreter itself reports of a call, in C: write and fsync it does not report."""
-HARMLESS_EVENTS: Final = ("os.listdir", "os.scandir")
+HARMLESS_EVENTS: Final = ("os.listdir", "os.scandir", "os.walk")
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,7 @@ class Watch:
             done = True
         finally:
             data = call.data[:result] if done and call.name in ("write", "pwrite") else call.data
-            self.calls[place] = Call(
-                call.name, call.path, call.to, call.handle, data, call.number, done
-            )
+            self.calls[place] = Call(call.name, call.path, call.to, call.handle, data, call.number, done)
         return result
 
     def _half(self, call: Call) -> None:
@@ -172,6 +171,25 @@ KILLED: Final = "killed"
 
 def in_child(work: Callable[[], object]) -> Any:
     """What ``work`` returns in a forked process, or ``KILLED`` where SIGKILL ended it."""
+    return _start(work)()
+
+
+def at_once(works: Sequence[Callable[[], object]]) -> list[Any]:
+    """What each returns, every one in a process of its own, all let go together."""
+    waiting, going = os.pipe()
+
+    def told(work: Callable[[], object]) -> object:
+        os.close(going)
+        os.read(waiting, 1)  # ends when nobody holds the other end any more
+        return work()
+
+    answers = [_start(functools.partial(told, work)) for work in works]
+    os.close(going)
+    os.close(waiting)
+    return [answer() for answer in answers]
+
+
+def _start(work: Callable[[], object]) -> Callable[[], Any]:
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests: the child needs none
@@ -179,6 +197,10 @@ def in_child(work: Callable[[], object]) -> Any:
     if child == 0:
         _child(work, reading, writing)
     os.close(writing)
+    return functools.partial(_answer, child, reading)
+
+
+def _answer(child: int, reading: int) -> Any:
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
     _, status = os.waitpid(child, 0)
