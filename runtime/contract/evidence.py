@@ -18,7 +18,7 @@ from runtime.contract.errors import (
     collect_problems,
     store_errors,
 )
-from runtime.contract.files import list_directory, read_bounded, write_document
+from runtime.contract.files import list_directory, read_bounded, sync_directory, write_document
 
 FOLDER: Final = "evidence"
 MANIFEST_KIND: Final = "manifest"
@@ -62,7 +62,9 @@ def write_evidence(folder: Path, kind: str, suffix: str, data: bytes) -> Path:
             there = read_bounded(path, len(data)) == data
         except FileNotFoundError:
             there = False
-        if not there:
+        if there:
+            sync_directory(folder)  # whoever wrote it may have been killed before this
+        else:
             write_document(path, data)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -9,6 +10,10 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+LEFTOVERS: Final = (".document-", ".entry-", ".incoming-", ".pruned-")
+"""How names begin that a killed writer may leave; nobody reads them, and a prune takes them away."""
 
 
 class NotRegularError(OSError):
@@ -77,9 +82,16 @@ def list_directory(path: Path) -> list[str]:
 
 def make_directory(path: Path) -> None:
     """Make a directory and those above it that are missing, all on the disk when this returns."""
-    missing = [place for place in (path, *path.parents) if not is_directory(place)]
-    path.mkdir(parents=True, exist_ok=True)
-    for made in missing:
+    missing = []
+    for there in (path, *path.parents):
+        if is_directory(there):
+            break
+        missing.append(there)
+    # Whoever made it may have been killed before this; above a store there may be nothing to see.
+    with contextlib.suppress(PermissionError):
+        sync_directory(there.parent)
+    for made in reversed(missing):
+        made.mkdir(exist_ok=True)
         sync_directory(made.parent)
 
 

@@ -23,7 +23,7 @@ from runtime.contract.errors import (
     store_errors,
 )
 from runtime.contract.evidence import MAX_EVIDENCE_BYTES, evidence_name, write_evidence
-from runtime.contract.files import make_directory, open_regular, write_document
+from runtime.contract.files import make_directory, open_regular, read_bounded, sync_directory, write_document
 from runtime.contract.gate import check_publishable
 from runtime.contract.release import (
     MANIFEST_NAME,
@@ -152,14 +152,15 @@ def import_file(store: ReleaseStore, path: Path) -> Imported:
             for channel in CHANNELS
         }
         evidence = _evidence(files, identifier, str(path))
-        for document in trust.documents[len(trust.documents) - roots :]:
-            store.add_root(document)
         release = store.put(inside, trust.root)
         for kind, suffix, data in evidence:
             write_evidence(store.evidence_folder(identifier), kind, suffix, data)
         for place, entries in histories.items():
             target, channel = place.split("/")
-            _append(store, target, channel, entries)
+            _append(store, target, channel, entries, trust)
+        # Last: under a new root nothing counts that it does not vouch for.
+        for document in trust.documents[len(trust.documents) - roots :]:
+            store.add_root(document)
     return Imported(
         release=release, entries={place: len(found) for place, found in histories.items()}, roots=roots
     )
@@ -237,7 +238,7 @@ def _new_entries(
     folder = store.root / "channels" / target / channel
     names = sorted(name.removeprefix(prefix) for name in files if name.startswith(prefix))
     theirs = [check_entry(files[prefix + name], folder / name, trust.roots) for name in names]
-    mine = store.chain(target, channel)
+    mine = ChannelLog(folder, trust).chain()
     known = {signed.entry.sequence: signed.digest for signed in mine}
     new: list[SignedEntry] = []
     tip = mine[-1] if mine else None
@@ -271,10 +272,23 @@ def _evidence(files: dict[str, bytes], identifier: str, where: str) -> list[tupl
     return found
 
 
-def _append(store: ReleaseStore, target: str, channel: str, entries: list[SignedEntry]) -> None:
+def _append(store: ReleaseStore, target: str, channel: str, entries: list[SignedEntry], trust: Trust) -> None:
+    """Add entries, the newest first: a reader sees the old head or the new one and none between.
+
+    Where this ends in the middle, nobody can continue a history with a gap; the same import closes it.
+    """
     folder = store.root / "channels" / target / channel
-    log = ChannelLog(folder, store.trust)
+    log = ChannelLog(folder, trust)
     with store_errors(folder):
         make_directory(folder)
-    for signed in entries:
-        log.add(signed.document, signed.entry.sequence)
+        for signed in reversed(entries):
+            if not _is_there(folder / entry_name(signed.entry.sequence), signed.document):
+                log.add(signed.document, signed.entry.sequence)
+        sync_directory(folder)  # those that were there, too
+
+
+def _is_there(path: Path, document: bytes) -> bool:
+    try:
+        return read_bounded(path, MAX_ENVELOPE_BYTES) == document
+    except FileNotFoundError:
+        return False

@@ -82,7 +82,7 @@ def promote(
     head = store.present(target, "stable")
     release = check_promotable(store, target, identifier)
     if head and head.entry.release == release.id:
-        return head.entry
+        return store.settled(head)
     overridden = _advice(store, release, decision)
     return _move(store, "stable", release, "promote", decision, key, head, overridden)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,12 +11,9 @@ from pathlib import Path
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import ManifestError, store_errors
 from runtime.contract.evidence import MANIFEST_KIND, write_evidence
-from runtime.contract.files import list_directory, read_bounded, sync_directory
+from runtime.contract.files import LEFTOVERS, is_directory, read_bounded, sync_directory
 from runtime.contract.release import MANIFEST_NAME, TARGETS
 from runtime.contract.store import ReleaseStore
-
-_LEFTOVERS = (".incoming-", ".pruned-")
-"""Of writers that were killed; whoever holds the writers' lock is alone, so that they are nobody's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class Pruning:
         removed: Ids of releases.
         kept: Id to why it is kept, one sentence.
         size: Bytes of the releases that are removed.
-        leftovers: Folders that killed writers left.
+        leftovers: Files and folders that killed writers left.
     """
 
     removed: tuple[str, ...]
@@ -54,11 +52,11 @@ def prune(store: ReleaseStore, keep: int, *, dry_run: bool) -> Pruning:
         return _plan(store, keep)
     with store.writing():
         plan = _plan(store, keep)
+        # First, so that no name that is needed is taken.
+        with store_errors(store.root):
+            _remove_leftovers(plan.leftovers)
         for identifier in plan.removed:
             _remove(store, identifier)
-        with store_errors(store.root):
-            for path in plan.leftovers:
-                shutil.rmtree(path)
     return plan
 
 
@@ -67,9 +65,32 @@ def _plan(store: ReleaseStore, keep: int) -> Pruning:
     removed = [name for name in store.identifiers() if name not in kept]
     folder = store.root / "releases"
     with store_errors(folder):
-        leftovers = [folder / name for name in list_directory(folder) if name.startswith(_LEFTOVERS)]
+        leftovers = _leftovers(store.root)
         size = sum(path.stat().st_size for name in removed for path in (folder / name).iterdir())
     return Pruning(removed=tuple(removed), kept=kept, size=size, leftovers=tuple(leftovers))
+
+
+def _leftovers(root: Path) -> list[Path]:
+    """Of writers that were killed: whoever holds the writers' lock is alone, so that they are nobody's."""
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root, onerror=_raise) if is_directory(root) else ():
+        found += [Path(folder) / name for name in sorted([*folders, *files]) if name.startswith(LEFTOVERS)]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _remove_leftovers(paths: Iterable[Path]) -> None:
+    for path in paths:
+        sync_directory(path.parent)  # a release that was renamed must not come back without its files
+        if is_directory(path):
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        sync_directory(path.parent)
 
 
 def _needed(store: ReleaseStore, keep: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ from runtime.contract.errors import (
     collect_problems,
     store_errors,
 )
-from runtime.contract.files import NotRegularError, list_directory, read_bounded
+from runtime.contract.files import LEFTOVERS, NotRegularError, list_directory, read_bounded
 from runtime.contract.gate import check_artifact, check_publishable
 from runtime.contract.hailo_compatibility import check_architecture, device_of
 from runtime.contract.release import (
@@ -195,7 +195,9 @@ class Release:
                 self.read(artifact.name)
         listed = {MANIFEST_NAME, SIGNATURE_NAME, *(artifact.name for artifact in self.manifest.artifacts)}
         with collect_problems(found), store_errors(self.directory):
-            extra = [name for name in list_directory(self.directory) if name not in listed]
+            extra = [
+                n for n in list_directory(self.directory) if n not in listed and not n.startswith(LEFTOVERS)
+            ]
             found += [f"{self.directory / name}: is not named by the manifest" for name in extra]
         return found
 

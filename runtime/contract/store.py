@@ -32,6 +32,7 @@ from runtime.contract.evidence import evidence_record, write_evidence
 from runtime.contract.files import (
     move_aside,
     read_bounded,
+    sync_directory,
     write_directory,
     write_document,
 )
@@ -144,7 +145,9 @@ class ReleaseStore(StoreReader):
         with store_errors(self.root):
             if directory.exists() and not _is_whole(directory):
                 move_aside(directory)
-            if not directory.exists():
+            if directory.exists():
+                self._settle(directory)
+            else:
                 write_directory(directory, files)
         release = open_release(directory)
         release.verify()
@@ -155,6 +158,12 @@ class ReleaseStore(StoreReader):
                 write_document(directory / SIGNATURE_NAME, files[SIGNATURE_NAME])
             release.check_signature(root)
         return release
+
+    @staticmethod
+    def _settle(directory: Path) -> None:
+        """Put names in a directory, and its own, on the disk: who wrote them may have been killed before."""
+        sync_directory(directory)
+        sync_directory(directory.parent)
 
     def sign_release_again(self, identifier: str, key: SigningKey) -> None:
         """Vouch with a key of the present root for a release that one of an earlier root vouched for.
@@ -194,7 +203,7 @@ class ReleaseStore(StoreReader):
         target = release.manifest.target
         head = self.present(target, channel)
         if head and head.entry.release == release.id:
-            return head.entry
+            return self.settled(head)
         return self.move(
             target, channel, release.id, action=action, actor=actor, reason=reason, key=key, seen=head
         ).entry
@@ -205,6 +214,13 @@ class ReleaseStore(StoreReader):
             return self.head(target, channel)
         except (SignatureError, ManifestError):
             return None
+
+    def settled(self, head: Head) -> ChannelEntry:
+        """What a channel says already, on the disk when this returns."""
+        folder = self._channel(head.entry.target, head.entry.channel)
+        with store_errors(folder):
+            self._settle(folder)
+        return head.entry
 
     def move(
         self,
