@@ -30,6 +30,7 @@ from runtime.contract.parity import (
     of_our_schema,
 )
 from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import UnsignedError
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, normalize
 
 CHAMPION_CHANNEL: Final = "stable"
@@ -57,8 +58,11 @@ def compare_with_champion(
         StoreError, ManifestError, DigestMismatchError: There is a champion, and it cannot be read.
         ToolchainError: This build's contexts could not be run.
     """
-    entry = store.current(toolchain.target, CHAMPION_CHANNEL)
-    if entry is None:
+    try:
+        entry = store.current(toolchain.target, CHAMPION_CHANNEL)
+    except UnsignedError:
+        entry = None  # written before entries were signed: nobody has promoted anything yet
+    if entry is None or not entry.release:
         return _comparison(NO_CHAMPION, policy)
     champion = store.resolve(toolchain.target, CHAMPION_CHANNEL)
     found = _on_evaluation(champion, evidence) or _on_golden(bench, toolchain, champion, hef)

@@ -13,7 +13,7 @@ from assets.product import Product, Workbench
 from runtime.contract.errors import PipelineError
 from runtime.contract.keys import KeyFileError, KeyFolder, PrivateKey, load_key
 from runtime.contract.store import ReleaseStore
-from runtime.contract.trust import Trust
+from runtime.contract.trust import Trust, TrustRootError
 
 if TYPE_CHECKING:
     from assets.toolchain import Toolchain
@@ -79,6 +79,8 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             TrustRootError: ``TRUST_ROOT`` names no root of trust.
         """
+        if not self.trust_root:
+            raise TrustRootError("TRUST_ROOT is not set", hint="docs/keys.md says what it names")
         if self.development_keys:
             KeyFolder(Path(self.development_keys)).make(development=True)
         return ReleaseStore(Path(self.release_store), Trust.load(Path(self.trust_root)))

@@ -231,13 +231,15 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
             recorded outputs on this machine.
     """
     choice = choice or ReleaseChoice(config)
+    chosen: Choice | None = None
     try:
         chosen = choice.find()
         model = _load(config, chosen)
     except _NOT_THE_STORES_FAULT:
         raise
     except PipelineError as error:
-        if (last := choice.last(error)) is None:
+        last = choice.last(error)
+        if last is None or (chosen and chosen.release.id == last.release.id):
             raise
         chosen, model = last, _load_last(config, last, error)
     choice.serves(chosen)

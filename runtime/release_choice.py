@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from runtime.contract.store_reader import Release, StoreReader, open_release
 from runtime.contract.trust import Trust
 from runtime.store_state import StoreState
 
+_MOST_REFUSED: Final = 3
 _WHERE_TO_LOOK: Final = "publish one with `make run`, or set RELEASE_STORE"
 
 
@@ -85,7 +87,7 @@ class ReleaseChoice:
         return Choice(
             release=resolved.release,
             keys=store.trust.root.kind,
-            alarm="; ".join(resolved.head.refused),
+            alarm=_in_short(resolved.head.refused),
             sequence=resolved.head.entry.sequence,
         )
 
@@ -121,6 +123,12 @@ class ReleaseChoice:
     def _place(self, trust: Trust) -> tuple[StoreReader, str, str]:
         store = StoreReader(self._config.release_store, trust)
         return store, self._config.target or _only_target(store), self._config.release_channel
+
+
+def _in_short(refused: Sequence[str]) -> str:
+    """The first few sentences: a store may be full of entries that nobody signed."""
+    rest = len(refused) - _MOST_REFUSED
+    return "; ".join([*refused[:_MOST_REFUSED], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _release_at(path: Path) -> Release:

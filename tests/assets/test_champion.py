@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ from runtime.contract.parity import (
     ParityEvidence,
 )
 from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import SignatureError
 from runtime.contract.window import FloatArray
 from tests.chain import Chain
 from tests.keys import BUILD, MANAGER, a_store
 from tests.simulators import flip_bit
 
+DATA = Path(__file__).parent.parent / "data"
 pytestmark = pytest.mark.build
 
 ELSEWHERE = {"evaluation_sha256": "0" * 64}
@@ -120,6 +123,26 @@ def test_no_champion_is_no_obstacle_and_says_so(chain: Chain, tmp_path: Path) ->
     found = compare(chain, a_store(tmp_path / "none"))
     assert (found.state, found.passed) == (NO_CHAMPION, True)
     assert (found.sqnr_db, found.champion_sqnr_db, found.metrics) == (None, None, {})
+
+
+def test_a_stable_from_before_signatures_is_nobodys(chain: Chain, tmp_path: Path) -> None:
+    """Else a store that was made before could never be built into again."""
+    shutil.copytree(DATA / "schema1", tmp_path / "store")
+    store = a_store(tmp_path / "store")
+    assert compare(chain, store).state == NO_CHAMPION
+    publish(chain, store)
+    assert store.current("emulator", "canary") is not None
+
+
+def test_a_stable_that_was_altered_is_an_obstacle(chain: Chain, tmp_path: Path) -> None:
+    store = a_store(tmp_path)
+    release = publish(chain, store)
+    store.point("stable", release, actor="test", reason="test", key=MANAGER)
+    path = tmp_path / "channels/emulator/stable/00000001.json"
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes().replace(b'"sig": "', b'"sig": "AAAA'))
+    with pytest.raises(SignatureError):
+        compare(chain, store)
 
 
 def test_the_same_artifact_compares_as_equal(chain: Chain, tmp_path: Path) -> None:
