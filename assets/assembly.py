@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from assets.calibration import parse_sets
+from assets.calibration import WindowSet, WindowSets
 from assets.onnx_model import check_agreement, source_latents
 from assets.product import Product, Workbench
 from assets.quantized_har import take_built
-from assets.toolchain import Toolchain
+from assets.toolchain import Built, Toolchain
 from assets.weights import TrainedModel, read_model
 from runtime.contract.document import sha256_bytes
 from runtime.contract.motifs import MotifHead
@@ -72,7 +72,13 @@ def unjudged(hef: Product, motif_head: MotifHead, provenance: str) -> Verdict:
 
 
 def put_together(
-    bench: Workbench, toolchain: Toolchain, verdict: Verdict, *, hef: Product, upstream: Mapping[str, str]
+    bench: Workbench,
+    toolchain: Toolchain,
+    verdict: Verdict,
+    *,
+    hef: Product,
+    sets: WindowSets,
+    upstream: Mapping[str, str],
 ) -> tuple[Manifest, dict[str, bytes]]:
     """Make the manifest and collect the files.
 
@@ -81,6 +87,7 @@ def put_together(
         toolchain: The one that made the artifact; runs the golden windows.
         verdict: What parity says, or ``unjudged``.
         hef: The artifact.
+        sets: The windows of its ``calibration_set``.
         upstream: Asset key to digest of everything that the release is made from.
 
     Returns:
@@ -93,8 +100,9 @@ def put_together(
     artifact = take_built(bench, hef)
     toolchain.check_made(artifact)
     identity, trained = read_model(bench, bench.ancestor(hef, "model_weights"))
-    exporter = bench.ancestor(hef, "onnx_model").facts["exporter"]
-    golden, record = _golden(bench, toolchain, hef, trained)
+    onnx_model = bench.ancestor(hef, "onnx_model")
+    full_precision = toolchain.parse(bench.read(onnx_model))
+    golden, record = _golden(toolchain, full_precision, artifact, trained, sets.golden)
     name = f"{identity.name}-{identity.version}{hef.facts['suffix']}"
     files = {name: (hef.facts["kind"], artifact.data), GOLDEN_NAME: ("golden-windows", golden)}
     if verdict.report is not None:
@@ -114,8 +122,8 @@ def put_together(
         output=OutputSpec.for_encoder("measured" if toolchain.record().hardware else "emulated"),
         motif_head=verdict.motif_head,
         upstream=dict(upstream),
-        calibration=_calibration(bench, hef),
-        toolchain=_with_tools(toolchain.record(), exporter, verdict.tools),
+        calibration=_calibration(sets),
+        toolchain=_with_tools(toolchain.record(), onnx_model.facts["exporter"], verdict.tools),
         parity=verdict.result,
         golden=record,
     )
@@ -123,25 +131,22 @@ def put_together(
 
 
 def _golden(
-    bench: Workbench, toolchain: Toolchain, hef: Product, trained: TrainedModel
+    toolchain: Toolchain, full_precision: Built, artifact: Built, trained: TrainedModel, golden: WindowSet
 ) -> tuple[bytes, GoldenRecord]:
     """Golden windows with what full_precision and the artifact say to them.
 
     full_precision is held against the source once more: the golden windows may be newer than the
     export.
     """
-    sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
-    full_precision = toolchain.parse(bench.read(bench.ancestor(hef, "onnx_model")))
-    windows = normalize(sets.golden.windows, trained.statistics)
-    artifact = take_built(bench, hef)
+    windows = normalize(golden.windows, trained.statistics)
     reference = toolchain.infer(full_precision, windows)
     check_agreement(source_latents(trained, windows), reference)
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        windows=sets.golden.windows,
-        labels=np.asarray(sets.golden.labels),
-        strata=np.asarray(sets.golden.strata),
+        windows=golden.windows,
+        labels=np.asarray(golden.labels),
+        strata=np.asarray(golden.strata),
         full_precision=reference,
         artifact=toolchain.infer(artifact, windows),
     )
@@ -157,8 +162,7 @@ def _golden(
     return buffer.getvalue(), record
 
 
-def _calibration(bench: Workbench, hef: Product) -> CalibrationRecord:
-    sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
+def _calibration(sets: WindowSets) -> CalibrationRecord:
     return CalibrationRecord(
         origin=sets.index.origin,
         windows=len(sets.calibration.windows),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from assets import policy
 from assets.assembly import Verdict, put_together
+from assets.calibration import parse_sets
 from assets.parity import hold_against_champion, read_evidence
 from assets.product import Product, ProductMixedError, Workbench
 from assets.report import Report
@@ -52,7 +53,8 @@ def assemble(
         tools=evidence.tools,
     )
     whole = {**upstream, hef.asset: hef.digest, parity_report.asset: parity_report.digest}
-    return put_together(bench, toolchain, verdict, hef=hef, upstream=whole)
+    sets = parse_sets(bench.read_all(bench.ancestor(hef, "calibration_set")))
+    return put_together(bench, toolchain, verdict, hef=hef, sets=sets, upstream=whole)
 
 
 def publish_canary(

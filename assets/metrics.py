@@ -23,6 +23,7 @@ CLUSTERS: Final = 12
 _SEED: Final = 20261124
 
 Wide = npt.NDArray[np.float64]
+_Power = float | np.floating[npt.NBitBase]
 
 
 class ParityError(PipelineError):
@@ -94,7 +95,7 @@ class LatentScale:
         same = scores.argmax(axis=1) == self._scorer.scores(found).argmax(axis=1)
         metrics = {
             "mean_cosine": float(np.mean(_cosines(wide, other))),
-            "sqnr_db": decibels(np.sum(wide**2), np.sum(error**2)),
+            "sqnr_db": sqnr_db(reference, found),
             "worst_active_sqnr_db": min(self._dimension_db(error, int(i)) for i in np.flatnonzero(active)),
             "p99_error_sd": float(np.percentile(np.abs(scaled).max(axis=1), 99)),
             "centred_cosine_p5": float(np.percentile(_cosines(wide - self.mean, other - self.mean), 5)),
@@ -135,19 +136,29 @@ def context_metrics(reference: FloatArray, found: FloatArray) -> dict[str, float
     """The three numbers that every context is shown with: ``sqnr_db``, ``mean_cosine``, ``max_abs``."""
     wide, other = _finite(reference), _finite(found)
     return {
-        "sqnr_db": decibels(np.sum(wide**2), np.sum((other - wide) ** 2)),
+        "sqnr_db": sqnr_db(reference, found),
         "mean_cosine": float(np.mean(_cosines(wide, other))),
         "max_abs": float(np.abs(other - wide).max()),
     }
 
 
-def decibels(signal: float | np.floating[npt.NBitBase], noise: float | np.floating[npt.NBitBase]) -> float:
-    """10 log10 of a ratio of powers, at most ``MOST_DB`` and at least its negative."""
+def sqnr_db(reference: FloatArray, found: FloatArray, *, most: float = MOST_DB) -> float:
+    """Power of the signal over power of the error, all dimensions together, within ``most`` dB.
+
+    Raises:
+        ParityError: A latent is not finite.
+    """
+    wide = _finite(reference)
+    return decibels(np.sum(wide**2), np.sum((_finite(found) - wide) ** 2), most=most)
+
+
+def decibels(signal: _Power, noise: _Power, *, most: float = MOST_DB) -> float:
+    """10 log10 of a ratio of powers, at most ``most`` and at least its negative."""
     if noise <= 0:
-        return MOST_DB
+        return most
     if signal <= 0:
-        return -MOST_DB
-    return float(np.clip(10 * np.log10(float(signal) / float(noise)), -MOST_DB, MOST_DB))
+        return -most
+    return float(np.clip(10 * np.log10(float(signal) / float(noise)), -most, most))
 
 
 def _finite(latents: FloatArray) -> Wide:

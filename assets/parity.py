@@ -123,6 +123,7 @@ def _run(bench: Workbench, toolchain: Toolchain, subject: _Subject) -> Contexts:
         toolchain,
         unjudged(hef, subject.head, provenance),
         hef=hef,
+        sets=subject.sets,
         upstream={**bench.ancestry(hef), hef.asset: hef.digest},
     )
     windows = subject.sets.evaluation.windows

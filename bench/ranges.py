@@ -6,31 +6,24 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    CalibrationMethod,
-    QuantFormat,
-    QuantType,
-    quantize_static,
-)
 
 from assets.calibration import parse_sets, read_files
+from assets.metrics import sqnr_db
 from assets.onnx_model import canonical_graph
 from assets.toolchain import Built
 from assets.toolchain.emulator import EmulatorToolchain
+from assets.toolchain.emulator_quantize import WindowReader, quantize_graph
 from assets.version_folder import find_version
 from assets.weights import TrainedModel, parse_model
 from assets.weights import read_files as read_weights
 from bench.serving import machine
-from runtime.contract.window import GRAPH_INPUT_NAME, FloatArray, normalize, to_graph_layout
+from runtime.contract.window import FloatArray, normalize
 from sample.motions import MOTIFS, draw_set
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,40 +44,12 @@ class Draw:
         return self.ours_db - self.default_db
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, windows: FloatArray) -> None:
-        self._windows = iter(windows)
-
-    def get_next(self) -> dict[str, FloatArray] | None:
-        window = next(self._windows, None)
-        return None if window is None else {GRAPH_INPUT_NAME: to_graph_layout(window)}
-
-
 def default_ranges(parsed: Built, windows: FloatArray, toolchain: EmulatorToolchain) -> Built:
     """The same graph with the same settings, and the ranges that onnxruntime finds by itself."""
     model = onnx.load_from_string(parsed.data)
-    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "quantized.onnx")
-        quantize_static(
-            model,
-            out,
-            _Reader(windows),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=toolchain.integer_path == "u8s8-7bit",
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-        data = out.read_bytes()
+    quantized = quantize_graph(model, WindowReader(windows), reduce_range=toolchain.reduce_range)
+    data = quantized.SerializeToString()
     return Built(stage="quantized", kind="emulated-int8", suffix=".onnx", data=data)
-
-
-def sqnr_db(reference: FloatArray, found: FloatArray) -> float:
-    """Signal power over error power, all dimensions together, dB."""
-    wide = reference.astype(np.float64)
-    return float(10 * np.log10(np.sum(wide**2) / np.sum((found - wide) ** 2)))
 
 
 def compare_ranges(trained: TrainedModel, *, seeds: Sequence[int], count: int) -> list[Draw]:

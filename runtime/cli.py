@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(place: Path, options: argparse.Namespace) -> int:
     try:
-        trust = None if options.needs_no_trust(options) else _trust()
+        needs_none = options.command in (_inspect, _selftest) or getattr(options, "what", "") == "init"
+        trust = None if needs_none else _trust()
         code: int = options.command(ReleaseStore(place, trust), options)
     except PipelineError as error:
         if options.json:
@@ -108,7 +109,6 @@ def _parser() -> argparse.ArgumentParser:
         "--store", type=Path, metavar="DIR", help="default: RELEASE_STORE or artifacts/releases"
     )
     parser = argparse.ArgumentParser(prog="releasectl", description=__doc__)
-    parser.set_defaults(needs_no_trust=lambda options: getattr(options, "what", "") == "init")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="every release of the store")
     listing.set_defaults(command=_list, failure=_as_error)

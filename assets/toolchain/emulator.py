@@ -18,13 +18,12 @@ from typing import Final
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.calibrate import save_tensors_data
 
 from assets.onnx_model import OPERATORS, canonicalize, serialize
 from assets.onnx_run import exact_session, open_session
 from assets.toolchain import Built, Toolchain
 from assets.toolchain.emulator_noise import layer_noise
+from assets.toolchain.emulator_quantize import quantize_graph
 from assets.toolchain.emulator_ranges import POLICY, choose_ranges
 from runtime.contract.cpu import has_vnni, is_x86, kernel_family, this_cpu
 from runtime.contract.errors import ToolchainError
@@ -69,6 +68,11 @@ class EmulatorToolchain(Toolchain):
         self.threads = threads
         self._sessions: dict[bytes, ort.InferenceSession] = {}
 
+    @property
+    def reduce_range(self) -> bool:
+        """Whether weights have 7 bits."""
+        return self.integer_path == "u8s8-7bit"
+
     def record(self) -> ToolchainRecord:
         """Versions of onnx, onnxruntime, onnxsim and numpy, and the integer path."""
         tools = {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "onnxsim")}
@@ -88,23 +92,7 @@ class EmulatorToolchain(Toolchain):
     def _optimize(self, parsed: Built, windows: FloatArray) -> Built:
         model = onnx.load_from_string(parsed.data)
         ranges = choose_ranges(model, windows, self.threads)
-        model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-        with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
-            cache, out = Path(folder, "ranges.json"), Path(folder, "quantized.onnx")
-            save_tensors_data(ranges, cache)
-            quantize_static(
-                model,
-                out,
-                None,
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                reduce_range=self.integer_path == "u8s8-7bit",
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
-                calibration_cache_path=cache,
-            )
-            quantized = onnx.load(out)
+        quantized = quantize_graph(model, ranges, reduce_range=self.reduce_range)
         operators = (*OPERATORS, *_BOUNDARY)
         data = serialize(canonicalize(quantized, operators=operators))
         return Built(stage="quantized", kind=EMULATED_KIND, suffix=".emulated-int8.qdq.onnx", data=data)

@@ -17,9 +17,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, qdq_loss_debug
+from onnxruntime.quantization import qdq_loss_debug
 
+from assets.metrics import sqnr_db
 from assets.onnx_run import exact_session, open_session
+from assets.toolchain.emulator_quantize import WindowReader
 from assets.toolchain.emulator_ranges import killed_addends, spread
 from runtime.contract.parity import LayerNoise, LayerRecord, Promotion, WeightRecord
 from runtime.contract.window import GRAPH_INPUT_NAME, FloatArray, to_graph_layout
@@ -59,15 +61,6 @@ class _Told:
     weight_errors: dict[str, float]
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, windows: FloatArray) -> None:
-        self._windows = iter(windows)
-
-    def get_next(self) -> dict[str, FloatArray] | None:
-        window = next(self._windows, None)
-        return None if window is None else {GRAPH_INPUT_NAME: to_graph_layout(window)}
-
-
 def layer_noise(parsed: bytes, quantized: bytes, windows: FloatArray) -> LayerNoise:
     """Measure where a quantized model's noise comes from.
 
@@ -89,11 +82,12 @@ def layer_noise(parsed: bytes, quantized: bytes, windows: FloatArray) -> LayerNo
     reference = _run(exact_session(parsed), windows)
 
     def alone(model: onnx.ModelProto) -> float:
-        return _sqnr_db(reference, _run(exact_session(model.SerializeToString()), windows))
+        return sqnr_db(reference, _run(exact_session(model.SerializeToString()), windows), most=CEILING_DB)
 
     def as_artifact(model: onnx.ModelProto) -> float:
         fused = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        return _sqnr_db(reference, _run(open_session(model.SerializeToString(), fused), windows))
+        found = _run(open_session(model.SerializeToString(), fused), windows)
+        return sqnr_db(reference, found, most=CEILING_DB)
 
     everything = as_artifact(qdq)
     addends = killed_addends(full.graph)
@@ -210,7 +204,9 @@ def _collect(path: Path, windows: FloatArray) -> dict[str, Any]:
     options.intra_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    collected: dict[str, Any] = qdq_loss_debug.collect_activations(str(augmented), _Reader(windows), options)
+    collected: dict[str, Any] = qdq_loss_debug.collect_activations(
+        str(augmented), WindowReader(windows), options
+    )
     return collected
 
 
@@ -286,15 +282,6 @@ def _run(session: ort.InferenceSession, windows: FloatArray) -> FloatArray:
     rows = [session.run(None, {GRAPH_INPUT_NAME: to_graph_layout(window)})[0] for window in windows]
     latents: FloatArray = np.concatenate(rows)
     return latents
-
-
-def _sqnr_db(reference: FloatArray, found: FloatArray) -> float:
-    """Signal power over error power, all dimensions together, within the ceiling."""
-    wide = reference.astype(np.float64)
-    signal, noise = float(np.sum(wide**2)), float(np.sum((found - wide) ** 2))
-    if signal == 0 or noise == 0:
-        return CEILING_DB if noise == 0 else -CEILING_DB
-    return float(np.clip(10 * np.log10(signal / noise), -CEILING_DB, CEILING_DB))
 
 
 def _db(value: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -31,9 +32,10 @@ from runtime.contract.errors import (
     ToolchainError,
 )
 from runtime.contract.parity import LATENTS_NAME, REPORT_NAME
-from runtime.contract.release import manifest_bytes
+from runtime.contract.release import CalibrationRecord, manifest_bytes
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
+from sample.motions import MOTIFS
 from tests.assets.test_calibration import load, with_set
 from tests.chain import CALIB_DATA, SAMPLE_VERSION, Chain, build_chain, strict_policy
 from tests.keys import BUILD, a_store
@@ -77,6 +79,15 @@ def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
         normalize(golden["windows"], chain.trained.statistics),
     )
     np.testing.assert_allclose(golden["full_precision"], full, atol=1e-4)
+    written = chain.sets.index.sets
+    assert tuple(golden["strata"]) == chain.sets.golden.strata
+    assert Counter(golden["strata"].tolist()) == written["golden"].strata
+    assert manifest.calibration == CalibrationRecord(
+        origin="synthetic",
+        windows=1200,
+        windows_sha256=written["calibration"].windows_sha256,
+        strata=dict.fromkeys(MOTIFS, 100),
+    )
     # No looser than what another kind of CPU may need: the runtime's golden check would see nothing.
     step = chain.toolchain.output_quantization(take_built(chain.bench, chain.products["hef"])).scale
     assert manifest.golden.artifact_tolerance == 2 * step

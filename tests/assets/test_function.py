@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -87,6 +88,25 @@ def test_a_kernel_of_one_step_is_an_encoder_too() -> None:
 def test_what_pytorch_cannot_compute_is_our_error() -> None:
     with pytest.raises(WeightsError, match="w: PyTorch cannot compute with it"):
         torch_latents(sample_files()["tcn_vae.pth"], np.zeros((1, 100, 8), np.float32), "w")
+
+
+@pytest.mark.parametrize("channels", [9, 8])
+def test_pytorch_answers_on_one_thread_and_leaves_the_setting(channels: int) -> None:
+    """More threads would change last bits, which parity records. Eight channels make it raise."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    windows, seen = np.zeros((2, 100, channels), np.float32), set()
+    before = torch.get_num_threads()
+    hook = register_module_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(WeightsError) if channels == 8 else nullcontext():
+            torch_latents(sample_files()["tcn_vae.pth"], windows, "w")
+        assert (seen, torch.get_num_threads()) == ({1}, 3)
+    finally:
+        hook.remove()
+        torch.set_num_threads(before)
 
 
 def check(share: float, encoder: EncoderWeights) -> None:

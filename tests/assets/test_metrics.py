@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assets.metrics import MOST_DB, LatentScale, ParityError, context_metrics
+from assets.metrics import MOST_DB, LatentScale, ParityError, context_metrics, sqnr_db
 from runtime.contract.motifs import MotifHead, MotifScorer
 from runtime.contract.window import FloatArray
 
@@ -52,6 +52,18 @@ def test_sqnr_is_the_power_of_the_error(share: float, seed: int) -> None:
     found = (reference + noise).astype(np.float32)
     assert metrics(reference, found)["sqnr_db"] == pytest.approx(-20 * np.log10(share), abs=0.01)
     assert context_metrics(reference, found)["sqnr_db"] == metrics(reference, found)["sqnr_db"]
+
+
+@pytest.mark.parametrize("most", [MOST_DB, 120.0])
+def test_sqnr_stays_within_what_is_asked_for(most: float) -> None:
+    """No error, no signal, neither; and an error of 120.4 dB."""
+    ones, zeros = np.ones((2, 64), np.float32), np.zeros((2, 64), np.float32)
+    found = [sqnr_db(*pair, most=most) for pair in ((ones, ones), (zeros, ones), (zeros, zeros))]
+    assert found == [most, -most, most]
+    near = sqnr_db(ones, ones + np.float32(2**-20), most=most)
+    assert near == pytest.approx(min(120.412, most), abs=0.001)
+    with pytest.raises(ParityError, match="not finite"):
+        sqnr_db(ones, ones * np.float32("nan"), most=most)
 
 
 @given(st.integers(0, 50), st.floats(0.1, 8.0))

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from assets.report import keep_report, render
-from tests.chain import ROOT
+from tests.browser import OUTPUT, chromium
 from tests.evidence import crowded, latents, publication
-from tests.requirements import program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -22,20 +21,13 @@ pytestmark = [
     pytest.mark.needs("chromium"),
     pytest.mark.timeout(300),
 ]
-OUTPUT = ROOT / "test-output"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SIZES = {"desk": (1400, 900), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    OUTPUT.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(program("chromium")), args=FLAGS)
-        yield browser
-        browser.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -161,8 +161,9 @@ def test_graph_reads_as_the_sentence() -> None:
 
     graph = defs.resolve_asset_graph()
     keys = {"/".join(key.path) for key in graph.get_all_asset_keys()}
-    assert keys == {"model_weights", "calibration_set", "onnx_model", *(f"emulator/{name}" for name in LINKS)}
-    order = ["model_weights", "onnx_model", *(f"emulator/{name}" for name in LINKS)]
+    links = [f"emulator/{name}" for name in (*LINKS, "stable_release")]
+    assert keys == {"model_weights", "calibration_set", "onnx_model", *links}
+    order = ["model_weights", "onnx_model", *links]
     for earlier, later in itertools.pairwise(order):
         parents = graph.get(dg.AssetKey(later.split("/"))).parent_keys
         assert dg.AssetKey(earlier.split("/")) in parents
@@ -303,7 +304,7 @@ def test_code_location_loads_nothing_heavy() -> None:
 def test_each_target_is_a_branch_of_its_own() -> None:
     keys, _ = json.loads(load_definitions(BUILD_TARGETS="emulator,hailo8").stdout)
     assert {f"{target}/{name}" for target in ("emulator", "hailo8") for name in LINKS} <= set(keys)
-    assert len(keys) == 3 + 2 * len(LINKS)
+    assert len(keys) == 3 + 2 * (len(LINKS) + 1)
 
 
 def test_a_changed_head_or_normalization_is_not_fresh() -> None:

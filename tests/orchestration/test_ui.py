@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.chain import ROOT
-from tests.requirements import program
+from tests.browser import OUTPUT, chromium
 from tests.running import Running, end, start
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ pytestmark = [
     pytest.mark.needs("chromium"),
     pytest.mark.timeout(300),
 ]
-OUTPUT = ROOT / "test-output"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 DESK = {"width": 1700, "height": 1000}
 PATIENCE = 60_000  # ms
 # A value that is a table has rows of its own.
@@ -39,13 +36,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    OUTPUT.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(program("chromium")), args=FLAGS)
-        yield browser
-        browser.close()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(name="page")

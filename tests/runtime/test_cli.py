@@ -57,6 +57,7 @@ def test_list_as_json(tmp_path: Path, releases: list[Release], capsys: Capture) 
         "numbers": "emulated",
         "calibration_origin": "synthetic",
         "motif_head": "checkpoint",
+        "keys": "development keys",
     }
     assert rows[releases[1].id]["channels"] == ["canary"]
 
@@ -66,7 +67,8 @@ def test_list_as_a_table(tmp_path: Path, releases: list[Release], capsys: Captur
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith("RELEASE")
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert lines[-1] == "development keys"
     assert max(map(len, lines)) <= 80
     assert all(any(line.startswith(release.id[:12]) for line in lines) for release in releases)
 
@@ -102,7 +104,7 @@ def test_a_bad_channel_hides_no_release(
     assert err.count("\n") == 1
     code, out, err = run(capsys, tmp_path, "list")
     assert code == 1
-    assert len(out.splitlines()) == 3
+    assert len(out.splitlines()) == 4
     assert err.startswith("releasectl: channel stable of emulator cannot be read: ")
     assert (err.count("\n"), err.count(str(bad_channel))) == (1, 1)
 
