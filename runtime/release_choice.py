@@ -14,6 +14,7 @@ from runtime.contract.errors import (
     NoManifestError,
     PipelineError,
     ReleaseNotFoundError,
+    StoreError,
     TargetAmbiguousError,
     store_errors,
 )
@@ -78,7 +79,7 @@ class ReleaseChoice:
             root = trust.follow(release.directory.resolve().parent.parent / "trust").root
             release.check_signature(root)
             return Choice(release=release, keys=root.kind)
-        store, target, channel = self._place(trust)
+        store, target, channel = self._place(trust, state)
         floor = state.of(target, channel).floor
         head = store.head(target, channel, floor)
         if head:
@@ -100,13 +101,13 @@ class ReleaseChoice:
         if self._config.hef_path is not None:
             return None
         trust, state = self._trust()
-        store, target, channel = self._place(trust)
+        store, target, channel = self._place(trust, state)
         name = state.of(target, channel).serving
         with store_errors(store.root):
             if not name or not store.holds(name):
                 return None
         # Its digest was remembered when its signature held: that stays so while keys are rotated.
-        return Choice(release=store.open(name), keys=store.trust.root.kind, alarm=str(reason))
+        return Choice(release=store.open(name), keys=trust.root.kind, alarm=str(reason))
 
     def serves(self, choice: Choice) -> None:
         """Remember that this one was loaded and answers."""
@@ -120,9 +121,9 @@ class ReleaseChoice:
             self._state = StoreState.load(self._config.state_dir, trust)
         return self._state.trust_since(trust), self._state
 
-    def _place(self, trust: Trust) -> tuple[StoreReader, str, str]:
-        store = StoreReader(self._config.release_store, trust)
-        return store, self._config.target or _only_target(store), self._config.release_channel
+    def _place(self, trust: Trust, state: StoreState) -> tuple[StoreReader, str, str]:
+        store, channel = StoreReader(self._config.release_store, trust), self._config.release_channel
+        return store, self._config.target or _target(store, state.target_of(channel)), channel
 
 
 def _in_short(refused: Sequence[str]) -> str:
@@ -148,6 +149,18 @@ def _release_at(path: Path) -> Release:
             hint="HEF_PATH takes a release directory or the artifact inside one",
         )
     return release
+
+
+def _target(store: StoreReader, known: str) -> str:
+    """The only one, or the one that was served: what somebody adds to a store takes nothing away."""
+    if known:
+        try:
+            targets = store.targets()
+        except StoreError:
+            return known
+        if known in targets or not targets:
+            return known
+    return _only_target(store)
 
 
 def _only_target(store: StoreReader) -> str:

@@ -111,6 +111,12 @@ class StoreState:
         """What is known of a channel."""
         return self.channels.get(f"{target}/{channel}", ChannelState())
 
+    def target_of(self, channel: str) -> str:
+        """The only target whose channel of this name was served; empty where none was, or several."""
+        served = [place.split("/") for place, known in self.channels.items() if known.serving]
+        targets = [target for target, name in served if name == channel]
+        return targets[0] if len(targets) == 1 else ""
+
     def saw(self, target: str, channel: str, floor: Floor, trust: Trust) -> None:
         """Remember the newest entry of a channel that was verified, and the roots that it was by."""
         roots = tuple(document.decode() for document in trust.documents[1:])

@@ -21,7 +21,7 @@ from runtime.contract.envelope import SigningKey as SigningKey
 from runtime.contract.envelope import open_envelope as open_envelope
 from runtime.contract.envelope import sign as sign
 from runtime.contract.errors import PipelineError, store_errors
-from runtime.contract.files import list_directory, read_bounded
+from runtime.contract.files import NotRegularError, list_directory, read_bounded
 
 ROLES: Final = ("root", "release", "canary", "stable")
 ROOT_SCHEMA: Final = 1
@@ -317,10 +317,10 @@ class Trust:
         with store_errors(folder):
             names = {name for name in list_directory(folder) if _ROOT_NAME.fullmatch(name)}
             while (name := f"{followed.root.version + 1}.root.json") in names:
-                data = read_bounded(folder / name, MAX_ENVELOPE_BYTES)
                 try:
+                    data = read_bounded(folder / name, MAX_ENVELOPE_BYTES)
                     followed.add(data, str(folder / name))
-                except PipelineError as error:
+                except (PipelineError, IsADirectoryError, NotRegularError) as error:
                     followed.refused.append(str(error))
                     break
         return followed

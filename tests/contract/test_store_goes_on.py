@@ -239,3 +239,20 @@ def test_a_release_for_a_newer_runtime_is_refused_by_name(
     put_entry(tmp_path, after(tip(tmp_path), release=folder.name), MANAGER)
     with pytest.raises(ManifestError, match=words):
         a_store(tmp_path).resolve("emulator", "stable")
+
+
+@pytest.mark.parametrize("kind", ["garbage", "folder"])
+def test_junk_in_a_roots_place_stops_nobody(tmp_path: Path, kind: str) -> None:
+    (first,) = published(tmp_path, "v1")
+    path = tmp_path / "trust/2.root.json"
+    path.parent.mkdir()
+    if kind == "garbage":
+        path.write_bytes(b"[" * 100_000)
+    else:
+        path.mkdir()
+    store = a_store(tmp_path)
+    assert len(store.trust.refused) == 1
+    assert store.resolve("emulator", "stable").id == first.id
+    if kind == "garbage":
+        assert rotated(store, "release-manager", next_root(manager=NEW), NEW) == ["emulator/stable"]
+        assert store.trust.refused == []

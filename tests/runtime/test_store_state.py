@@ -88,9 +88,9 @@ def test_it_remembers_what_it_saw_and_served(pi: Pi) -> None:
     assert (known["serving"], known["floor"]["sequence"]) == (release.id, 1)
     assert known["floor"]["digest"] == tip(pi.root).digest
     assert pi.state.stat().st_size < 3000
-    before = pi.state.stat().st_mtime_ns
+    before = pi.state.stat()
     pi.boot()
-    assert pi.state.stat().st_mtime_ns == before
+    assert pi.state.stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_an_older_copy_after_a_reboot_changes_nothing(pi: Pi, tmp_path: Path) -> None:
@@ -231,10 +231,8 @@ def _altered(pi: Pi, other: Release) -> None:
 
 
 def _signed_by_nobody(pi: Pi, other: Release) -> None:
-    put(
-        other.directory / "manifest.dsse.json",
-        sign_release(manifest_bytes(other.manifest), STRANGER),
-    )
+    signature = sign_release(manifest_bytes(other.manifest), STRANGER)
+    put(other.directory / "manifest.dsse.json", signature)
     put_entry(pi.root, after(tip(pi.root), release=other.id), MANAGER)
 
 
@@ -366,3 +364,37 @@ def test_each_channel_has_its_own_memory(pi: Pi) -> None:
     assert load_active_model(canary).release_id == second.id
     assert set(json.loads(pi.state.read_bytes())["channels"]) == {"emulator/canary", "emulator/stable"}
     pi.serves(first)
+
+
+@pytest.mark.parametrize("place", ["trust", "trust/2.root.json", "channels", "channels/emulator/stable"])
+@pytest.mark.parametrize("kind", ["file", "folder", "circle"])
+def test_what_is_in_a_folders_or_files_place_takes_nothing_away(pi: Pi, place: str, kind: str) -> None:
+    (release,) = published(pi.root, "v1")
+    pi.serves(release)
+    path = pi.root / place
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(exist_ok=True)
+    if kind == "file":
+        path.write_bytes(b"junk")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.name)
+    assert pi.boot().release_id == release.id
+
+
+def test_a_target_that_somebody_adds_takes_nothing_away(pi: Pi) -> None:
+    (release,) = published(pi.root, "v1")
+    pi.serves(release)
+    put(channel(pi.root, target="hailo8") / entry_name(1), b"junk")
+    pi.serves(release)
+    pi.state.unlink()
+    assert pi.fails().code == "target_ambiguous"
+
+
+def test_a_store_of_another_target_only_is_followed(pi: Pi) -> None:
+    published(pi.root, "v1")
+    pi.boot()
+    shutil.rmtree(channel(pi.root).parent)
+    put_entry(pi.root, an_entry(target="hailo8", release="b" * 64), MANAGER)
+    assert pi.fails().code == "not_there_yet"
