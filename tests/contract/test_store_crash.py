@@ -131,7 +131,9 @@ def test_killed_at_any_call(it: Prepared, every: int, capsys: pytest.CaptureFixt
         assert in_child(child) == KILLED, calls[index]
         _check(it, folder, number, every)
     with capsys.disabled():
-        print(f"\nkill points of {it.operation.name}: {len(points)} at {len(calls)} calls, {len(tried)} tried")
+        print(
+            f"\nkill points of {it.operation.name}: {len(points)} at {len(calls)} calls, {len(tried)} tried"
+        )
 
 
 def _check(it: Prepared, folder: Path, number: int, every: int) -> None:
@@ -181,7 +183,8 @@ def test_power_lost_at_any_call(it: Prepared, every: int, capsys: pytest.Capture
 def test_what_was_done_stays(it: Prepared, every: int) -> None:
     """Also where it was done by repeating what was killed: a success is on the disk."""
     done = store_in(it.base).identifiers()
-    for length in range(len(it.calls), -1, -max(1, every // 2)):
+    step = 1 + len(it.calls) // 40 if every > 1 else 1
+    for length in range(len(it.calls), -1, -step):
         disk = Disk(it.before)
         disk.apply(it.calls[:length], it.base)
         folder = it.fresh()
