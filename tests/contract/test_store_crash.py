@@ -122,7 +122,8 @@ def test_no_change_escapes(it: Prepared) -> None:
 def test_killed_at_any_call(it: Prepared, every: int, capsys: pytest.CaptureFixture[str]) -> None:
     calls = counted(it.calls)
     points = [(index, half) for index, call in enumerate(calls) for half in _halves(call)]
-    for number, (index, half) in enumerate(points):
+    tried = points[:: 1 + len(points) // 40] if every > 1 else points
+    for number, (index, half) in enumerate(tried):
         folder = it.fresh()
         shutil.copytree(it.before, folder)
         work = functools.partial(it.operation.run, folder)
@@ -130,7 +131,9 @@ def test_killed_at_any_call(it: Prepared, every: int, capsys: pytest.CaptureFixt
         assert in_child(child) == KILLED, calls[index]
         _check(it, folder, number, every)
     with capsys.disabled():
-        print(f"\nkill points of {it.operation.name}: {len(points)} at {len(calls)} calls")
+        print(
+            f"\nkill points of {it.operation.name}: {len(points)} at {len(calls)} calls, {len(tried)} tried"
+        )
 
 
 def _check(it: Prepared, folder: Path, number: int, every: int) -> None:
@@ -180,7 +183,8 @@ def test_power_lost_at_any_call(it: Prepared, every: int, capsys: pytest.Capture
 def test_what_was_done_stays(it: Prepared, every: int) -> None:
     """Also where it was done by repeating what was killed: a success is on the disk."""
     done = store_in(it.base).identifiers()
-    for length in range(len(it.calls), -1, -max(1, every // 3)):
+    step = 1 + len(it.calls) // 40 if every > 1 else 1
+    for length in range(len(it.calls), -1, -step):
         disk = Disk(it.before)
         disk.apply(it.calls[:length], it.base)
         folder = it.fresh()
