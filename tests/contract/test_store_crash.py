@@ -16,6 +16,7 @@ import pytest
 
 from runtime.contract.audit import store_problems
 from runtime.contract.errors import ChannelMovedError, StoreError
+from runtime.contract.pruning import prune
 from runtime.contract.release import parse_manifest
 from tests.contract.crash import (
     KILLED,
@@ -91,7 +92,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {op.name: tmp_path_factory.mktemp(op.name.replace(" ", "-")) / "it" for op in OPERATIONS}
 
 
-@pytest.fixture(params=OPERATIONS, ids=lambda operation: operation.name.replace(" ", "-"))
+IN_TURN: Final = [
+    pytest.param(op, id=op.name.replace(" ", "-"), marks=[pytest.mark.slow] if "first" in op.name else [])
+    for op in OPERATIONS
+]
+
+
+@pytest.fixture(params=IN_TURN)
 def it(
     request: pytest.FixtureRequest, places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Prepared]:
@@ -253,6 +260,15 @@ def test_a_read_only_store_is_read_and_not_written(it: Prepared, tmp_path: Path)
     assert (seen, problems) == (it.old, [])
     assert "Permission denied" in message
     assert leftovers(folder) == []
+
+
+def test_a_release_that_returned_is_pruned_again(tmp_path: Path) -> None:
+    """A pruning of it was killed, then it was published again."""
+    published(tmp_path, 1, "canary")
+    folder = published(tmp_path, 3).directory
+    shutil.copytree(folder, folder.with_name(f".pruned-{folder.name}"))
+    assert prune(store_in(tmp_path), 1, dry_run=False).removed == (name_of(3),)
+    assert leftovers(tmp_path) == []
 
 
 def test_of_twenty_that_move_a_channel_one_does(tmp_path: Path) -> None:
