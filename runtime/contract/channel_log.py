@@ -38,7 +38,7 @@ from runtime.contract.files import (
     sync_directory,
     write_synced,
 )
-from runtime.contract.trust import Root, SigningKey, Trust
+from runtime.contract.trust import Root, SignatureError, SigningKey, Trust
 
 LARGEST_JUMP: Final = 1000
 """Entries by which a channel may be ahead of what was seen: a stolen key cannot use up all numbers."""
@@ -215,6 +215,29 @@ class ChannelLog:
             StoreError: The store cannot be read.
         """
         return self._walk()[0]
+
+    def whole(self) -> list[SignedEntry]:
+        """As ``chain``, which must reach the head: nothing may be decided by half a history.
+
+        What lies above the head and does not hold is nobody's, and no obstacle.
+
+        Raises:
+            ManifestError: The head counts, and the history before it does not hold; names what is wrong.
+            StoreError: The store cannot be read.
+        """
+        chain, found = self._walk()
+        try:
+            head = self.head()
+        except (SignatureError, ManifestError):
+            return chain  # nothing holds under the present keys: what was signed before them is the history
+        if head and (not chain or chain[-1].digest != head.signed.digest):
+            raise ManifestError(
+                f"entry {head.entry.sequence} counts, but the history before it does not hold: "
+                f"{'; '.join(found[:1])}",
+                where=self.where,
+                hint="`releasectl verify` names all; copy the missing entries back",
+            )
+        return chain
 
     def problems(self) -> list[str]:
         """One sentence for each entry that does not hold or does not continue the one before."""

@@ -30,7 +30,7 @@ ENTRY_SCHEMA: Final = 2
 ENTRY_TYPE: Final = "application/vnd.hailo-pipeline.channel-entry+json"
 ACTIONS: Final = ("publish", "promote", "roll_back", "mark_bad", "reaffirm")
 LAST_SEQUENCE: Final = 99_999_999
-_ENTRY_NAME: Final = re.compile(r"[0-9]{8}\.json")
+_ENTRY_NAME: Final = re.compile(r"(?!0{8})[0-9]{8}\.json")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def _advice(store: ReleaseStore, release: Release, decision: Decision) -> tuple[
     if mark := store.is_marked_bad(release):
         found.append(f"marked bad by {mark.actor} on {mark.at}: {mark.reason}")
     target = release.manifest.target
-    if all(entry.release != release.id for entry in store.history(target, "canary")):
+    if all(entry.release != release.id for entry in store.whole_history(target, "canary")):
         found.append("it was never a canary")
     if found and not decision.force:
         raise PromotionRefusedError(
@@ -155,7 +155,7 @@ def roll_back(
         raise ReleaseNotFoundError(
             f"channel {channel} of {target} names no release", hint="there is nothing to roll back"
         )
-    before = [entry.release for entry in store.history(target, channel)[:-1]]
+    before = [entry.release for entry in store.whole_history(target, channel)[:-1]]
     earlier = [name for name in reversed(before) if name and name != head.entry.release]
     if to is None:
         to = _newest_good(store, earlier)

@@ -87,6 +87,10 @@ class StoreReader:
         """What each move of a channel says, oldest first, as far as its history holds."""
         return [signed.entry for signed in self.chain(target, channel)]
 
+    def whole_history(self, target: str, channel: str) -> list[ChannelEntry]:
+        """As ``history``, which must reach the head; raises as ``ChannelLog.whole``."""
+        return [signed.entry for signed in self._log(target, channel).whole()]
+
     def history_problems(self, target: str, channel: str) -> list[str]:
         """One sentence for each entry that does not hold."""
         return self._log(target, channel).problems()
@@ -101,11 +105,15 @@ class StoreReader:
         return head.entry if head else None
 
     def is_marked_bad(self, release: Release) -> ChannelEntry | None:
-        """The entry, of either channel of its target, that last marked a release bad."""
+        """The entry, of either channel of its target, that last marked a release bad.
+
+        Raises:
+            ManifestError: A history does not hold: nobody knows what was marked.
+        """
         marks = (
             entry
             for channel in CHANNELS
-            for entry in self.history(release.manifest.target, channel)
+            for entry in self.whole_history(release.manifest.target, channel)
             if entry.marked == release.id
         )
         return max(marks, key=lambda entry: entry.at, default=None)
