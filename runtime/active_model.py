@@ -237,8 +237,10 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
         model = _load(config, chosen)
     except _NOT_THE_STORES_FAULT:
         raise
-    except PipelineError as error:
-        last = choice.last(error)
+    except Exception as error:
+        if not isinstance(error, PipelineError):
+            _LOGGER.exception("while loading: %s", error, extra={"fields": {"event": "internal"}})
+        last = _last_known(choice, error)
         if last is None or (chosen and chosen.release.id == last.release.id):
             raise
         chosen, model = last, _load_last(config, last, error)
@@ -247,7 +249,15 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
     return model
 
 
-def _load_last(config: RuntimeConfig, last: Choice, reason: PipelineError) -> ActiveModel:
+def _last_known(choice: ReleaseChoice, reason: Exception) -> Choice | None:
+    """What was served last; None where that cannot be told either: the first reason counts."""
+    try:
+        return choice.last(reason)
+    except PipelineError:
+        return None
+
+
+def _load_last(config: RuntimeConfig, last: Choice, reason: Exception) -> ActiveModel:
     try:
         return _load(config, last)
     except _NOT_THE_STORES_FAULT:

@@ -9,7 +9,16 @@ from collections.abc import Callable
 from typing import Final
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.contract.errors import DeviceError, PipelineError
+from runtime.contract.channel_log import ForkError, ReplayedError
+from runtime.contract.errors import (
+    DeviceError,
+    DigestMismatchError,
+    ManifestError,
+    PipelineError,
+    ReleaseNotFoundError,
+    StoreError,
+)
+from runtime.contract.trust import SignatureError
 
 _LOGGER: Final = logging.getLogger("runtime.model")
 FIRST_WAIT: Final = 0.25
@@ -22,13 +31,26 @@ each opening is not opened four times a second."""
 STOP_WAIT: Final = 3.0
 """How long the end of the process waits for an attempt that hangs in the driver."""
 
+_MAY_COME: Final = (
+    DeviceError,
+    StoreError,
+    DigestMismatchError,
+    ManifestError,
+    ReleaseNotFoundError,
+    SignatureError,
+    ReplayedError,
+    ForkError,
+)
+"""What another moment may mend: a device that comes back, a store that is still being copied."""
+
 
 class Recovery:
     """Loads again while what is held is a device's failure, in a thread of its own.
 
     Opening, verifying and closing take seconds, and may hang in a driver: none of it is done in the
-    event loop, which goes on answering 503 with the reason. Other failures (no release, a wrong
-    digest) are left alone until a device failed: then whatever comes is tried again.
+    event loop, which goes on answering 503 with the reason. So is what a store lacks, which may still be
+    being copied. Other failures (a wrong setting, an artifact that does not run) are left alone until a
+    device failed: then whatever comes is tried again.
 
     Args:
         holder: What is served; watched and replaced.
@@ -50,7 +72,7 @@ class Recovery:
         self._clock = clock
         self._attempts = 0
         self._served_since = clock()
-        self._recovering = isinstance(holder.state, DeviceError)
+        self._recovering = isinstance(holder.state, _MAY_COME)
         self._due = clock() + FIRST_WAIT
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)

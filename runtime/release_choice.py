@@ -12,7 +12,6 @@ from runtime.config import RuntimeConfig
 from runtime.contract.channel_log import Floor
 from runtime.contract.errors import (
     NoManifestError,
-    PipelineError,
     ReleaseNotFoundError,
     StoreError,
     TargetAmbiguousError,
@@ -84,15 +83,15 @@ class ReleaseChoice:
         head = store.head(target, channel, floor)
         if head:
             state.saw(target, channel, Floor.at(head.signed), store.trust)
-        resolved = store.follow(target, channel, floor)
+        release, now = store.release_of(target, channel, head), store.trust
         return Choice(
-            release=resolved.release,
-            keys=store.trust.root.kind,
-            alarm=_in_short(resolved.head.refused),
-            sequence=resolved.head.entry.sequence,
+            release=release,
+            keys=now.root.kind,
+            alarm=_in_short([*now.refused, *(head.refused if head else ())]),
+            sequence=head.entry.sequence if head else 0,
         )
 
-    def last(self, reason: PipelineError) -> Choice | None:
+    def last(self, reason: Exception) -> Choice | None:
         """The release that was served last, where the present one cannot be; None where it is not here.
 
         Args:
@@ -123,7 +122,7 @@ class ReleaseChoice:
 
     def _place(self, trust: Trust, state: StoreState) -> tuple[StoreReader, str, str]:
         store, channel = StoreReader(self._config.release_store, trust), self._config.release_channel
-        return store, self._config.target or _target(store, state.target_of(channel)), channel
+        return store, self._config.target or _target(store, channel, state.target_of(channel)), channel
 
 
 def _in_short(refused: Sequence[str]) -> str:
@@ -151,7 +150,7 @@ def _release_at(path: Path) -> Release:
     return release
 
 
-def _target(store: StoreReader, known: str) -> str:
+def _target(store: StoreReader, channel: str, known: str) -> str:
     """The only one, or the one that was served: what somebody adds to a store takes nothing away."""
     if known:
         try:
@@ -160,15 +159,16 @@ def _target(store: StoreReader, known: str) -> str:
             return known
         if known in targets or not targets:
             return known
-    return _only_target(store)
+    return _only_target(store, channel)
 
 
-def _only_target(store: StoreReader) -> str:
+def _only_target(store: StoreReader, channel: str) -> str:
     with store_errors(store.root):
         there = is_directory(store.root)
     if not there:
         raise ReleaseNotFoundError("is no directory", where=str(store.root), hint=_WHERE_TO_LOOK)
-    targets = store.targets()
+    # A canary of another target, or a file that claims to be an entry, is no second choice of stable's.
+    targets = store.served_targets(channel) or store.targets()
     if not targets:
         raise ReleaseNotFoundError("no channel names a release", where=str(store.root), hint=_WHERE_TO_LOOK)
     if len(targets) > 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.contract.channels import (
+    ENTRY_TYPE,
     LAST_SEQUENCE,
     ChannelEntry,
     SignedEntry,
@@ -32,19 +33,17 @@ from runtime.contract.errors import (
     store_errors,
 )
 from runtime.contract.files import (
-    NotRegularError,
+    is_no_file,
     list_directory,
     make_directory,
+    read_bounded,
     sync_directory,
     write_synced,
 )
-from runtime.contract.trust import Root, SignatureError, SigningKey, Trust
+from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root, SignatureError, SigningKey, Trust, verify
 
 LARGEST_JUMP: Final = 1000
 """Entries by which a channel may be ahead of what was seen: a stolen key cannot use up all numbers."""
-
-_NO_FILE: Final = (IsADirectoryError, NotRegularError)
-"""Something under an entry's name that can be none, whatever comes: no reason to stop."""
 
 
 class NotThereYetError(StoreError):
@@ -146,7 +145,7 @@ class ChannelLog:
             except StoreError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     continue
-                if not isinstance(error.__cause__, _NO_FILE):
+                if not is_no_file(error.__cause__):
                     raise
                 refused.append(error)
             except PipelineError as error:
@@ -320,12 +319,27 @@ class ChannelLog:
             read_entry(path, [self._trust.root])
         except StoreError as error:
             nothing = isinstance(error.__cause__, FileNotFoundError)
-            if not nothing and not isinstance(error.__cause__, _NO_FILE):
+            if not nothing and not is_no_file(error.__cause__):
                 raise
             if not nothing or path.is_symlink():
                 self._move_aside(path)
-        except PipelineError:
+        except PipelineError as error:
+            if self._is_ours(path):
+                raise ManifestError(
+                    f"a key of this channel signed it, and it cannot be read: {error.what}",
+                    where=str(path),
+                    hint="a newer version wrote it: update this one; moving on would fork the history",
+                ) from error
             self._move_aside(path)
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a key that may signed what lies there, whatever it says."""
+        try:
+            data = read_bounded(path, MAX_ENVELOPE_BYTES)
+            verify(data, ENTRY_TYPE, self._trust.root, self.channel, str(path))
+        except (PipelineError, OSError):
+            return False
+        return True
 
     def _move_aside(self, path: Path) -> None:
         aside = tempfile.mkdtemp(prefix=f".refused-{path.stem}-", dir=self.folder)

@@ -66,7 +66,8 @@ def from_json(
     if len(data) > MAX_DOCUMENT_BYTES:
         raise ManifestError(f"{len(data)} bytes, at most {MAX_DOCUMENT_BYTES} are read", where=where)
     try:
-        value = json.loads(data)
+        # As UTF-8 and nothing else: json would guess UTF-16, too, and let halves of characters through.
+        value = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"not JSON: {error}", where=where) from error
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -63,6 +63,21 @@ def also_signed(data: bytes, payload_type: str, key: SigningKey, where: str) -> 
         for each in kept[-(MAX_SIGNATURES - 1) :]
     ]
     records.append(_SignatureRecord(keyid=key.keyid, sig=_encode(key.sign(envelope.pae()))))
+    return to_json(
+        _EnvelopeRecord(
+            payload=_encode(envelope.payload), payloadType=payload_type, signatures=tuple(records)
+        )
+    )
+
+
+def signed_by(data: bytes, payload_type: str, keyids: Collection[str], where: str) -> bytes:
+    """The same envelope, with the signatures of these keys alone: what strangers added is left out."""
+    envelope = open_envelope(data, payload_type, where)
+    records = [
+        _SignatureRecord(keyid=keyid, sig=_encode(bytes.fromhex(each.signature)))
+        for keyid, each in envelope.signatures.items()
+        if keyid in keyids
+    ]
     return to_json(
         _EnvelopeRecord(
             payload=_encode(envelope.payload), payloadType=payload_type, signatures=tuple(records)

@@ -101,6 +101,12 @@ class DigestMismatchError(PipelineError):
     code = "digest_mismatch"
 
 
+class IncompleteError(DigestMismatchError):
+    """A file of a release that is missing, or ends early: it may still be being copied."""
+
+    code = "not_there_yet"
+
+
 class PublicationRefusedError(PipelineError):
     """A release that the gate does not let out."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -18,6 +19,17 @@ LEFTOVERS: Final = (".document-", ".entry-", ".incoming-", ".pruned-")
 
 class NotRegularError(OSError):
     """Something that has no bytes of its own: a pipe, a device."""
+
+
+def is_no_file(error: BaseException | None) -> bool:
+    """Whether a name cannot be opened for what it is, not for rights or a failing disk.
+
+    A folder, a pipe, a socket, a link that leads nowhere or in a circle: no other reader would get further.
+    """
+    known = FileNotFoundError | NotADirectoryError | IsADirectoryError | NotRegularError
+    return isinstance(error, known) or (
+        isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENXIO)
+    )
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

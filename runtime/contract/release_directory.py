@@ -10,6 +10,7 @@ from typing import Final
 from runtime.contract.document import MAX_DOCUMENT_BYTES, from_json, sha256_bytes, to_json
 from runtime.contract.errors import (
     DigestMismatchError,
+    IncompleteError,
     ManifestError,
     NoManifestError,
     PublicationRefusedError,
@@ -139,7 +140,8 @@ class Release:
             try:
                 data = read_bounded(path, artifact.size)
             except _NO_FILE as error:
-                raise DigestMismatchError(
+                kind = IncompleteError if isinstance(error, FileNotFoundError) else DigestMismatchError
+                raise kind(
                     f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
                 ) from error
         check_bytes(data, artifact, path)
@@ -206,7 +208,8 @@ def check_bytes(data: bytes, artifact: Artifact, path: Path) -> None:
     """Raise DigestMismatchError where these bytes are not the artifact's; ``path`` is for the message."""
     if len(data) != artifact.size:
         found = "more" if len(data) > artifact.size else str(len(data))
-        raise DigestMismatchError(
+        kind = DigestMismatchError if len(data) > artifact.size else IncompleteError
+        raise kind(
             f"{found} bytes, the manifest says {artifact.size}",
             where=str(path),
             hint="copy the release again",

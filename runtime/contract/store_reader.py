@@ -10,7 +10,10 @@ from typing import Final
 from runtime.contract.channel_log import ChannelLog, Floor, Head, NotThereYetError
 from runtime.contract.channels import CHANNELS, ChannelEntry, SignedEntry
 from runtime.contract.errors import (
+    ManifestError,
+    NoManifestError,
     ReleaseNotFoundError,
+    StoreError,
     TargetMismatchError,
     store_errors,
 )
@@ -26,10 +29,7 @@ from runtime.contract.release import (
 )
 from runtime.contract.release_directory import Release as Release
 from runtime.contract.release_directory import open_release as open_release
-from runtime.contract.trust import (
-    Trust,
-    TrustRootError,
-)
+from runtime.contract.trust import SignatureError, Trust, TrustRootError, UnsignedError
 
 SHORTEST_PREFIX: Final = 6
 
@@ -164,21 +164,35 @@ class StoreReader:
                 ``Release.check_signature``.
         """
         head = self.head(target, channel, floor)
+        return Resolved(self.release_of(target, channel, head), self._some(target, channel, head))
+
+    def _some(self, target: str, channel: str, head: Head | None) -> Head:
         if head is None or not head.entry.release:
             raise ReleaseNotFoundError(
                 f"channel {channel} of {target} names no release",
                 where=str(self.root),
                 hint="publish one with `make run`, or choose another RELEASE_CHANNEL",
             )
-        return Resolved(self._named(head.entry), head)
+        return head
 
-    def _named(self, entry: ChannelEntry) -> Release:
+    def release_of(self, target: str, channel: str, head: Head | None) -> Release:
+        """Open the release that a channel's head names, verified as far as its manifest and signature.
+
+        Raises:
+            ReleaseNotFoundError: It names nothing.
+            NotThereYetError: The release, its manifest or its signature is not there.
+            TargetMismatchError: It is for another target.
+            SignatureError, ManifestError, DigestMismatchError: It is not what was released.
+        """
+        entry = self._some(target, channel, head).entry
         try:
             release = self.open_signed(entry.release)
-        except ReleaseNotFoundError as error:
+        except (ReleaseNotFoundError, NoManifestError, UnsignedError) as error:
+            if isinstance(error, UnsignedError) and not isinstance(error.__cause__, FileNotFoundError):
+                raise
             raise NotThereYetError(
-                f"release {entry.release[:16]}... is not there, entry {entry.sequence} of "
-                f"channel {entry.channel} names it",
+                f"release {entry.release[:16]}... is not there, or not whole; entry "
+                f"{entry.sequence} of channel {entry.channel} names it: {error.what}",
                 where=str(self.root),
                 hint="wait for the copy of the store to end",
             ) from error
@@ -199,6 +213,18 @@ class StoreReader:
         with store_errors(folder):
             names = list_directory(folder)
         return [name for name in names if re.fullmatch(r"[0-9a-f]{64}", name)]
+
+    def served_targets(self, channel: str) -> list[str]:
+        """Targets whose channel of this name has a head that holds and names a release, sorted."""
+
+        def names_one(target: str) -> bool:
+            try:
+                head = self.head(target, channel)
+            except (SignatureError, ManifestError, StoreError):
+                return False
+            return head is not None and bool(head.entry.release)
+
+        return [target for target in sorted(TARGETS) if names_one(target)]
 
     def targets(self) -> list[str]:
         """Targets with at least one channel that was ever moved, sorted."""

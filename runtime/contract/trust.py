@@ -20,8 +20,9 @@ from runtime.contract.envelope import MAX_ENVELOPE_BYTES as MAX_ENVELOPE_BYTES
 from runtime.contract.envelope import SigningKey as SigningKey
 from runtime.contract.envelope import open_envelope as open_envelope
 from runtime.contract.envelope import sign as sign
+from runtime.contract.envelope import signed_by
 from runtime.contract.errors import PipelineError, store_errors
-from runtime.contract.files import NotRegularError, list_directory, read_bounded
+from runtime.contract.files import is_no_file, list_directory, read_bounded
 
 ROLES: Final = ("root", "release", "canary", "stable")
 ROOT_SCHEMA: Final = 1
@@ -320,8 +321,13 @@ class Trust:
                 try:
                     data = read_bounded(folder / name, MAX_ENVELOPE_BYTES)
                     followed.add(data, str(folder / name))
-                except (PipelineError, IsADirectoryError, NotRegularError) as error:
+                except PipelineError as error:
                     followed.refused.append(str(error))
+                    break
+                except OSError as error:
+                    if not is_no_file(error):
+                        raise
+                    followed.refused.append(f"{folder / name}: {error.strerror}")
                     break
         return followed
 
@@ -331,8 +337,9 @@ class Trust:
         verify(data, ROOT_TYPE, self.root, "root", where)
         if after.version != self.root.version + 1:
             raise TrustRootError(f"version {after.version} cannot follow {self.root.version}", where=where)
+        signers = {*self.root.roles["root"].keyids, *after.roles["root"].keyids}
         self.roots.append(after)
-        self._documents.append(data)
+        self._documents.append(signed_by(data, ROOT_TYPE, signers, where))
 
 
 def root_name(version: int) -> str:

@@ -55,6 +55,7 @@ def check(crowned: Crowned, mistake: Mistake, everywhere: bool) -> None:
         assert outcome.sqnr_db >= crowned.sqnr_db - HARMLESS_DB, outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("everywhere", [False, True], ids=["calibration", "everywhere"])
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_meets_the_gate_that_should_see_it(sample: Crowned, name: str, everywhere: bool) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from runtime.contract.audit import store_problems
 from runtime.contract.channel_log import Floor, Head
+from runtime.contract.channels import ENTRY_TYPE
+from runtime.contract.document import to_json
 from runtime.contract.errors import (
     ChannelMovedError,
     ManifestError,
@@ -21,9 +23,9 @@ from runtime.contract.errors import (
 )
 from runtime.contract.promotion import Decision, promote
 from runtime.contract.store import ReleaseStore
-from runtime.contract.trust import UnknownKeyError, WrongRoleError
+from runtime.contract.trust import UnknownKeyError, WrongRoleError, sign
 from tests.keys import BUILD, MANAGER, a_key, a_store, a_trust, entry_payload, resign, write_entry
-from tests.simulators import ReleaseSimulator
+from tests.simulators import ReleaseSimulator, flip_bit
 
 
 def test_a_channel_remembers_every_move(tmp_path: Path) -> None:
@@ -247,3 +249,38 @@ def test_a_folder_that_is_none_is_a_problem(tmp_path: Path, place: str, kind: st
     assert all(place in problem for problem in problems)
     if place in ("releases", "channels"):
         assert len(problems) == 1
+
+
+def test_an_entry_number_zero_is_none(tmp_path: Path) -> None:
+    """Names sort: it would come before the first entry and hide all that follow."""
+    three_moves(tmp_path)
+    folder = tmp_path / "channels" / "emulator" / "canary"
+    (folder / "00000000.json").write_text("{}")
+    store = a_store(tmp_path)
+    assert len(store.history("emulator", "canary")) == 3
+    ReleaseSimulator(version="v4").publish(tmp_path, "canary")
+    assert len(store.history("emulator", "canary")) == 4
+
+
+def test_half_a_history_decides_nothing(tmp_path: Path) -> None:
+    """Who was marked bad in an entry that is damaged now is not known: nothing is promoted meanwhile."""
+    moves = three_moves(tmp_path)
+    store = a_store(tmp_path)
+    release = store.resolve("emulator", "canary")
+    flip_bit(moves[0], 5)
+    with pytest.raises(ManifestError, match="the history before it does not hold"):
+        store.is_marked_bad(release)
+    (moves[0].parent / "00000099.json").write_text("junk above the head is nobody's")
+    flip_bit(moves[0], 5)
+    assert store.is_marked_bad(release) is None
+
+
+def test_what_a_newer_version_signed_is_not_moved_aside(tmp_path: Path) -> None:
+    """Moving on without it would fork the history for everybody who has seen it."""
+    moves = three_moves(tmp_path)
+    payload = entry_payload(moves[2]) | {"schema": 3, "sequence": 4, "colour": "new"}
+    path = moves[2].with_name("00000004.json")
+    path.write_bytes(sign(to_json(payload), ENTRY_TYPE, [BUILD]))
+    with pytest.raises(ManifestError, match="a newer version wrote it"):
+        ReleaseSimulator(version="v4").publish(tmp_path, "canary")
+    assert path.exists()

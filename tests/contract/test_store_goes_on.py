@@ -18,9 +18,8 @@ from runtime.contract.channel_log import (
 from runtime.contract.channels import LAST_SEQUENCE, entry_name
 from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.errors import (
-    DigestMismatchError,
+    IncompleteError,
     ManifestError,
-    NoManifestError,
     PipelineError,
     StoreError,
 )
@@ -29,7 +28,7 @@ from runtime.contract.promotion import Decision, promote, roll_back
 from runtime.contract.release import manifest_bytes
 from runtime.contract.release_directory import sign_release
 from runtime.contract.store import Release, ReleaseStore
-from runtime.contract.trust import UnknownKeyError, UnsignedError
+from runtime.contract.trust import UnknownKeyError
 from runtime.key_commands import sign_again
 from tests.keys import BUILD, MANAGER, ROOT_KEY, a_key, a_store
 from tests.moves import (
@@ -170,18 +169,19 @@ def test_an_entry_without_its_release_is_not_there_yet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "kind", "words"),
     [
-        ("manifest.json", NoManifestError, "no manifest.json"),
-        ("manifest.dsse.json", UnsignedError, "has no signature: No such file"),
-        (ARTIFACT, DigestMismatchError, "cannot be read: No such file"),
+        ("manifest.json", NotThereYetError, "no manifest.json"),
+        ("manifest.dsse.json", NotThereYetError, "has no signature: No such file"),
+        (ARTIFACT, IncompleteError, "cannot be read: No such file"),
     ],
 )
-def test_a_release_without_all_its_files_is_refused(
+def test_a_release_without_all_its_files_is_not_there_yet(
     tmp_path: Path, missing: str, kind: type[PipelineError], words: str
 ) -> None:
     copy, third, floor = half_copied(tmp_path)
     copy_entry(tmp_path, 3)
     shutil.copytree(third.directory, copy / "releases" / third.id)
     (copy / "releases" / third.id / missing).unlink()
+    assert kind.code == "not_there_yet"
     refused(copy, kind, words, floor)
 
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.contract.errors import DeviceError, DigestMismatchError, PipelineError
+from runtime.contract.errors import (
+    ConfigError,
+    DeviceError,
+    DigestMismatchError,
+    IncompleteError,
+    PipelineError,
+)
 from runtime.engines.hailo_errors import DeviceBusyError, DeviceLostError
 from runtime.recovery import STEADY, Recovery
 from tests.runtime.service import Service
@@ -129,12 +135,19 @@ def test_the_same_reason_is_not_logged_again(tmp_path: Path) -> None:
     assert bench.known[:3] == ["device_busy", "device_busy", "device_lost"]
 
 
-def test_what_is_no_devices_failure_is_left_alone(tmp_path: Path) -> None:
+def test_what_another_moment_does_not_mend_is_left_alone(tmp_path: Path) -> None:
     bench = Bench(tmp_path, first=LOST)
-    bench.holder.state = DigestMismatchError("other bytes")
+    bench.holder.state = ConfigError("a wrong setting")
     fresh = Recovery(bench.holder, bench._load, lambda model: None, lambda: bench.now)
     assert fresh.step() is None
     assert bench.attempts == []
+
+
+def test_a_store_that_is_still_being_copied_is_looked_at_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, first=LOST)
+    bench.holder.state = IncompleteError("ends early")
+    fresh = Recovery(bench.holder, bench._load, lambda model: None, lambda: bench.now)
+    assert fresh.step() is not None
 
 
 def test_after_a_devices_failure_whatever_comes_is_tried_again(tmp_path: Path) -> None:

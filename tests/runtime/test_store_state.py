@@ -27,7 +27,7 @@ from runtime.store_state import STATE_NAME
 from tests.keys import BUILD, MANAGER, ROOT_KEY, a_root, a_store, key_folder
 from tests.moves import NEW, STRANGER, after, an_entry, channel, next_root, published, put, put_entry, tip
 from tests.runtime.service import Service
-from tests.simulators import ARTIFACT, flip_bit, running_server
+from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, running_server
 
 WHY = Decision(actor="Ada", reason="looked at it")
 
@@ -250,7 +250,7 @@ def _junk_folder(pi: Pi, other: Release) -> None:
         (_jump, "more than 1000 ahead"),
         (_fork, "says something else at entry 1"),
         (_gap, "00000002.json: is not there yet"),
-        (_no_release, "is not there, entry 2 of channel stable names it"),
+        (_no_release, "is not there, or not whole; entry 2 of channel stable names it"),
         (_without("manifest.json"), "no manifest.json"),
         (_without("manifest.dsse.json"), "has no signature"),
         (_without(ARTIFACT), "cannot be read"),
@@ -389,7 +389,47 @@ def test_a_target_that_somebody_adds_takes_nothing_away(pi: Pi) -> None:
     put(channel(pi.root, target="hailo8") / entry_name(1), b"junk")
     pi.serves(release)
     pi.state.unlink()
-    assert pi.fails().code == "target_ambiguous"
+    pi.serves(release)
+    pi.state.unlink()
+    ReleaseSimulator(target="hailo8").publish(pi.root, "canary")
+    pi.serves(release)
+
+
+def test_a_root_in_another_encoding_takes_nothing_away(pi: Pi) -> None:
+    """Its signature holds for its payload, however the envelope around it is written."""
+    (release,) = published(pi.root, "v1")
+    pi.serves(release)
+    after_it = sign_root(a_root(version=2), [ROOT_KEY])
+    place = pi.root / "trust" / "2.root.json"
+    put(place, after_it.decode().encode("utf-16"))
+    pi.serves(release, alarm="2.root.json")
+    put(place, after_it)
+    pi.serves(release)
+
+
+def test_what_a_stranger_adds_to_a_root_is_not_remembered(pi: Pi) -> None:
+    (release,) = published(pi.root, "v1")
+    document = json.loads(sign_root(a_root(version=2), [ROOT_KEY]))
+    document["signatures"].append({"keyid": "x" * 100_000, "sig": "AAAA"})
+    put(pi.root / "trust" / "2.root.json", to_json(document))
+    pi.serves(release)
+    assert len(pi.state.read_bytes()) < 10_000
+    pi.serves(release)
+
+
+def test_a_mistake_of_ours_on_the_new_release_leaves_the_last(
+    pi: Pi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (release,) = published(pi.root, "v1")
+    pi.serves(release)
+    found = ReleaseChoice.find
+
+    def fails(self: ReleaseChoice) -> object:
+        found(self)
+        raise UnicodeDecodeError("utf-8", b"x", 0, 1, "ours")
+
+    monkeypatch.setattr(ReleaseChoice, "find", fails)
+    pi.serves(release, alarm="ours")
 
 
 def test_a_store_of_another_target_only_is_followed(pi: Pi) -> None:
