@@ -215,6 +215,16 @@ def test_who_was_second_is_told(tmp_path: Path) -> None:
         )
 
 
+def test_a_promotion_that_is_there_already_is_refused_to_who_saw_something_else(tmp_path: Path) -> None:
+    first, second = published(tmp_path, "v1", "v2", channels=("canary",))
+    store = a_store(tmp_path)
+    promote(store, "emulator", first.id, WHY, MANAGER)
+    seen = store.head("emulator", "stable")
+    promote(store, "emulator", second.id, Decision(actor="Bob", reason="quick"), MANAGER)
+    with pytest.raises(ChannelMovedError, match="Bob moved it first"):
+        promote(store, "emulator", first.id, WHY, MANAGER, seen=seen)
+
+
 # Roll back.
 
 
