@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -13,9 +12,11 @@ from runtime.contract.errors import (
     DigestMismatchError,
     ManifestError,
     PipelineError,
+    PublicationRefusedError,
     ReleaseNotFoundError,
     TargetMismatchError,
 )
+from runtime.contract.hef_errors import HefError
 from runtime.contract.release import Manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, refuse_double
@@ -24,12 +25,26 @@ from runtime.contract.trust import SignatureError, SigningKey
 TOOLCHAIN_OF: Final = {"emulator": "emulator", "hailo8": "hailo-dfc", "hailo8l": "hailo-dfc"}
 """Whose numbers count for a target: what another toolchain emulated says nothing about its chip."""
 MOST_WORDS: Final = 2000
+MOST_SKIPPED_TOLD: Final = 10
 
 
 class PromotionRefusedError(PipelineError):
     """A move that must not be made."""
 
     code = "promotion_refused"
+
+
+_UNUSABLE: Final = (
+    ReleaseNotFoundError,
+    DigestMismatchError,
+    ManifestError,
+    SignatureError,
+    TargetMismatchError,
+    PublicationRefusedError,
+    PromotionRefusedError,
+    HefError,
+)
+"""Why a release is no place to go back to. That the store cannot be read is none: it may be read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,9 +230,8 @@ def roll_back(
     """Let a channel return to an earlier release: a new entry, no edit.
 
     Args:
-        to: A release that the channel named before; None takes the newest such that is whole and
-            not marked bad, or nothing, as ``plan_roll_back`` says. Empty: nothing, and only where
-            None would come to the same.
+        to: A release that the channel named before; None lets ``plan_roll_back`` choose. Empty:
+            nothing, and only where it would choose that.
         seen: What the channel said when this was decided.
 
     Raises:
@@ -235,8 +249,9 @@ def plan_roll_back(
 ) -> Plan:
     """Where ``roll_back`` would go and what speaks against it; raises as it does where no force helps.
 
-    Without ``to`` it is the newest release before that is whole and not marked bad. Where there is none,
-    ``canary`` names nothing from then on.
+    Without ``to`` it is the newest release before that may be promoted and is not marked bad. Where the
+    channel never named another, ``canary`` names nothing from then on; where it did, and none can be
+    used, somebody has to say where to go.
     """
     head = store.head(target, channel) if isinstance(seen, Unseen) else seen
     if head is None or not head.entry.release:
@@ -246,33 +261,57 @@ def plan_roll_back(
     history = store.whole_history(target, channel)
     before = [entry.release for entry in history if entry.sequence < head.entry.sequence]
     earlier = [name for name in dict.fromkeys(reversed(before)) if name and name != head.entry.release]
-    if to and to not in earlier:
-        raise _nowhere(target, channel, "was never named by this channel before")
-    release = check_promotable(store, target, to) if to else _newest_good(store, earlier)
-    if release is None and channel != "canary":
-        raise _nowhere(target, channel, "has no earlier release to return to")
-    if release and to == "":
-        raise _nowhere(target, channel, "has an earlier release to return to")
-    if release and not to:
-        check_promotable(store, target, release.id)
-    advice = _marks(store, release) if release else ()
-    return Plan(action="roll_back", target=target, channel=channel, release=release, head=head, advice=advice)
+    release: Release | None = None
+    skipped: tuple[str, ...] = ()
+    if to:
+        if to not in earlier:
+            raise _nowhere(target, channel, "was never named by this channel before")
+        release = check_promotable(store, target, to)
+    elif to == "" and earlier:
+        raise _nowhere(target, channel, "named releases before, and is not taken back to nothing")
+    else:
+        release, skipped = _newest_good(store, target, earlier)
+    if release is None and (earlier or channel != "canary"):
+        why = f": {'; '.join(skipped)}" if skipped else ""
+        raise _nowhere(target, channel, f"has no earlier release to return to{why}")
+    return Plan(
+        action="roll_back",
+        target=target,
+        channel=channel,
+        release=release,
+        head=head,
+        advice=_marks(store, release) if release else (),
+        skipped=skipped,
+    )
 
 
 def _nowhere(target: str, channel: str, what: str) -> PromotionRefusedError:
     return PromotionRefusedError(
-        what, where=f"{target}/{channel}", hint="`releasectl history` shows what it named"
+        what, where=f"{target}/{channel}", hint="`releasectl history` shows what it named; --to takes one"
     )
 
 
-def _newest_good(store: ReleaseStore, names: list[str]) -> Release | None:
+def _newest_good(
+    store: ReleaseStore, target: str, names: list[str]
+) -> tuple[Release | None, tuple[str, ...]]:
+    """The first that may be gone back to, and for each before it, why not."""
+    skipped: list[str] = []
     for name in names:
-        with contextlib.suppress(ReleaseNotFoundError, DigestMismatchError, ManifestError, SignatureError):
-            release = store.open_signed(name)
-            release.verify()
-            if not store.is_marked_bad(release):
-                return release
-    return None
+        try:
+            release = check_promotable(store, target, name)
+        except _UNUSABLE as error:
+            skipped.append(f"{name[:12]}: {error}")
+            continue
+        if marks := _marks(store, release):
+            skipped.append(f"{name[:12]}: {marks[0]}")
+        else:
+            return release, _shortened(skipped)
+    return None, _shortened(skipped)
+
+
+def _shortened(sentences: list[str]) -> tuple[str, ...]:
+    more = len(sentences) - MOST_SKIPPED_TOLD
+    return (*sentences[:MOST_SKIPPED_TOLD], *([f"and {more} more"] if more > 0 else ()))
 
 
 def mark_bad(

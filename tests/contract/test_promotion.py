@@ -12,6 +12,7 @@ import pytest
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
+    ManifestError,
     PipelineError,
     PublicationRefusedError,
     ReleaseNotFoundError,
@@ -22,6 +23,7 @@ from runtime.contract.promotion import (
     Decision,
     PromotionRefusedError,
     mark_bad,
+    plan_roll_back,
     promote,
     reaffirm,
     roll_back,
@@ -291,6 +293,48 @@ def test_a_first_canary_is_rolled_back_to_nothing(tmp_path: Path) -> None:
         roll_back(store, "emulator", "stable", FORCED, MANAGER)
     store.point("canary", release, actor="x", reason="again", key=BUILD)
     assert store.history_problems("emulator", "canary") == []
+
+
+def test_a_canary_with_earlier_releases_is_not_rolled_back_to_nothing(tmp_path: Path) -> None:
+    """A channel that names nothing stops every Pi that follows it: nobody comes there by marks."""
+    first, second, third = published(tmp_path, "v1", "v2", "v3", channels=("canary",))
+    store = a_store(tmp_path)
+    shutil.rmtree(first.directory)
+    mark_bad(store, second.id, "canary", Decision(actor="CI", reason="it overheats"), BUILD)
+    with pytest.raises(PromotionRefusedError, match="canary: has no earlier release to return") as caught:
+        roll_back(store, "emulator", "canary", WHY, BUILD)
+    assert f"{first.id[:12]}: " in caught.value.what
+    assert f"{second.id[:12]}: marked bad by CI" in caught.value.what
+    with pytest.raises(PromotionRefusedError, match="is not taken back to nothing"):
+        roll_back(store, "emulator", "canary", WHY, BUILD, to="")
+    assert store.resolve("emulator", "canary").id == third.id
+
+
+def test_what_a_roll_back_passes_over_is_told(tmp_path: Path) -> None:
+    first, second, _ = published(tmp_path, "v1", "v2", "v3")
+    store = a_store(tmp_path)
+    mark_bad(store, second.id, "stable", WHY, MANAGER)
+    plan = plan_roll_back(store, "emulator", "stable")
+    assert plan.identifier == first.id
+    (skipped,) = plan.skipped
+    assert skipped.startswith(f"{second.id[:12]}: marked bad by Ada")
+
+
+def test_a_release_that_nothing_promotes_is_no_place_to_go_back_to(tmp_path: Path) -> None:
+    (first,) = published(tmp_path, "v1")
+    other = _another_toolchain(tmp_path)
+    store = a_store(tmp_path)
+    store.point("stable", other, actor="x", reason="around the gate", key=MANAGER)
+    last = ReleaseSimulator(version="v3").publish(tmp_path, "stable")
+    entry = roll_back(store, "emulator", "stable", WHY, MANAGER)
+    assert (entry.release, entry.previous) == (first.id, last.id)
+
+
+def test_a_mark_that_nobody_can_read_is_no_absence_of_marks(tmp_path: Path) -> None:
+    published(tmp_path, "v1", "v2", "v3")
+    (tmp_path / "channels/emulator/canary/00000001.json").unlink()
+    with pytest.raises(ManifestError, match="the history before it does not hold"):
+        roll_back(a_store(tmp_path), "emulator", "stable", WHY, MANAGER)
 
 
 def test_what_was_never_moved_is_not_rolled_back(tmp_path: Path) -> None:
