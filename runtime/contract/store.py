@@ -197,6 +197,7 @@ class ReleaseStore(StoreReader):
         """Let a channel of the release's own target name this release; the present entry where it does.
 
         Raises:
+            PublicationRefusedError: The release is marked bad, and the channel does not name it yet.
             ChannelMovedError: Somebody moved the channel at the same time; says who.
             SignatureError: The key may not move this channel.
         """
@@ -204,6 +205,13 @@ class ReleaseStore(StoreReader):
         head = self.present(target, channel)
         if head and head.entry.release == release.id:
             return self.settled(head)
+        if mark := self.is_marked_bad(release):
+            raise PublicationRefusedError(
+                f"marked bad by {mark.actor} on {mark.at}: {mark.reason}",
+                where=f"{target}/{channel}",
+                hint="change what it is built from; no force brings it to canary, `releasectl promote "
+                "--force` lets stable take it, recorded",
+            )
         return self.move(
             target, channel, release.id, action=action, actor=actor, reason=reason, key=key, seen=head
         ).entry
