@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Final
 
 from runtime.contract.channel_log import Head
+from runtime.contract.channels import MOST_WORDS as MOST_WORDS
 from runtime.contract.channels import ChannelEntry
 from runtime.contract.errors import (
     DigestMismatchError,
@@ -24,7 +25,6 @@ from runtime.contract.trust import SignatureError, SigningKey
 
 TOOLCHAIN_OF: Final = {"emulator": "emulator", "hailo8": "hailo-dfc", "hailo8l": "hailo-dfc"}
 """Whose numbers count for a target: what another toolchain emulated says nothing about its chip."""
-MOST_WORDS: Final = 2000
 MOST_SKIPPED_TOLD: Final = 10
 
 
@@ -209,12 +209,14 @@ def _advice(store: ReleaseStore, release: Release) -> tuple[str, ...]:
 
 def _marks(store: ReleaseStore, release: Release) -> tuple[str, ...]:
     mark = store.is_marked_bad(release)
-    return (mark_text(mark),) if mark else ()
+    return (_mark_text(mark),) if mark else ()
 
 
-def mark_text(mark: ChannelEntry) -> str:
-    """Who marked a release bad, in which channel's history, and why."""
-    return f"marked bad by {mark.actor} on {mark.at}: {mark.reason}"
+def _mark_text(mark: ChannelEntry) -> str:
+    """Who marked a release bad, and why; short enough for another entry to repeat."""
+    most = MOST_WORDS // 4
+    actor, reason = (each if len(each) <= most else f"{each[:most]}..." for each in (mark.actor, mark.reason))
+    return f"marked bad by {actor} on {mark.at}: {reason}"
 
 
 def roll_back(

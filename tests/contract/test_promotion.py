@@ -171,6 +171,15 @@ def test_what_force_promotes_is_recorded(tmp_path: Path, make: Break, words: str
     assert entry.overridden == tuple(caught.value.what.split("; "))
 
 
+def test_a_long_mark_is_overridden_in_fewer_words(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    mark_bad(store, release.id, "canary", Decision(actor="C" * MOST_WORDS, reason="x" * MOST_WORDS), BUILD)
+    (overridden,) = promote(store, "emulator", release.id, FORCED, MANAGER).overridden
+    assert overridden.startswith("marked bad by CCC")
+    assert len(overridden) < MOST_WORDS
+
+
 def test_a_release_is_not_promoted_for_another_target(tmp_path: Path) -> None:
     (release,) = published(tmp_path, "v1", channels=("canary",))
     with pytest.raises(TargetMismatchError, match="is for emulator, the channel is hailo8's"):
