@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
@@ -29,10 +30,10 @@ from runtime.contract.promotion import (
     roll_back,
 )
 from runtime.contract.pruning import prune
-from runtime.contract.store import Release
+from runtime.contract.store import MOST_EVIDENCE, Release
 from runtime.contract.trust import UnknownKeyError, WrongRoleError
 from tests.keys import BUILD, MANAGER, a_store
-from tests.moves import STRANGER, published, tree
+from tests.moves import STRANGER, published, put, tree
 from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, parity
 
 WHY = Decision(actor="Ada", reason="looked at it")
@@ -62,6 +63,32 @@ def test_a_promotion_records_the_evidence_that_lay_there(tmp_path: Path) -> None
     kept = store.add_evidence(release, "parity", "json", b"{}")
     (record,) = promote(store, "emulator", release.id, WHY, MANAGER).evidence
     assert kept.name == f"{record.kind}-{record.sha256}.json"
+
+
+def test_junk_beside_a_release_is_no_evidence_and_stops_nothing(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    kept = store.add_evidence(release, "parity", "json", b"{}")
+    for number in range(1000):
+        put(kept.with_name(f"junk-{number:064x}.json"), b"")
+    (kept.parent / f"junk-{'f' * 64}.json").mkdir()
+    (record,) = promote(store, "emulator", release.id, WHY, MANAGER).evidence
+    assert (record.kind, record.sha256) == ("parity", sha256_bytes(b"{}"))
+
+
+def test_an_entry_names_so_much_evidence_and_no_more(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    for number in range(MOST_EVIDENCE + 5):
+        store.add_evidence(release, "parity", "json", str(number).encode())
+    assert len(promote(store, "emulator", release.id, WHY, MANAGER).evidence) == MOST_EVIDENCE
+
+
+def test_a_mark_rests_on_its_reason_alone(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    store.add_evidence(release, "parity", "json", b"{}")
+    assert mark_bad(store, release.id, "stable", WHY, MANAGER).evidence == ()
 
 
 def test_what_is_there_already_changes_nothing(tmp_path: Path) -> None:
