@@ -216,10 +216,21 @@ def _decision_lines(store: ReleaseStore, decision: Decision) -> list[str]:
 
 def _decision(options: argparse.Namespace) -> Decision:
     return Decision(
-        actor=options.by or getpass.getuser(),
+        actor=options.by or _user(),
         reason=options.reason or "",
         force=getattr(options, "force", False),
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError) as error:  # which, depends on Python's version
+        raise ConfigError(
+            "no variable and no account names the user",
+            where="--by",
+            hint="--by NAME says who answers for it",
+        ) from error
 
 
 def _of_request(options: argparse.Namespace, request: MoveRequest) -> Decision:
@@ -283,7 +294,9 @@ def _history(store: ReleaseStore, options: argparse.Namespace) -> int:
     options.show(
         options,
         [as_document(signed) for signed in found],
-        lambda: [entry_line(signed.entry) for signed in found] or ["no channel was ever moved"],
+        lambda: (
+            [entry_line(signed.entry, signed.keyids) for signed in found] or ["no channel was ever moved"]
+        ),
     )
     sys.stdout.flush()
     for problem in problems:

@@ -83,6 +83,38 @@ def test_a_history_that_does_not_hold_is_told(
     assert "00000001.json is missing" in err
 
 
+def test_a_history_says_from_where_on_what_and_by_which_key(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    first, second = (release.id for release in releases)
+    store = a_store(tmp_path)
+    store.add_evidence(releases[1], "parity", "json", b"{}")
+    store.add_evidence(releases[1], "parity", "html", b"<p>")
+    for identifier in (first, second):
+        answer(capsys, tmp_path, "promote", identifier, "--yes", "--by", "Ada", *REASON)
+    one, two = run(capsys, tmp_path, "history", "emulator", "stable")[1].splitlines()
+    assert f"promote nothing -> {first[:12]}  Ada: looked at it  key {MANAGER.keyid[:12]}" in one
+    assert f"promote {first[:12]} -> {second[:12]}  Ada: looked at it  evidence: parity  key" in two
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found"), OSError("No username set"), ImportError("pwd")])
+def test_who_has_no_name_is_asked_for_it(
+    tmp_path: Path,
+    releases: list[Release],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def nobody() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    told = failure(capsys, tmp_path, "promote", releases[0].id, "--yes", *REASON)
+    assert told["error"] == "config"
+    assert "--by" in json.dumps(told)
+    answer(capsys, tmp_path, "promote", releases[0].id, "--yes", "--by", "Ada", *REASON)
+
+
 def test_a_mark_of_the_build_host(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
     arguments = (releases[0].id, "--channel", "canary", "--yes", *REASON)
     assert answer(capsys, tmp_path, "mark-bad", *arguments)["channel"] == "canary"
