@@ -76,7 +76,8 @@ def publish_canary(
     Raises:
         SignatureError: The key may not release, or not move canary.
         PublicationRefusedError: Parity is missing, failed, about another artifact, or was judged
-            by another policy than the committed one; or the artifact is worse than the champion.
+            by another policy than the committed one; or the artifact is worse than the champion. Or the
+            release is marked bad: then it lies in the store, and canary stays where it is.
     """
     manifest, files = assemble(bench, toolchain, hef=hef, parity_report=parity_report)
     committed = policy.load_policy()

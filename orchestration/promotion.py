@@ -14,7 +14,15 @@ from pydantic import Field
 
 from orchestration.resources import Places, failures
 from runtime.contract.channels import ChannelEntry
-from runtime.contract.promotion import Decision, PromotionRefusedError, check_promotable, promote, roll_back
+from runtime.contract.promotion import (
+    Decision,
+    Plan,
+    PromotionRefusedError,
+    plan_promotion,
+    plan_roll_back,
+    promote,
+    roll_back,
+)
 from runtime.contract.requests import REQUEST_SCHEMA, MoveRequest, write_request
 from runtime.contract.store import ReleaseStore
 
@@ -99,36 +107,32 @@ def _move(context: dg.OpExecutionContext, config: MoveConfig, places: Places, ac
         store = places.store()
         identifier = store.named(config.release)
         target = store.open(identifier).manifest.target
+        if action == "promote":
+            plan = plan_promotion(store, target, identifier)
+        else:
+            plan = plan_roll_back(store, target, "stable", to=identifier)
+        plan.check(decision)
         key = places.manager_key()
         if key is None:
-            _ask(context, store, target, identifier, decision, action)
-            return
-        if action == "promote":
-            entry = promote(store, target, identifier, decision, key)
+            _ask(context, store, plan, decision)
+        elif action == "promote":
+            _record(context, store, promote(store, target, identifier, decision, key, seen=plan.head))
         else:
-            entry = roll_back(store, target, "stable", decision, key, to=identifier)
-        _record(context, store, entry)
+            to, seen = identifier, plan.head
+            _record(context, store, roll_back(store, target, "stable", decision, key, to=to, seen=seen))
 
 
-def _ask(
-    context: dg.OpExecutionContext,
-    store: ReleaseStore,
-    target: str,
-    identifier: str,
-    decision: Decision,
-    action: str,
-) -> None:
-    """Write a request; what cannot be promoted is refused here already."""
-    check_promotable(store, target, identifier)
-    head = store.head(target, "stable")
+def _ask(context: dg.OpExecutionContext, store: ReleaseStore, plan: Plan, decision: Decision) -> None:
+    """Write a request: the plan was held against all that a signature would be."""
+    head = plan.head
     name = write_request(
         store,
         MoveRequest(
             schema=REQUEST_SCHEMA,
-            action=action,
-            target=target,
-            channel="stable",
-            release=identifier,
+            action=plan.action,
+            target=plan.target,
+            channel=plan.channel,
+            release=plan.identifier,
             approved_by=decision.actor,
             reason=decision.reason,
             force=decision.force,
@@ -137,10 +141,18 @@ def _ask(
             at=datetime.now(UTC).isoformat(timespec="seconds"),
         ),
     )
-    command = f"releasectl promote --request {name[:12]}"
+    force = " --force" if plan.advice else ""
+    command = f"releasectl promote --request {name[:12]}{force}"
     context.log.warning(f"stable did not move: the release manager's key is not here. Where it is: {command}")
     context.add_output_metadata(
-        {"signed": False, "request": name, "what to do": command, "target": target, "release": identifier}
+        {
+            "signed": False,
+            "request": name,
+            "what to do": command,
+            "target": plan.target,
+            "release": plan.identifier,
+            "against": "; ".join(plan.advice) or "nothing",
+        }
     )
 
 

@@ -24,13 +24,17 @@ _ORIGINS: Final = {
 }
 
 
-def entry_line(entry: ChannelEntry) -> str:
-    """One move of a channel, in a line."""
-    what = f"marks {entry.marked[:12]} bad" if entry.marked else f"-> {entry.release[:12] or 'nothing'}"
+def entry_line(entry: ChannelEntry, keyids: Sequence[str] = ()) -> str:
+    """One move of a channel, in a line; with the keys that signed it, where those were asked."""
+    moved = f"{entry.previous[:12] or 'nothing'} -> {entry.release[:12] or 'nothing'}"
+    what = f"marks {entry.marked[:12]} bad" if entry.marked else moved
+    kinds = sorted({each.kind for each in entry.evidence})
+    evidence = f"  evidence: {', '.join(kinds)}" if kinds else ""
+    signed = f"  key {', '.join(keyid[:12] for keyid in keyids)}" if keyids else ""
     forced = f"  OVERRODE: {'; '.join(entry.overridden)}" if entry.overridden else ""
     return (
         f"{entry.target}/{entry.channel}  {entry.sequence}  {entry.at}  {entry.action} {what}  "
-        f"{entry.actor}: {entry.reason}{forced}"
+        f"{entry.actor}: {entry.reason}{forced}{evidence}{signed}"
     )
 
 

@@ -10,13 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.contract.channel_log import Head
 from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
 from runtime.contract.errors import ChannelMovedError, ConfigError, ReleaseNotFoundError
 from runtime.contract.keys import PrivateKey, load_key
 from runtime.contract.portable import export, import_file
-from runtime.contract.promotion import Decision, mark_bad, promote, roll_back
+from runtime.contract.promotion import (
+    UNSEEN,
+    Decision,
+    Plan,
+    mark_bad,
+    plan_promotion,
+    plan_roll_back,
+    promote,
+    roll_back,
+)
 from runtime.contract.pruning import prune, pruned_text
 from runtime.contract.release import TARGETS
+from runtime.contract.release_directory import Release
 from runtime.contract.requests import MoveRequest, drop_request, pending_requests, request_named
 from runtime.contract.store import ReleaseStore
 from runtime.key_commands import NotConfirmedError, key_command, passphrase
@@ -49,7 +60,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
         )
         parser.add_argument("--yes", action="store_true", help="do not ask before signing")
         if force:
-            parser.add_argument("--force", action="store_true", help="against advice; recorded")
+            parser.add_argument("--force", action="store_true", help="against advice; shown and recorded")
 
     moved = verb("promote", "let stable take a canary's release", _promote)
     moved.add_argument("release", metavar="ID", nargs="?", help="its id, or the first 6 digits or more")
@@ -88,30 +99,33 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
 
 
 def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
-    request_name = ""
     if options.request:
-        request_name, request = request_named(store, options.request)
-        _check_seen(store, request)
-        if request.action == "roll_back":
-            return _signed_roll_back(store, options, request_name, request)
-        identifier, target = request.release, request.target
-        decision = _of_request(options, request)
+        return _sign_request(store, options)
+    if not options.release:
+        raise ReleaseNotFoundError("names no release", where="promote", hint="an ID, or --request NAME")
+    identifier = store.named(options.release)
+    target = store.open(identifier).manifest.target
+    plan = plan_promotion(store, target, identifier)
+    return _moved(options, _carry_out(store, options, plan, _decision(options)))
+
+
+def _sign_request(store: ReleaseStore, options: argparse.Namespace) -> int:
+    name, request = request_named(store, options.request)
+    target, channel = request.target, request.channel
+    head = store.present(target, channel)
+    _check_seen(request, head)
+    if request.action == "promote":
+        plan = plan_promotion(store, target, request.release, seen=head)
     else:
-        if not options.release:
-            raise ReleaseNotFoundError("names no release", where="promote", hint="an ID, or --request NAME")
-        identifier = store.named(options.release)
-        target = store.open(identifier).manifest.target
-        decision = _decision(options)
-    _confirm(options, _what_it_is(store, f"promote {target}: stable takes {identifier[:16]}", decision))
-    entry = promote(store, target, identifier, decision, _key(options, "stable"))
-    if request_name:
-        drop_request(store, request_name)
+        plan = plan_roll_back(store, target, channel, to=request.release or None, seen=head or UNSEEN)
+    asked = ("  asked   to force it: takes your own --force",) if request.force else ()
+    entry = _carry_out(store, options, plan, _of_request(options, request), asked)
+    drop_request(store, name)
     return _moved(options, entry)
 
 
-def _check_seen(store: ReleaseStore, request: MoveRequest) -> None:
+def _check_seen(request: MoveRequest, head: Head | None) -> None:
     """Refuse a request that was written about another state of the channel."""
-    head = store.head(request.target, request.channel)
     if (head.signed.digest if head else "") != request.seen:
         who = f"{head.entry.actor}: {head.entry.reason}" if head else "it names nothing"
         raise ChannelMovedError(
@@ -121,76 +135,118 @@ def _check_seen(store: ReleaseStore, request: MoveRequest) -> None:
         )
 
 
-def _signed_roll_back(
-    store: ReleaseStore, options: argparse.Namespace, name: str, request: MoveRequest
-) -> int:
-    decision = _of_request(options, request)
-    place = f"{request.target}/{request.channel}"
-    _confirm(
-        options, _what_it_is(store, f"roll back {place} to {request.release[:16] or 'before'}", decision)
-    )
-    entry = roll_back(
-        store,
-        request.target,
-        request.channel,
-        decision,
-        _key(options, request.channel),
-        to=request.release or None,
-    )
-    drop_request(store, name)
-    return _moved(options, entry)
-
-
 def _roll_back(store: ReleaseStore, options: argparse.Namespace) -> int:
     to = store.named(options.to) if options.to else None
-    decision = _decision(options)
-    place = f"{options.target}/{options.channel}"
-    _confirm(options, _what_it_is(store, f"roll back {place} to {to[:16] if to else 'before'}", decision))
-    key = _key(options, options.channel)
-    return _moved(options, roll_back(store, options.target, options.channel, decision, key, to=to))
+    plan = plan_roll_back(store, options.target, options.channel, to=to)
+    return _moved(options, _carry_out(store, options, plan, _decision(options)))
+
+
+def _carry_out(
+    store: ReleaseStore,
+    options: argparse.Namespace,
+    plan: Plan,
+    decision: Decision,
+    asked: Sequence[str] = (),
+) -> ChannelEntry:
+    """Show a plan, ask, and make that move and no other: what changed meanwhile is refused."""
+    plan.check(decision)
+    verb = plan.action.replace("_", " ")
+    _confirm(
+        options,
+        [
+            f"{verb} {plan.target}/{plan.channel} to {plan.identifier or 'nothing'}",
+            *(_release_lines(plan.release) if plan.release else ()),
+            _now_line(plan.head),
+            *(f"  passed over  {each}" for each in plan.skipped),
+            *(f"  AGAINST {each}" for each in plan.advice),
+            *asked,
+            *_decision_lines(store, decision),
+        ],
+    )
+    key = _key(options, plan.channel)
+    if plan.action == "promote":
+        return promote(store, plan.target, plan.identifier, decision, key, seen=plan.head)
+    to = plan.identifier
+    return roll_back(store, plan.target, plan.channel, decision, key, to=to, seen=plan.head)
 
 
 def _mark_bad(store: ReleaseStore, options: argparse.Namespace) -> int:
-    identifier = store.named(options.release)
+    release = store.open(store.named(options.release))
+    head = store.head(release.manifest.target, options.channel)
     decision = _decision(options)
-    _confirm(options, _what_it_is(store, f"mark {identifier[:16]} bad", decision))
-    return _moved(
-        options, mark_bad(store, identifier, options.channel, decision, _key(options, options.channel))
+    place = f"{release.manifest.target}/{options.channel}"
+    _confirm(
+        options,
+        [
+            f"mark {release.id} bad, in the history of {place}",
+            *_release_lines(release),
+            _now_line(head),
+            *_decision_lines(store, decision),
+        ],
     )
+    key = _key(options, options.channel)
+    return _moved(options, mark_bad(store, release.id, options.channel, decision, key, seen=head))
 
 
-def _what_it_is(store: ReleaseStore, what: str, decision: Decision) -> list[str]:
-    keys = store.trust.root.kind
+def _release_lines(release: Release) -> list[str]:
+    model, parity = release.manifest.model, release.manifest.parity
+    verdict = "passed" if parity.passed else "FAILED"
+    return [
+        f"  model   {model.name} {model.version}",
+        f"  parity  {verdict}, {parity.provenance}, {parity.windows} windows",
+    ]
+
+
+def _now_line(head: Head | None) -> str:
+    if head is None:
+        return "  now     the channel never named anything"
+    entry = head.entry
+    return f"  now     {entry.release or 'nothing'}, entry {entry.sequence}, {entry.actor}: {entry.reason}"
+
+
+def _decision_lines(store: ReleaseStore, decision: Decision) -> list[str]:
     force = ["  forced  against advice, which is recorded"] if decision.force else []
     return [
-        what,
         f"  by      {decision.actor}",
         f"  reason  {decision.reason}",
         *force,
-        f"  signed with {keys}",
+        f"  signed with {store.trust.root.kind}",
     ]
 
 
 def _decision(options: argparse.Namespace) -> Decision:
     return Decision(
-        actor=options.by or getpass.getuser(),
+        actor=options.by or _user(),
         reason=options.reason or "",
         force=getattr(options, "force", False),
     )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError) as error:  # which, depends on Python's version
+        raise ConfigError(
+            "no variable and no account names the user",
+            where="--by",
+            hint="--by NAME says who answers for it",
+        ) from error
 
 
 def _of_request(options: argparse.Namespace, request: MoveRequest) -> Decision:
     return Decision(
         actor=options.by or request.approved_by,
         reason=options.reason or f"{request.reason} (requested by {request.approved_by}, {request.origin})",
-        force=options.force or request.force,
+        force=options.force,  # nobody vouched for what a request says
     )
 
 
 def _confirm(options: argparse.Namespace, lines: Sequence[str]) -> None:
     if options.yes:
         return
-    print("\n".join(lines), file=sys.stderr)
+    for line in lines:
+        # A release that is to be marked bad may say anything: nothing that a terminal obeys.
+        print("".join(each if each.isprintable() else "?" for each in line), file=sys.stderr)
     if not sys.stdin.isatty():
         raise NotConfirmedError("nobody was there to confirm it", hint="in a terminal, or with --yes")
     if input("sign? [y/N] ").strip().lower() not in ("y", "yes"):
@@ -238,7 +294,9 @@ def _history(store: ReleaseStore, options: argparse.Namespace) -> int:
     options.show(
         options,
         [as_document(signed) for signed in found],
-        lambda: [entry_line(signed.entry) for signed in found] or ["no channel was ever moved"],
+        lambda: (
+            [entry_line(signed.entry, signed.keyids) for signed in found] or ["no channel was ever moved"]
+        ),
     )
     sys.stdout.flush()
     for problem in problems:

@@ -30,6 +30,8 @@ ENTRY_SCHEMA: Final = 2
 ENTRY_TYPE: Final = "application/vnd.hailo-pipeline.channel-entry+json"
 ACTIONS: Final = ("publish", "promote", "roll_back", "mark_bad", "reaffirm")
 LAST_SEQUENCE: Final = 99_999_999
+MOST_WORDS: Final = 2000
+"""Characters of what a person says in an entry."""
 _ENTRY_NAME: Final = re.compile(r"(?!0{8})[0-9]{8}\.json")
 
 
@@ -58,7 +60,8 @@ class ChannelEntry:
         evidence: What lay beside the release when this was decided.
 
     Raises:
-        ManifestError: Another schema, a digest that is none, or a time that is none; names it.
+        ManifestError: Another schema, a digest that is none, a time that is none, or words that a terminal
+            would obey; names it.
     """
 
     schema: int
@@ -95,6 +98,18 @@ class ChannelEntry:
         if self.action in ("mark_bad", "reaffirm") and self.release != self.previous:
             raise ManifestError(f"`{self.action}` moves nothing", where="release")
         self._check_time()
+        self._check_words()
+
+    def _check_words(self) -> None:
+        """They are shown to people, whoever signed them: nothing that a terminal obeys, and no book."""
+        said = [("actor", self.actor), ("reason", self.reason), ("at", self.at)]
+        said += [("overridden", each) for each in self.overridden]
+        said += [("evidence", each.kind) for each in self.evidence]
+        for field, text in said:
+            if len(text) > MOST_WORDS or not text.isprintable():
+                raise ManifestError(f"is not one line of at most {MOST_WORDS} characters", where=field)
+        for each in self.evidence:
+            check_digest(each.sha256, "evidence")
 
     def _check_time(self) -> None:
         try:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from runtime.contract.channel_log import Head
+from runtime.contract.channels import MOST_WORDS as MOST_WORDS
 from runtime.contract.channels import ChannelEntry
 from runtime.contract.errors import (
     DigestMismatchError,
     ManifestError,
     PipelineError,
+    PublicationRefusedError,
     ReleaseNotFoundError,
     TargetMismatchError,
 )
+from runtime.contract.hef_errors import HefError
 from runtime.contract.release import Manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, refuse_double
@@ -22,13 +25,26 @@ from runtime.contract.trust import SignatureError, SigningKey
 
 TOOLCHAIN_OF: Final = {"emulator": "emulator", "hailo8": "hailo-dfc", "hailo8l": "hailo-dfc"}
 """Whose numbers count for a target: what another toolchain emulated says nothing about its chip."""
-MOST_WORDS: Final = 2000
+MOST_SKIPPED_TOLD: Final = 10
 
 
 class PromotionRefusedError(PipelineError):
     """A move that must not be made."""
 
     code = "promotion_refused"
+
+
+_UNUSABLE: Final = (
+    ReleaseNotFoundError,
+    DigestMismatchError,
+    ManifestError,
+    SignatureError,
+    TargetMismatchError,
+    PublicationRefusedError,
+    PromotionRefusedError,
+    HefError,
+)
+"""Why a release is no place to go back to. That the store cannot be read is none: it may be read again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +73,59 @@ class Decision:
                 )
 
 
+class Unseen(Enum):
+    """Nobody looked at the channel before: it is looked at when the move is made."""
+
+    UNSEEN = "unseen"
+
+
+UNSEEN: Final = Unseen.UNSEEN
+Seen = Head | Unseen | None
+"""The newest entry that a decision was made on; None where the channel said nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A move that could be made, as a person is to see it before they say yes.
+
+    Args:
+        release: Where the channel goes; None where it is to name nothing.
+        head: What the channel says now. The move is made on that, or not at all.
+        advice: What speaks against it and yields to force, a sentence each.
+        skipped: Newer releases that a roll back passes over, and why.
+    """
+
+    action: str
+    target: str
+    channel: str
+    release: Release | None
+    head: Head | None
+    advice: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def identifier(self) -> str:
+        """Of the release; empty for nothing."""
+        return self.release.id if self.release else ""
+
+    def check(self, decision: Decision) -> None:
+        """PromotionRefusedError where something speaks against it and the decision does not force it."""
+        if self.advice and not decision.force:
+            raise PromotionRefusedError(
+                "; ".join(self.advice),
+                where=self.identifier[:16],
+                hint="--force goes on, and records what was overridden",
+            )
+
+
 def promote(
-    store: ReleaseStore, target: str, identifier: str, decision: Decision, key: SigningKey
+    store: ReleaseStore,
+    target: str,
+    identifier: str,
+    decision: Decision,
+    key: SigningKey,
+    *,
+    seen: Seen = UNSEEN,
 ) -> ChannelEntry:
     """Let ``stable`` take a canary's release.
 
@@ -68,6 +135,7 @@ def promote(
         identifier: The release.
         decision: Who, why, against advice.
         key: Of the role ``stable``.
+        seen: What stable said when this was decided.
 
     Returns:
         The entry that names it; the present one where stable does already.
@@ -79,12 +147,27 @@ def promote(
         DigestMismatchError, ManifestError, SignatureError: It is not what was released.
         ChannelMovedError: Somebody else moved stable meanwhile; says who.
     """
-    head = store.present(target, "stable")
-    release = check_promotable(store, target, identifier)
-    if head and head.entry.release == release.id:
+    plan = plan_promotion(store, target, identifier, seen=seen)
+    plan.check(decision)
+    head, now = plan.head, store.present(target, "stable")
+    if head and now and head.entry.release == identifier and head.signed.digest == now.signed.digest:
         return store.settled(head)
-    overridden = _advice(store, release, decision)
-    return _move(store, "stable", release, "promote", decision, key, head, overridden)
+    return _carry_out(store, plan, decision, key)
+
+
+def plan_promotion(store: ReleaseStore, target: str, identifier: str, *, seen: Seen = UNSEEN) -> Plan:
+    """What ``promote`` would do and what speaks against it; raises as it does where no force helps."""
+    head = store.present(target, "stable") if isinstance(seen, Unseen) else seen
+    release = check_promotable(store, target, identifier)
+    settled = head is not None and head.entry.release == release.id
+    return Plan(
+        action="promote",
+        target=target,
+        channel="stable",
+        release=release,
+        head=head,
+        advice=() if settled else _advice(store, release),
+    )
 
 
 def check_promotable(store: ReleaseStore, target: str, identifier: str) -> Release:
@@ -115,19 +198,25 @@ def _check_toolchain(manifest: Manifest) -> None:
         )
 
 
-def _advice(store: ReleaseStore, release: Release, decision: Decision) -> tuple[str, ...]:
-    """What speaks against it and yields to force: a sentence each, recorded in the entry."""
-    found = []
-    if mark := store.is_marked_bad(release):
-        found.append(f"marked bad by {mark.actor} on {mark.at}: {mark.reason}")
+def _advice(store: ReleaseStore, release: Release) -> tuple[str, ...]:
+    """What speaks against a promotion and yields to force: a sentence each, recorded in the entry."""
+    found = _marks(store, release)
     target = release.manifest.target
     if all(entry.release != release.id for entry in store.whole_history(target, "canary")):
-        found.append("it was never a canary")
-    if found and not decision.force:
-        raise PromotionRefusedError(
-            "; ".join(found), where=release.id[:16], hint="--force goes on, and records what was overridden"
-        )
-    return tuple(found)
+        found += ("it was never a canary",)
+    return found
+
+
+def _marks(store: ReleaseStore, release: Release) -> tuple[str, ...]:
+    mark = store.is_marked_bad(release)
+    return (_mark_text(mark),) if mark else ()
+
+
+def _mark_text(mark: ChannelEntry) -> str:
+    """Who marked a release bad, and why; short enough for another entry to repeat."""
+    most = MOST_WORDS // 4
+    actor, reason = (each if len(each) <= most else f"{each[:most]}..." for each in (mark.actor, mark.reason))
+    return f"marked bad by {actor} on {mark.at}: {reason}"
 
 
 def roll_back(
@@ -138,69 +227,116 @@ def roll_back(
     key: SigningKey,
     *,
     to: str | None = None,
+    seen: Seen = UNSEEN,
 ) -> ChannelEntry:
     """Let a channel return to an earlier release: a new entry, no edit.
 
     Args:
-        to: A release that the channel named before; None takes the newest such that is whole and
-            not marked bad. Where there is none, ``canary`` names nothing from then on.
+        to: A release that the channel named before; None lets ``plan_roll_back`` choose. Empty:
+            nothing, and only where it would choose that.
+        seen: What the channel said when this was decided.
 
     Raises:
         PromotionRefusedError: Nothing to return to, or ``to`` was never named, or is marked bad, not forced.
         ReleaseNotFoundError: The channel names nothing, or the release was pruned.
         ChannelMovedError: Somebody else moved it meanwhile; says who.
     """
-    head = store.head(target, channel)
+    plan = plan_roll_back(store, target, channel, to=to, seen=seen)
+    plan.check(decision)
+    return _carry_out(store, plan, decision, key)
+
+
+def plan_roll_back(
+    store: ReleaseStore, target: str, channel: str, *, to: str | None = None, seen: Seen = UNSEEN
+) -> Plan:
+    """Where ``roll_back`` would go and what speaks against it; raises as it does where no force helps.
+
+    Without ``to`` it is the newest release before that may be promoted and is not marked bad. Where the
+    channel never named another, ``canary`` names nothing from then on; where it did, and none can be
+    used, somebody has to say where to go.
+    """
+    head = store.head(target, channel) if isinstance(seen, Unseen) else seen
     if head is None or not head.entry.release:
         raise ReleaseNotFoundError(
             f"channel {channel} of {target} names no release", hint="there is nothing to roll back"
         )
-    before = [entry.release for entry in store.whole_history(target, channel)[:-1]]
-    earlier = [name for name in reversed(before) if name and name != head.entry.release]
-    if to is None:
-        to = _newest_good(store, earlier)
-        if to is None and channel == "canary":
-            return _record(store, head, "", "roll_back", decision, key)
-    if to is None or to not in earlier:
-        what = "was never named by this channel before" if to else "has no earlier release to return to"
-        raise PromotionRefusedError(
-            what, where=f"{target}/{channel}", hint="`releasectl history` shows what it named"
-        )
-    release = check_promotable(store, target, to)
-    overridden: tuple[str, ...] = ()
-    if mark := store.is_marked_bad(release):
-        overridden = (f"marked bad by {mark.actor} on {mark.at}: {mark.reason}",)
-        if not decision.force:
-            raise PromotionRefusedError(
-                overridden[0], where=release.id[:16], hint="--force goes on, and records it"
-            )
-    return _move(store, channel, release, "roll_back", decision, key, head, overridden)
+    history = store.whole_history(target, channel)
+    before = [entry.release for entry in history if entry.sequence < head.entry.sequence]
+    earlier = [name for name in dict.fromkeys(reversed(before)) if name and name != head.entry.release]
+    release: Release | None = None
+    skipped: tuple[str, ...] = ()
+    if to:
+        if to not in earlier:
+            raise _nowhere(target, channel, "was never named by this channel before")
+        release = check_promotable(store, target, to)
+    elif to == "" and earlier:
+        raise _nowhere(target, channel, "named releases before, and is not taken back to nothing")
+    else:
+        release, skipped = _newest_good(store, target, earlier)
+    if release is None and (earlier or channel != "canary"):
+        why = f": {'; '.join(skipped)}" if skipped else ""
+        raise _nowhere(target, channel, f"has no earlier release to return to{why}")
+    return Plan(
+        action="roll_back",
+        target=target,
+        channel=channel,
+        release=release,
+        head=head,
+        advice=_marks(store, release) if release else (),
+        skipped=skipped,
+    )
 
 
-def _newest_good(store: ReleaseStore, names: list[str]) -> str | None:
-    for name in dict.fromkeys(names):
-        with contextlib.suppress(ReleaseNotFoundError, DigestMismatchError, ManifestError, SignatureError):
-            release = store.open_signed(name)
-            release.verify()
-            if not store.is_marked_bad(release):
-                return name
-    return None
+def _nowhere(target: str, channel: str, what: str) -> PromotionRefusedError:
+    return PromotionRefusedError(
+        what, where=f"{target}/{channel}", hint="`releasectl history` shows what it named; --to takes one"
+    )
+
+
+def _newest_good(
+    store: ReleaseStore, target: str, names: list[str]
+) -> tuple[Release | None, tuple[str, ...]]:
+    """The first that may be gone back to, and for each before it, why not."""
+    skipped: list[str] = []
+    for name in names:
+        try:
+            release = check_promotable(store, target, name)
+        except _UNUSABLE as error:
+            skipped.append(f"{name[:12]}: {error}")
+            continue
+        if marks := _marks(store, release):
+            skipped.append(f"{name[:12]}: {marks[0]}")
+        else:
+            return release, _shortened(skipped)
+    return None, _shortened(skipped)
+
+
+def _shortened(sentences: list[str]) -> tuple[str, ...]:
+    more = len(sentences) - MOST_SKIPPED_TOLD
+    return (*sentences[:MOST_SKIPPED_TOLD], *([f"and {more} more"] if more > 0 else ()))
 
 
 def mark_bad(
-    store: ReleaseStore, identifier: str, channel: str, decision: Decision, key: SigningKey
+    store: ReleaseStore,
+    identifier: str,
+    channel: str,
+    decision: Decision,
+    key: SigningKey,
+    *,
+    seen: Seen = UNSEEN,
 ) -> ChannelEntry:
     """Say that a release is never to be promoted; no channel moves.
 
     Args:
         channel: Whose history says it: ``stable`` for a release manager, ``canary`` for a build host.
+        seen: What the channel said when this was decided.
 
     Raises:
         ReleaseNotFoundError: No such release.
         ChannelMovedError: Somebody else moved the channel meanwhile.
     """
     release = store.open(identifier)
-    head = store.head(release.manifest.target, channel)
+    head = store.head(release.manifest.target, channel) if isinstance(seen, Unseen) else seen
     return store.move(
         release.manifest.target,
         channel,
@@ -245,39 +381,15 @@ def _head_or_none(store: ReleaseStore, target: str, channel: str) -> Head | None
         return None
 
 
-def _move(
-    store: ReleaseStore,
-    channel: str,
-    release: Release,
-    action: str,
-    decision: Decision,
-    key: SigningKey,
-    seen: Head | None,
-    overridden: tuple[str, ...],
-) -> ChannelEntry:
+def _carry_out(store: ReleaseStore, plan: Plan, decision: Decision, key: SigningKey) -> ChannelEntry:
     return store.move(
-        release.manifest.target,
-        channel,
-        release.id,
-        action=action,
+        plan.target,
+        plan.channel,
+        plan.identifier,
+        action=plan.action,
         actor=decision.actor,
         reason=decision.reason,
         key=key,
-        seen=seen,
-        overridden=overridden,
-    ).entry
-
-
-def _record(
-    store: ReleaseStore, head: Head, identifier: str, action: str, decision: Decision, key: SigningKey
-) -> ChannelEntry:
-    return store.move(
-        head.entry.target,
-        head.entry.channel,
-        identifier,
-        action=action,
-        actor=decision.actor,
-        reason=decision.reason,
-        key=key,
-        seen=head,
+        seen=plan.head,
+        overridden=plan.advice,
     ).entry

@@ -55,6 +55,8 @@ class MoveRequest:
             raise ManifestError(f"{self.action[:40]!r} cannot be requested", where="action")
         if self.target not in TARGETS or self.channel not in CHANNELS:
             raise ManifestError("is no channel", where="channel")
+        if self.action == "promote" and (self.channel != "stable" or not self.release):
+            raise ManifestError("a promotion is of a release, to stable", where="channel")
         for field in ("approved_by", "reason", "origin", "at"):
             # It is shown before anybody has vouched for it: nothing that a terminal obeys.
             if not (text := getattr(self, field)).strip() or not text.isprintable():

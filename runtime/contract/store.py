@@ -17,6 +17,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from runtime.contract.channel_log import ChannelLog, Head, next_sequence
 from runtime.contract.channels import ENTRY_SCHEMA, ChannelEntry, EvidenceRecord, SignedEntry
@@ -25,10 +26,11 @@ from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
     ManifestError,
+    PipelineError,
     PublicationRefusedError,
     store_errors,
 )
-from runtime.contract.evidence import evidence_record, write_evidence
+from runtime.contract.evidence import evidence_record, read_evidence, write_evidence
 from runtime.contract.files import (
     move_aside,
     read_bounded,
@@ -59,6 +61,9 @@ from runtime.contract.trust import (
     root_name,
 )
 from runtime.contract.writers_lock import writing
+
+MOST_EVIDENCE: Final = 50
+"""Files of evidence that an entry names."""
 
 
 def _is_whole(directory: Path) -> bool:
@@ -197,6 +202,7 @@ class ReleaseStore(StoreReader):
         """Let a channel of the release's own target name this release; the present entry where it does.
 
         Raises:
+            PublicationRefusedError: The release is marked bad, and the channel does not name it yet.
             ChannelMovedError: Somebody moved the channel at the same time; says who.
             SignatureError: The key may not move this channel.
         """
@@ -204,6 +210,13 @@ class ReleaseStore(StoreReader):
         head = self.present(target, channel)
         if head and head.entry.release == release.id:
             return self.settled(head)
+        if mark := self.is_marked_bad(release):
+            raise PublicationRefusedError(
+                f"marked bad by {mark.actor} on {mark.at}: {mark.reason}",
+                where=f"{target}/{channel}",
+                hint="change what it is built from; no force brings it to canary, `releasectl promote "
+                "--force` lets stable take it, recorded",
+            )
         return self.move(
             target, channel, release.id, action=action, actor=actor, reason=reason, key=key, seen=head
         ).entry
@@ -266,7 +279,7 @@ class ReleaseStore(StoreReader):
                 reason=reason,
                 at=datetime.now(UTC).isoformat(timespec="seconds"),
                 overridden=overridden,
-                evidence=self._evidence_records(marked or identifier),
+                evidence=() if marked else self._evidence_records(identifier),
             )
             return log.append(entry, key)
 
@@ -288,8 +301,15 @@ class ReleaseStore(StoreReader):
         return tip
 
     def _evidence_records(self, identifier: str) -> tuple[EvidenceRecord, ...]:
-        paths = self.evidence(identifier) if identifier else []
-        return tuple(EvidenceRecord(**evidence_record(path)) for path in paths)
+        """What is what its name says, by name, up to a number: no file laid there can stop a move."""
+        found: list[EvidenceRecord] = []
+        for path in self.evidence(identifier) if identifier else ():
+            with contextlib.suppress(PipelineError):
+                read_evidence(path)
+                found.append(EvidenceRecord(**evidence_record(path)))
+            if len(found) == MOST_EVIDENCE:
+                break
+        return tuple(found)
 
     def add_evidence(self, release: Release, kind: str, suffix: str, data: bytes) -> Path:
         """Keep a document beside a release of this store; the release does not change.

@@ -32,13 +32,15 @@ from runtime.contract.errors import (
     ToolchainError,
 )
 from runtime.contract.parity import LATENTS_NAME, REPORT_NAME
+from runtime.contract.promotion import Decision, mark_bad
 from runtime.contract.release import CalibrationRecord, manifest_bytes
 from runtime.contract.store import ReleaseStore
 from runtime.contract.window import normalize
 from sample.motions import MOTIFS
 from tests.assets.test_calibration import load, with_set
 from tests.chain import CALIB_DATA, SAMPLE_VERSION, Chain, build_chain, strict_policy
-from tests.keys import BUILD, a_store
+from tests.keys import BUILD, MANAGER, a_store
+from tests.simulators import ReleaseSimulator
 
 pytestmark = pytest.mark.build
 
@@ -138,6 +140,21 @@ def test_publishing_again_moves_nothing(chain: Chain, tmp_path: Path) -> None:
     assert publish(chain, tmp_path) == publish(chain, tmp_path)
     assert len(a_store(tmp_path).history("emulator", "canary")) == 1
     assert not list((tmp_path / "releases").glob(".*"))
+
+
+def test_canary_does_not_return_to_what_was_marked_bad(chain: Chain, tmp_path: Path) -> None:
+    """The same inputs give the same release: a build again would undo what a person said."""
+    store = a_store(tmp_path)
+    identifier = publish(chain, tmp_path)
+    other = ReleaseSimulator(version="other").publish(tmp_path, "canary")
+    mark_bad(store, identifier, "stable", Decision(actor="Ada", reason="too hot"), MANAGER)
+    with pytest.raises(
+        PublicationRefusedError, match=r"emulator/canary: marked bad by Ada on .*: too hot"
+    ) as e:
+        publish(chain, tmp_path)
+    assert "change what it is built from" in e.value.hint
+    assert store.resolve("emulator", "canary").id == other.id
+    assert store.holds(identifier)
 
 
 def nothing_published(store: Path) -> bool:

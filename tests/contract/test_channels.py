@@ -13,7 +13,7 @@ import pytest
 
 from runtime.contract.audit import store_problems
 from runtime.contract.channel_log import Floor, Head
-from runtime.contract.channels import ENTRY_TYPE
+from runtime.contract.channels import ENTRY_TYPE, MOST_WORDS, EvidenceRecord
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
     ChannelMovedError,
@@ -25,6 +25,7 @@ from runtime.contract.promotion import Decision, promote
 from runtime.contract.store import ReleaseStore
 from runtime.contract.trust import UnknownKeyError, WrongRoleError, sign
 from tests.keys import BUILD, MANAGER, a_key, a_store, a_trust, entry_payload, resign, write_entry
+from tests.moves import an_entry
 from tests.simulators import ReleaseSimulator, flip_bit
 
 
@@ -159,6 +160,27 @@ def test_an_entry_that_says_nonsense_is_refused(
     assert message in str(caught.value)
     assert caught.value.where.startswith(str(path))
     assert store_problems(a_store(tmp_path)) == [str(caught.value)]
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "two\nlines", "x" * (MOST_WORDS + 1)])
+@pytest.mark.parametrize("field", ["actor", "reason", "overridden"])
+def test_an_entry_that_a_terminal_would_obey_is_none(field: str, text: str) -> None:
+    """Also one that is signed: a stolen key does not reach the screen of whoever looks for it."""
+    with pytest.raises(ManifestError, match=f"{field}: is not one line of at most 2000 characters"):
+        an_entry(**{field: (text,) if field == "overridden" else text})
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"at": "2026-11-27\x1b10:00:00+00:00"}, "at"),
+        ({"evidence": (EvidenceRecord(kind="\x1bc", sha256="a" * 64),)}, "evidence"),
+        ({"evidence": (EvidenceRecord(kind="parity", sha256="\x1bc"),)}, "evidence"),
+    ],
+)
+def test_nothing_else_that_is_shown_of_an_entry_is_obeyed(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ManifestError, match=f"{field}: "):
+        an_entry(**change)
 
 
 def three_moves(root: Path) -> list[Path]:

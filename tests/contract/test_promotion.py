@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import (
     ChannelMovedError,
     DigestMismatchError,
+    ManifestError,
     PipelineError,
     PublicationRefusedError,
     ReleaseNotFoundError,
@@ -22,15 +24,16 @@ from runtime.contract.promotion import (
     Decision,
     PromotionRefusedError,
     mark_bad,
+    plan_roll_back,
     promote,
     reaffirm,
     roll_back,
 )
 from runtime.contract.pruning import prune
-from runtime.contract.store import Release
+from runtime.contract.store import MOST_EVIDENCE, Release
 from runtime.contract.trust import UnknownKeyError, WrongRoleError
 from tests.keys import BUILD, MANAGER, a_store
-from tests.moves import STRANGER, published, tree
+from tests.moves import STRANGER, published, put, tree
 from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, parity
 
 WHY = Decision(actor="Ada", reason="looked at it")
@@ -60,6 +63,32 @@ def test_a_promotion_records_the_evidence_that_lay_there(tmp_path: Path) -> None
     kept = store.add_evidence(release, "parity", "json", b"{}")
     (record,) = promote(store, "emulator", release.id, WHY, MANAGER).evidence
     assert kept.name == f"{record.kind}-{record.sha256}.json"
+
+
+def test_junk_beside_a_release_is_no_evidence_and_stops_nothing(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    kept = store.add_evidence(release, "parity", "json", b"{}")
+    for number in range(1000):
+        put(kept.with_name(f"junk-{number:064x}.json"), b"")
+    (kept.parent / f"junk-{'f' * 64}.json").mkdir()
+    (record,) = promote(store, "emulator", release.id, WHY, MANAGER).evidence
+    assert (record.kind, record.sha256) == ("parity", sha256_bytes(b"{}"))
+
+
+def test_an_entry_names_so_much_evidence_and_no_more(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    for number in range(MOST_EVIDENCE + 5):
+        store.add_evidence(release, "parity", "json", str(number).encode())
+    assert len(promote(store, "emulator", release.id, WHY, MANAGER).evidence) == MOST_EVIDENCE
+
+
+def test_a_mark_rests_on_its_reason_alone(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    store.add_evidence(release, "parity", "json", b"{}")
+    assert mark_bad(store, release.id, "stable", WHY, MANAGER).evidence == ()
 
 
 def test_what_is_there_already_changes_nothing(tmp_path: Path) -> None:
@@ -169,6 +198,15 @@ def test_what_force_promotes_is_recorded(tmp_path: Path, make: Break, words: str
     assert entry.overridden == tuple(caught.value.what.split("; "))
 
 
+def test_a_long_mark_is_overridden_in_fewer_words(tmp_path: Path) -> None:
+    (release,) = published(tmp_path, "v1", channels=("canary",))
+    store = a_store(tmp_path)
+    mark_bad(store, release.id, "canary", Decision(actor="C" * MOST_WORDS, reason="x" * MOST_WORDS), BUILD)
+    (overridden,) = promote(store, "emulator", release.id, FORCED, MANAGER).overridden
+    assert overridden.startswith("marked bad by CCC")
+    assert len(overridden) < MOST_WORDS
+
+
 def test_a_release_is_not_promoted_for_another_target(tmp_path: Path) -> None:
     (release,) = published(tmp_path, "v1", channels=("canary",))
     with pytest.raises(TargetMismatchError, match="is for emulator, the channel is hailo8's"):
@@ -213,6 +251,16 @@ def test_who_was_second_is_told(tmp_path: Path) -> None:
             key=MANAGER,
             seen=head,
         )
+
+
+def test_a_promotion_that_is_there_already_is_refused_to_who_saw_something_else(tmp_path: Path) -> None:
+    first, second = published(tmp_path, "v1", "v2", channels=("canary",))
+    store = a_store(tmp_path)
+    promote(store, "emulator", first.id, WHY, MANAGER)
+    seen = store.head("emulator", "stable")
+    promote(store, "emulator", second.id, Decision(actor="Bob", reason="quick"), MANAGER)
+    with pytest.raises(ChannelMovedError, match="Bob moved it first"):
+        promote(store, "emulator", first.id, WHY, MANAGER, seen=seen)
 
 
 # Roll back.
@@ -281,6 +329,48 @@ def test_a_first_canary_is_rolled_back_to_nothing(tmp_path: Path) -> None:
         roll_back(store, "emulator", "stable", FORCED, MANAGER)
     store.point("canary", release, actor="x", reason="again", key=BUILD)
     assert store.history_problems("emulator", "canary") == []
+
+
+def test_a_canary_with_earlier_releases_is_not_rolled_back_to_nothing(tmp_path: Path) -> None:
+    """A channel that names nothing stops every Pi that follows it: nobody comes there by marks."""
+    first, second, third = published(tmp_path, "v1", "v2", "v3", channels=("canary",))
+    store = a_store(tmp_path)
+    shutil.rmtree(first.directory)
+    mark_bad(store, second.id, "canary", Decision(actor="CI", reason="it overheats"), BUILD)
+    with pytest.raises(PromotionRefusedError, match="canary: has no earlier release to return") as caught:
+        roll_back(store, "emulator", "canary", WHY, BUILD)
+    assert f"{first.id[:12]}: " in caught.value.what
+    assert f"{second.id[:12]}: marked bad by CI" in caught.value.what
+    with pytest.raises(PromotionRefusedError, match="is not taken back to nothing"):
+        roll_back(store, "emulator", "canary", WHY, BUILD, to="")
+    assert store.resolve("emulator", "canary").id == third.id
+
+
+def test_what_a_roll_back_passes_over_is_told(tmp_path: Path) -> None:
+    first, second, _ = published(tmp_path, "v1", "v2", "v3")
+    store = a_store(tmp_path)
+    mark_bad(store, second.id, "stable", WHY, MANAGER)
+    plan = plan_roll_back(store, "emulator", "stable")
+    assert plan.identifier == first.id
+    (skipped,) = plan.skipped
+    assert skipped.startswith(f"{second.id[:12]}: marked bad by Ada")
+
+
+def test_a_release_that_nothing_promotes_is_no_place_to_go_back_to(tmp_path: Path) -> None:
+    (first,) = published(tmp_path, "v1")
+    other = _another_toolchain(tmp_path)
+    store = a_store(tmp_path)
+    store.point("stable", other, actor="x", reason="around the gate", key=MANAGER)
+    last = ReleaseSimulator(version="v3").publish(tmp_path, "stable")
+    entry = roll_back(store, "emulator", "stable", WHY, MANAGER)
+    assert (entry.release, entry.previous) == (first.id, last.id)
+
+
+def test_a_mark_that_nobody_can_read_is_no_absence_of_marks(tmp_path: Path) -> None:
+    published(tmp_path, "v1", "v2", "v3")
+    (tmp_path / "channels/emulator/canary/00000001.json").unlink()
+    with pytest.raises(ManifestError, match="the history before it does not hold"):
+        roll_back(a_store(tmp_path), "emulator", "stable", WHY, MANAGER)
 
 
 def test_what_was_never_moved_is_not_rolled_back(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ def test_requests_wait_oldest_first_until_they_are_dropped(tmp_path: Path) -> No
         ({"action": "publish"}, "'publish' cannot be requested"),
         ({"target": "hailo15"}, "is no channel"),
         ({"channel": "beta"}, "is no channel"),
+        ({"channel": "canary"}, "a promotion is of a release, to stable"),
+        ({"release": ""}, "a promotion is of a release, to stable"),
         ({"release": "../x"}, "is not a SHA-256"),
         ({"seen": "x"}, "is not a SHA-256"),
         ({"reason": "\x1b[2J"}, "reason: must be said, in one line"),

@@ -15,7 +15,7 @@ from orchestration.promotion import promote_to_stable, roll_back_stable, stable_
 from orchestration.resources import Places, ProductIOManager
 from runtime.contract.promotion import Decision, mark_bad
 from runtime.contract.requests import pending_requests
-from tests.keys import MANAGER, a_store
+from tests.keys import BUILD, MANAGER, a_store
 from tests.simulators import ReleaseSimulator
 
 pytestmark = pytest.mark.build
@@ -150,6 +150,25 @@ def test_without_the_key_it_asks(tmp_path: Path, instance: dg.DagsterInstance) -
     assert request.origin == f"Dagster run {result.run_id}"
     assert instance.get_latest_materialization_event(STABLE) is None
     assert name
+
+
+def test_what_would_not_be_signed_is_not_asked_for(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    """Without the key the same checks: a person is not sent to the manager with what is refused there."""
+    first, second = two_canaries(tmp_path)
+    store = a_store(tmp_path / "store")
+    mark_bad(store, first, "canary", Decision(actor="bert", reason="too hot"), BUILD)
+    other = ReleaseSimulator(version="v3").place(tmp_path / "store").id
+    assert "marked bad by bert" in failure(move(tmp_path, instance, first, key=""))
+    assert "it was never a canary" in failure(move(tmp_path, instance, other, key=""))
+    assert "names no release" in failure(move(tmp_path, instance, second, "roll_back", key=""))
+    assert move(tmp_path, instance, second).success
+    assert "was never named by this channel" in failure(
+        move(tmp_path, instance, first, "roll_back", key="", force=True)
+    )
+    assert pending_requests(store) == {}
+    assert move(tmp_path, instance, first, key="", force=True).success
+    (request,) = pending_requests(store).values()
+    assert (request.release, request.force) == (first, True)
 
 
 def test_the_build_key_promotes_nothing(tmp_path: Path, instance: dg.DagsterInstance) -> None:

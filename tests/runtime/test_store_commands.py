@@ -6,6 +6,7 @@ import getpass
 import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import pytest
 
 from runtime.cli import main
 from runtime.contract.keys import KeyFolder, load_key
-from runtime.contract.promotion import Decision, promote
+from runtime.contract.promotion import Decision, mark_bad, promote
 from runtime.contract.requests import MoveRequest, pending_requests, write_request
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.trust import Trust
 from tests.keys import BUILD, MANAGER, a_store, key_folder
 from tests.moves import floor_of, published
+from tests.simulators import ReleaseSimulator
 
 Capture = pytest.CaptureFixture[str]
 REASON = ("--reason", "looked at it")
@@ -79,6 +81,38 @@ def test_a_history_that_does_not_hold_is_told(
     code, _, err = run(capsys, tmp_path, "history")
     assert code == 1
     assert "00000001.json is missing" in err
+
+
+def test_a_history_says_from_where_on_what_and_by_which_key(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    first, second = (release.id for release in releases)
+    store = a_store(tmp_path)
+    store.add_evidence(releases[1], "parity", "json", b"{}")
+    store.add_evidence(releases[1], "parity", "html", b"<p>")
+    for identifier in (first, second):
+        answer(capsys, tmp_path, "promote", identifier, "--yes", "--by", "Ada", *REASON)
+    one, two = run(capsys, tmp_path, "history", "emulator", "stable")[1].splitlines()
+    assert f"promote nothing -> {first[:12]}  Ada: looked at it  key {MANAGER.keyid[:12]}" in one
+    assert f"promote {first[:12]} -> {second[:12]}  Ada: looked at it  evidence: parity  key" in two
+
+
+@pytest.mark.parametrize("error", [KeyError("uid not found"), OSError("No username set"), ImportError("pwd")])
+def test_who_has_no_name_is_asked_for_it(
+    tmp_path: Path,
+    releases: list[Release],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def nobody() -> str:
+        raise error
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    told = failure(capsys, tmp_path, "promote", releases[0].id, "--yes", *REASON)
+    assert told["error"] == "config"
+    assert "--by" in json.dumps(told)
+    answer(capsys, tmp_path, "promote", releases[0].id, "--yes", "--by", "Ada", *REASON)
 
 
 def test_a_mark_of_the_build_host(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
@@ -145,6 +179,77 @@ def test_a_person_is_asked_and_sees_what_they_sign(
     for words in (releases[0].id[:16], "Ada", "looked at it", "forced", "development keys"):
         assert words in err
     assert len(a_store(tmp_path).history("emulator", "stable")) == moves
+
+
+class Slow(Terminal):
+    """Somebody who says yes after something happened."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__("y\n")
+        self._happens = happens
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # as io.StringIO's own
+        self._happens()
+        return super().readline(size)
+
+
+def test_a_roll_back_goes_where_it_was_shown_to_go(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build key's mark that comes while the prompt waits stops it, and does not steer it elsewhere."""
+    first, second, third = published(tmp_path, "v1", "v2", "v3")
+    store = a_store(tmp_path)
+
+    def steer() -> None:
+        mark_bad(store, second.id, "canary", Decision(actor="CI", reason="steers"), BUILD)
+
+    monkeypatch.setattr(sys, "stdin", Slow(steer))
+    code, _, err = run(capsys, tmp_path, "rollback", "emulator", "stable", *REASON)
+    assert code != 0
+    for words in (f"to {second.id}", "v2", "parity  passed", f"now     {third.id}, entry 3, test: simulated"):
+        assert words in err
+    assert "marked bad by CI" in err
+    assert first.id not in err
+    assert store.resolve("emulator", "stable").id == third.id
+
+
+def test_what_a_requested_roll_back_comes_to_is_shown(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = published(tmp_path, "v1", "v2")
+    name = ask(a_store(tmp_path), "", action="roll_back")
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    _, _, err = run(capsys, tmp_path, "promote", "--request", name)
+    assert f"roll back emulator/stable to {first.id}" in err
+
+
+@pytest.mark.parametrize("verb", ["promote", "rollback", "mark-bad"])
+def test_a_move_made_while_the_prompt_waits_is_told(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    published(tmp_path, "v1", "v2")
+    (other,) = published(tmp_path, "v3", channels=("canary",))
+    store = a_store(tmp_path)
+
+    def move() -> None:
+        promote(store, "emulator", other.id, Decision(actor="Bob", reason="quick"), MANAGER)
+
+    monkeypatch.setattr(sys, "stdin", Slow(move))
+    arguments = ("emulator", "stable") if verb == "rollback" else (other.id,)
+    code, _, err = run(capsys, tmp_path, verb, *arguments, *REASON)
+    assert code != 0
+    assert f"Bob moved it first to {other.id[:12]}: quick" in err
+    assert len(store.history("emulator", "stable")) == 3
+
+
+def test_what_a_release_says_of_itself_moves_no_cursor(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = ReleaseSimulator(version="\x1b[2Jv1").place(tmp_path)
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    err = run(capsys, tmp_path, "mark-bad", release.id, *REASON)[2]
+    assert "?[2Jv1" in err
+    assert "\x1b" not in err
 
 
 def test_a_key_that_others_may_read_is_refused(
@@ -234,6 +339,24 @@ def test_a_request_about_what_was_is_refused(
     assert "moved since this was asked for: Ada: newer" in json.dumps(error)
     assert list(pending_requests(store)) == [name]
     assert answer(capsys, tmp_path, "requests", "--drop", name[:8]) == []
+
+
+def test_only_who_signs_may_force(
+    tmp_path: Path, releases: list[Release], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is anybody's word: its ``force`` is shown, and counts for nothing."""
+    store = a_store(tmp_path)
+    mark_bad(store, releases[0].id, "canary", Decision(actor="Ada", reason="too hot"), BUILD)
+    name = ask(store, releases[0].id, force=True)
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    assert error["error"] == "promotion_refused"
+    assert store.history("emulator", "stable") == []
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    code, out, err = run(capsys, tmp_path, "promote", "--request", name, "--force")
+    assert code == 0
+    assert "AGAINST marked bad by Ada" in err
+    assert "takes your own --force" in err
+    assert "OVERRODE: marked bad by Ada" in out
 
 
 def test_a_request_for_what_must_not_be_stays(tmp_path: Path, capsys: Capture) -> None:
