@@ -15,6 +15,7 @@ from runtime.contract.promotion import Decision, promote, roll_back
 from runtime.contract.pruning import prune
 from runtime.contract.store import ReleaseStore
 from tests.keys import BUILD, MANAGER, a_store
+from tests.moves import NEW, next_root, put
 from tests.simulators import ReleaseSimulator
 
 WHY = Decision(actor="anna", reason="because")
@@ -76,6 +77,50 @@ def test_nothing_is_removed_where_a_history_does_not_hold(tmp_path: Path) -> Non
     with pytest.raises(ManifestError, match=r"00000002\.json is missing"):
         prune(store, 1, dry_run=False)
     assert store.identifiers() == sorted(names)
+
+
+def test_nothing_is_removed_where_no_channel_names_anything(tmp_path: Path) -> None:
+    """A store whose channels have not arrived yet."""
+    store, names = five_canaries(tmp_path)
+    shutil.rmtree(tmp_path / "channels")
+    for dry_run in (True, False):
+        with pytest.raises(ManifestError, match="no channel names a release"):
+            prune(store, 1, dry_run=dry_run)
+    assert store.identifiers() == sorted(names)
+    assert prune(a_store(tmp_path / "empty"), 1, dry_run=False).removed == ()
+
+
+def test_nothing_is_removed_where_no_entry_of_a_channel_holds(tmp_path: Path) -> None:
+    """A store whose new root has arrived before its channels."""
+    store, names = five_canaries(tmp_path)
+    promote(store, "emulator", names[0], WHY, MANAGER)
+    store.add_root(next_root(manager=NEW))
+    with pytest.raises(ManifestError, match="emulator/stable: its history does not hold"):
+        prune(store, 1, dry_run=False)
+    assert store.identifiers() == sorted(names)
+
+
+def test_junk_under_a_high_number_is_no_obstacle(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    put(tmp_path / "channels/emulator/canary/00000900.json", b"junk")
+    assert len(prune(store, 1, dry_run=False).removed) == 4
+    assert store.identifiers() == [names[-1]]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "altered"])
+def test_what_is_no_release_is_said_and_stays(tmp_path: Path, kind: str) -> None:
+    store, names = five_canaries(tmp_path)
+    path = tmp_path / "releases" / ("f" * 64)
+    if kind == "file":
+        path.write_text("x")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        shutil.copytree(store.open(names[0]).directory, path)
+    plan = prune(store, 1, dry_run=False)
+    assert sorted(plan.removed) == sorted(names[:-1])
+    assert plan.kept[path.name].startswith("is no release that can be read: ")
+    assert path.exists()
 
 
 @pytest.mark.parametrize("keep", [0, -1])
