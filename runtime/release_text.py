@@ -92,6 +92,7 @@ def release_lines(
     head, toolchain = manifest.motif_head, manifest.toolchain
     lines = [
         f"release     {release.id}",
+        *(["pruned      its manifest was kept as evidence"] if signature["pruned"] else []),
         f"model       {manifest.model.name} {manifest.model.version}",
         f"target      {manifest.target}, numbers {manifest.output.provenance}",
         *wrapped("calibration", f"{origin_text(manifest.calibration.origin)}{_calibration(manifest)}"),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from runtime.contract.channels import CHANNELS, ChannelEntry
 from runtime.contract.errors import ManifestError, PipelineError, store_errors
 from runtime.contract.evidence import MANIFEST_KIND, write_evidence
-from runtime.contract.files import LEFTOVERS, is_directory, read_bounded, sync_directory
-from runtime.contract.release import MANIFEST_NAME, TARGETS
+from runtime.contract.files import LEFTOVERS, NotRegularError, is_directory, read_bounded, sync_directory
+from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME, TARGETS
 from runtime.contract.store import ReleaseStore
-from runtime.contract.trust import SignatureError
+from runtime.contract.trust import MAX_ENVELOPE_BYTES, SignatureError
+
+SIGNATURE_KIND: Final = "manifest-signature"
+"""Who vouched for a release that was pruned: its ``manifest.dsse.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class Pruning:
 def prune(store: ReleaseStore, keep: int, *, dry_run: bool) -> Pruning:
     """Take away every release that no channel names now or within its last ``keep`` entries.
 
-    Manifests of removed releases, and their evidence, are kept; so is whatever has a release's name and
+    Manifests of removed releases, their signatures and evidence are kept; so is whatever has a release's name and
     cannot be read as one.
 
     Args:
@@ -140,7 +145,12 @@ def _remove(store: ReleaseStore, identifier: str) -> None:
     folder = store.root / "releases"
     with store_errors(folder / identifier):
         manifest = read_bounded(folder / identifier / MANIFEST_NAME, 4 * 1024 * 1024)
-        write_evidence(store.evidence_folder(identifier), MANIFEST_KIND, "json", manifest)
+        evidence = store.evidence_folder(identifier)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotRegularError):
+            signature = read_bounded(folder / identifier / SIGNATURE_NAME, MAX_ENVELOPE_BYTES)
+            write_evidence(evidence, SIGNATURE_KIND, "json", signature)
+        # Last: with it, what lies there is known to be of a release that was pruned.
+        write_evidence(evidence, MANIFEST_KIND, "json", manifest)
         # First out of sight, at once; a reader never sees a release that is half there.
         hidden = (folder / identifier).rename(folder / f".pruned-{identifier}")
         sync_directory(folder)
