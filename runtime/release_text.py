@@ -17,6 +17,7 @@ Row = dict[str, Any]
 WIDTH: Final = 80
 # No artifact's name, and columns one space apart: a terminal is not wider. `show` has it all.
 _HEADER: Final = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "NUMBERS", "ORIGIN", "MOTIF HEAD")
+REFUSED: Final = "REFUSED"
 _ORIGINS: Final = {
     "captured": "captured windows",
     "synthetic": "SYNTHETIC windows, not captured on a device",
@@ -54,16 +55,21 @@ def table_row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEnt
 
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
-    """A table, and below it what cannot be read."""
+    """A table, and below it what nobody who may signed, and what cannot be read."""
     cells = [_HEADER]
     for row in rows:
         if "problem" not in row:
             model = f"{row['model']} {row['version']}"
             channels = ", ".join(row["channels"]) or "-"
-            last = (row["numbers"], row["calibration_origin"], row["motif_head"])
+            # Where nobody who may vouches for it, its numbers are nobody's.
+            numbers = REFUSED if row["signed"] is False else row["numbers"]
+            last = (numbers, row["calibration_origin"], row["motif_head"])
             cells.append((row["release"][:12], row["target"], channels, model, *last))
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
     lines = [" ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    for row in rows:
+        if row["signed"] is False:
+            lines += wrapped(row["release"][:12], f"{REFUSED}: {row['refused']}", 12)
     bad = [row for row in rows if "problem" in row]
     return lines + [f"{row['release'][:12]}  cannot be read: {row['problem']}" for row in bad]
 
@@ -124,7 +130,7 @@ def _signature(signature: Mapping[str, object]) -> str:
         by = signature["by"]
         assert isinstance(by, list)
         return f"holds, {signature['keys']}, key {', '.join(str(keyid)[:16] for keyid in by)}"
-    return f"{'NOT JUDGED' if signature['ok'] is None else 'REFUSED'}: {signature['problem']}"
+    return f"{'NOT JUDGED' if signature['ok'] is None else REFUSED}: {signature['problem']}"
 
 
 def _calibration(manifest: Manifest) -> str:

@@ -42,8 +42,8 @@ class Pruning:
 def prune(store: ReleaseStore, keep: int, *, dry_run: bool) -> Pruning:
     """Take away every release that no channel names now or within its last ``keep`` entries.
 
-    Manifests of removed releases, their signatures and evidence are kept; so is whatever has a release's name and
-    cannot be read as one.
+    Manifests of removed releases, their signatures and evidence are kept; so is whatever has a release's
+    name and cannot be read as one.
 
     Args:
         keep: 1 or more; the newest entry of each channel is always among them.
