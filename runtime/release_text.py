@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,19 +87,55 @@ def wrapped(name: str, text: str, width: int = 11) -> list[str]:
     return [f"{name:<{width}} {lines[0]}", *(f"{indent}{line}" for line in lines[1:])]
 
 
-def release_lines(
-    release: Release,
-    entries: Sequence[ChannelEntry],
-    evidence: Sequence[Path],
-    signature: Mapping[str, object],
-    history: Sequence[SignedEntry],
-) -> list[str]:
-    """One release: all that its manifest says, who signed it, where channels had it, what lies beside it."""
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a release stands: what people ask of it before anything else.
+
+    Args:
+        signature: As ``audit.signature_of``.
+        entries: Of the channels that name it now.
+        history: Every move of its target's channels that is about it, as far as their histories hold.
+        broken: A sentence for each history that does not hold.
+        judged: Whether there is a root of trust; without one the last three are empty.
+    """
+
+    signature: Mapping[str, object]
+    entries: Sequence[ChannelEntry]
+    history: Sequence[SignedEntry]
+    broken: Sequence[str]
+    judged: bool
+
+    @property
+    def marks(self) -> list[SignedEntry]:
+        """The moves that mark it bad."""
+        return [signed for signed in self.history if signed.entry.marked]
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        lines = ["pruned      its manifest was kept as evidence"] if self.signature["pruned"] else []
+        lines += wrapped("signature", _signature(self.signature))
+        for entry in (signed.entry for signed in self.marks):
+            lines += wrapped("MARKED BAD", f"by {entry.actor} on {entry.at}: {entry.reason}", 10)
+        if not self.judged:
+            unjudged = "not judged: no root of trust"
+            return [*lines, f"channels    {unjudged}", f"history     {unjudged}"]
+        lines.append("channels" if self.entries else "channels    none")
+        lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in self.entries]
+        for problem in self.broken:
+            lines += wrapped("history", f"DOES NOT HOLD, so that moves and marks may be missing: {problem}")
+        if not self.broken:
+            lines.append("history" if self.history else "history     none")
+        return lines + [f"  {entry_line(signed.entry)}" for signed in self.history]
+
+
+def release_lines(release: Release, standing: Standing, evidence: Sequence[Path]) -> list[str]:
+    """One release: its verdict, where it stands, then all that its manifest says, and what lies beside it."""
     manifest = release.manifest
     head, toolchain = manifest.motif_head, manifest.toolchain
     lines = [
         f"release     {release.id}",
-        *(["pruned      its manifest was kept as evidence"] if signature["pruned"] else []),
+        f"parity      {_verdict(manifest.parity)}",
+        *standing.lines(),
         f"model       {manifest.model.name} {manifest.model.version}",
         f"target      {manifest.target}, numbers {manifest.output.provenance}",
         *wrapped("calibration", f"{origin_text(manifest.calibration.origin)}{_calibration(manifest)}"),
@@ -114,12 +151,7 @@ def release_lines(
     lines.append(f"toolchain   {toolchain.id}, {hardware}")
     for name, value in sorted({**toolchain.tools, **toolchain.options}.items()):
         lines += wrapped(f"  {name}", str(value), len(name) + 2)
-    lines += [f"golden      {_golden(manifest)}", *_parity(manifest.parity)]
-    lines.append("channels" if entries else "channels    none")
-    lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]
-    lines.append("history" if history else "history     none")
-    lines += [f"  {entry_line(signed.entry)}" for signed in history]
-    lines += wrapped("signature", _signature(signature))
+    lines += [f"golden      {_golden(manifest)}", "metrics", *_metrics(manifest.parity)]
     lines.append("evidence" if evidence else "evidence    none")
     lines += [f"  {evidence_kind(path)}  {path}" for path in evidence]
     return lines
@@ -145,9 +177,12 @@ def _golden(manifest: Manifest) -> str:
     return f"{golden.windows} windows, recorded on {kernels}"
 
 
-def _parity(parity: ParityResult) -> list[str]:
-    verdict = "passed" if parity.passed else "FAILED"
-    lines = [f"parity      {verdict}, {parity.provenance}, {parity.windows} windows"]
+def _verdict(parity: ParityResult) -> str:
+    return f"{'passed' if parity.passed else 'FAILED'}, {parity.provenance}, {parity.windows} windows"
+
+
+def _metrics(parity: ParityResult) -> list[str]:
+    lines = []
     for name in sorted({*parity.metrics, *parity.thresholds, *parity.ceilings}):
         value = f"{parity.metrics[name]:.6g}" if name in parity.metrics else "not computed"
         least = f"  at least {parity.thresholds[name]:.6g}" if name in parity.thresholds else ""
