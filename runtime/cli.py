@@ -14,9 +14,16 @@ from typing import Final
 
 from runtime.config import DEFAULT_STORE
 from runtime.contract.audit import pruned_release, signature_of, store_problems
-from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
+from runtime.contract.channels import CHANNELS, ChannelEntry, SignedEntry, as_document
 from runtime.contract.document import to_json
-from runtime.contract.errors import PipelineError, ReleaseNotFoundError, StoreError, WindowError, store_errors
+from runtime.contract.errors import (
+    PipelineError,
+    ReleaseNotFoundError,
+    StoreError,
+    WindowError,
+    collect_problems,
+    store_errors,
+)
 from runtime.contract.evidence import evidence_kind
 from runtime.contract.files import is_directory, list_directory
 from runtime.contract.release import TARGETS, manifest_bytes
@@ -26,7 +33,7 @@ from runtime.contract.trust import DEFAULT_TRUST_ROOT, Trust
 from runtime.inspect_file import FileMissingError, inspect_file
 from runtime.parity_text import parity_documents, parity_json, parity_lines
 from runtime.release_diff import diff_releases
-from runtime.release_text import release_lines, table_lines, table_row
+from runtime.release_text import Row, Standing, release_lines, table_lines, table_row
 from runtime.selftest import as_report, self_test
 from runtime.store_commands import add_commands
 
@@ -146,11 +153,22 @@ def _inspect(_: ReleaseStore, options: argparse.Namespace) -> int:
 def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
     entries, bad = _channel_entries(store)
-    rows = [table_row(store, identifier, entries) for identifier in store.identifiers()]
+    rows = [
+        row | _judged(store, row) for row in (table_row(store, each, entries) for each in store.identifiers())
+    ]
     keys = store.trust.root.kind if store.has_trust else "no root of trust: signatures are not judged"
     _print(options, [row | {"keys": keys} for row in rows], lambda: [*table_lines(rows), keys])
     _print_bad_channels(bad)
-    return PROBLEMS if bad or any("problem" in row for row in rows) else OK
+    return PROBLEMS if bad or any("problem" in row or row["signed"] is False for row in rows) else OK
+
+
+def _judged(store: ReleaseStore, row: Row) -> Row:
+    """What a list says of a release's signature: whether it holds; None where that is not judged."""
+    if "problem" in row:
+        return {"signed": None}
+    signature = signature_of(store, row["release"])
+    refused = {"refused": signature["problem"]} if signature["ok"] is False else {}
+    return {"signed": signature["ok"]} | refused
 
 
 def _channel_entries(store: ReleaseStore) -> tuple[list[ChannelEntry], list[str]]:
@@ -181,28 +199,45 @@ def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
         documents = parity_documents(store, release)
         _print(options, parity_json(documents), lambda: parity_lines(documents))
         return OK
-    everywhere, bad = _channel_entries(store)
-    entries = [entry for entry in everywhere if entry.release == release.id]
+    standing, bad = _standing(store, release)
     evidence = store.evidence(release.id)
-    signature = signature_of(store, release.id)
-    histories = [
-        signed
-        for channel in CHANNELS
-        if store.has_trust
-        for signed in store.chain(release.manifest.target, channel)
-        if release.id in (signed.entry.release, signed.entry.previous, signed.entry.marked)
-    ]
     shown = {
         "release": release.id,
-        "signature": signature,
-        "history": [as_document(signed) for signed in histories],
-        "channels": [json.loads(to_json(entry)) for entry in entries],
+        "signature": standing.signature,
+        "marked_bad": [as_document(signed) for signed in standing.marks],
+        "history": [as_document(signed) for signed in standing.history],
+        "history_problems": standing.broken,
+        "channels": [json.loads(to_json(entry)) for entry in standing.entries],
         "evidence": [{"kind": evidence_kind(path), "path": str(path)} for path in evidence],
         **json.loads(manifest_bytes(release.manifest)),
     }
-    _print(options, shown, lambda: release_lines(release, entries, evidence, signature, histories))
+    _print(options, shown, lambda: release_lines(release, standing, evidence))
     _print_bad_channels(bad)
     return PROBLEMS if bad else OK
+
+
+def _standing(store: ReleaseStore, release: Release) -> tuple[Standing, list[str]]:
+    """Where a release stands, and a sentence for each channel that cannot be read or does not hold."""
+    everywhere, bad = _channel_entries(store)
+    broken: list[str] = []
+    about: list[SignedEntry] = []
+    for channel in CHANNELS if store.has_trust else ():
+        target = release.manifest.target
+        with collect_problems(broken):
+            about += [
+                signed
+                for signed in store.chain(target, channel)
+                if release.id in (signed.entry.release, signed.entry.previous, signed.entry.marked)
+            ]
+            store.whole_history(target, channel)
+    standing = Standing(
+        signature=signature_of(store, release.id),
+        entries=[entry for entry in everywhere if entry.release == release.id],
+        history=about,
+        broken=broken,
+        judged=store.has_trust,
+    )
+    return standing, [*bad, *(problem for problem in broken if problem not in bad)]
 
 
 def _diff(store: ReleaseStore, options: argparse.Namespace) -> int:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from runtime.contract.errors import ConfigError, PipelineError
-from runtime.contract.keys import HOLDERS, KeyFolder, PrivateKey, load_key, make_root, sign_root, write_key
+from runtime.contract.errors import ConfigError, PipelineError, StoreError
+from runtime.contract.keys import (
+    HOLDER_ROLES,
+    HOLDERS,
+    KeyFolder,
+    PrivateKey,
+    load_key,
+    make_root,
+    sign_root,
+    write_key,
+)
 from runtime.contract.promotion import Decision, reaffirm
 from runtime.contract.release import TARGETS
 from runtime.contract.store import ReleaseStore
@@ -65,59 +76,109 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _rotate(store: ReleaseStore, options: argparse.Namespace) -> int:
-    """A new root with a new key of one holder; channels that the old key signed are signed again."""
+    """A new root with a new key of one holder; what the old key signed is signed again."""
+    _check_named(options)
+    return _switch(store, options, PrivateKey.generate(), write=True)
+
+
+def _resign(store: ReleaseStore, options: argparse.Namespace) -> int:
+    """Finish a rotation that was cut off after the new key was written, wherever that was."""
+    _check_named(options)
+    key = load_key(options.new, passphrase)
+    if key.keyid not in store.trust.root.roles[HOLDER_ROLES[options.holder][0]].keyids:
+        if options.folder is None:
+            raise ConfigError(
+                "needs the folder with root.pem",
+                where="keys resign",
+                hint="the rotation was cut off before its root was kept: it is signed now",
+            )
+        return _switch(store, options, key, write=False)
+    again, problems = sign_again(store, options.holder, key)
+    options.show(
+        options,
+        {"signed_again": again, "problems": problems},
+        lambda: [f"signed again: {each}" for each in again],
+    )
+    return _told(problems)
+
+
+def _check_named(options: argparse.Namespace) -> None:
     if not options.holder or not options.new:
-        raise ConfigError("needs --holder and --new", where="keys rotate", hint="see docs/keys.md")
-    trust, now = store.trust, store.trust.root
+        raise ConfigError("needs --holder and --new", where=f"keys {options.what}", hint="see docs/keys.md")
+
+
+def _switch(store: ReleaseStore, options: argparse.Namespace, key: PrivateKey, *, write: bool) -> int:
+    """Sign again for a root with this key, then keep that root: killed before, the old state holds."""
     root_key = load_key(options.folder / HOLDERS["root"], passphrase)
-    key = PrivateKey.generate()
+    after = _next_root(store.trust.root, options.holder, key)
+    document = sign_root(after, [root_key, key] if options.holder == "root" else [root_key])
+    with store.rotating(document) as pending:
+        if write:
+            write_key(options.new, key)
+        again, problems = sign_again(pending, options.holder, key)
+    options.show(
+        options,
+        _root_document(after) | {"signed_again": again, "problems": problems},
+        lambda: [*_root_lines(after), *(f"signed again: {each}" for each in again)],
+    )
+    return _told(problems)
+
+
+def _next_root(now: Root, holder: str, key: PrivateKey) -> Root:
     holders = {
         "root": [now.keys[each] for each in now.roles["root"].keyids],
         "build": [now.keys[each] for each in now.roles["release"].keyids],
         "release-manager": [now.keys[each] for each in now.roles["stable"].keyids],
-    } | {options.holder: [key.public]}
-    after = make_root(
+    } | {holder: [key.public]}
+    return make_root(
         holders,
         version=now.version + 1,
         development=now.development,
-        root_threshold=now.roles["root"].threshold if options.holder != "root" else 1,
+        root_threshold=now.roles["root"].threshold if holder != "root" else 1,
     )
-    signers = [root_key, key] if options.holder == "root" else [root_key]
-    document = sign_root(after, signers)
-    trust.add(document, "the new root")  # refused before anything is written
-    write_key(options.new, key)
-    store.add_root(document)
-    again = sign_again(store, options.holder, key)
-    options.show(
-        options,
-        _root_document(after) | {"signed_again": again},
-        lambda: [*_root_lines(after), *(f"signed again: {each}" for each in again)],
-    )
-    return 0
 
 
-def _resign(store: ReleaseStore, options: argparse.Namespace) -> int:
-    """Finish a rotation that was cut off: what the old key had signed is signed with the new one."""
-    if not options.holder or not options.new:
-        raise ConfigError("needs --holder and --new", where="keys resign", hint="see docs/keys.md")
-    again = sign_again(store, options.holder, load_key(options.new, passphrase))
-    options.show(options, {"signed_again": again}, lambda: [f"signed again: {each}" for each in again])
-    return 0
+def _told(problems: Sequence[str]) -> int:
+    sys.stdout.flush()
+    for problem in problems:
+        print(f"releasectl: not signed again: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
-def sign_again(store: ReleaseStore, holder: str, key: PrivateKey) -> list[str]:
-    """Sign with a new key what its holder had signed with the old one: what channels name, and releases."""
-    done = []
+def sign_again(store: ReleaseStore, holder: str, key: PrivateKey) -> tuple[list[str], list[str]]:
+    """Sign with a new key what its holder had signed with the old one: releases, and what channels name.
+
+    Returns:
+        What was signed, and a sentence for each that was not: damaged, or nobody's who ever might. That
+        stops nothing: after a theft the old key must go, whatever lies in the store.
+
+    Raises:
+        StoreError: The store cannot be read or written.
+    """
+    done: list[str] = []
+    problems: list[str] = []
     decision = Decision(actor=getpass.getuser(), reason=f"the key of {holder} was rotated")
-    if holder == "build":
-        for identifier in store.identifiers():
+    for identifier in store.identifiers() if holder == "build" else ():
+        with _noted(problems):
             store.sign_release_again(identifier, key)
             done.append(identifier)
-    channel = {"build": "canary", "release-manager": "stable"}.get(holder)
+    channel = {"build": "canary", "release-manager": "stable"}.get(holder, "")
     for target in TARGETS if channel else ():
-        if channel and reaffirm(store, target, channel, decision, key):
-            done.append(f"{target}/{channel}")
-    return done
+        with _noted(problems):
+            # Where it holds, a rotation that was cut off had come as far as this.
+            if store.present(target, channel) or reaffirm(store, target, channel, decision, key):
+                done.append(f"{target}/{channel}")
+    return done, problems
+
+
+@contextlib.contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except PipelineError as error:
+        problems.append(str(error))
 
 
 def _root_document(root: Root) -> dict[str, object]:

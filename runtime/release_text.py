@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ Row = dict[str, Any]
 WIDTH: Final = 80
 # No artifact's name, and columns one space apart: a terminal is not wider. `show` has it all.
 _HEADER: Final = ("RELEASE", "TARGET", "CHANNELS", "MODEL", "NUMBERS", "ORIGIN", "MOTIF HEAD")
+REFUSED: Final = "REFUSED"
 _ORIGINS: Final = {
     "captured": "captured windows",
     "synthetic": "SYNTHETIC windows, not captured on a device",
@@ -58,16 +60,21 @@ def table_row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEnt
 
 
 def table_lines(rows: Sequence[Row]) -> list[str]:
-    """A table, and below it what cannot be read."""
+    """A table, and below it what nobody who may signed, and what cannot be read."""
     cells = [_HEADER]
     for row in rows:
         if "problem" not in row:
             model = f"{row['model']} {row['version']}"
             channels = ", ".join(row["channels"]) or "-"
-            last = (row["numbers"], row["calibration_origin"], row["motif_head"])
+            # Where nobody who may vouches for it, its numbers are nobody's.
+            numbers = REFUSED if row["signed"] is False else row["numbers"]
+            last = (numbers, row["calibration_origin"], row["motif_head"])
             cells.append((row["release"][:12], row["target"], channels, model, *last))
     widths = [max(len(line[column]) for line in cells) for column in range(len(_HEADER))]
     lines = [" ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    for row in rows:
+        if row["signed"] is False:
+            lines += wrapped(row["release"][:12], f"{REFUSED}: {row['refused']}", 12)
     bad = [row for row in rows if "problem" in row]
     return lines + [f"{row['release'][:12]}  cannot be read: {row['problem']}" for row in bad]
 
@@ -84,18 +91,55 @@ def wrapped(name: str, text: str, width: int = 11) -> list[str]:
     return [f"{name:<{width}} {lines[0]}", *(f"{indent}{line}" for line in lines[1:])]
 
 
-def release_lines(
-    release: Release,
-    entries: Sequence[ChannelEntry],
-    evidence: Sequence[Path],
-    signature: Mapping[str, object],
-    history: Sequence[SignedEntry],
-) -> list[str]:
-    """One release: all that its manifest says, who signed it, where channels had it, what lies beside it."""
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a release stands: what people ask of it before anything else.
+
+    Args:
+        signature: As ``audit.signature_of``.
+        entries: Of the channels that name it now.
+        history: Every move of its target's channels that is about it, as far as their histories hold.
+        broken: A sentence for each history that does not hold.
+        judged: Whether there is a root of trust; without one the last three are empty.
+    """
+
+    signature: Mapping[str, object]
+    entries: Sequence[ChannelEntry]
+    history: Sequence[SignedEntry]
+    broken: Sequence[str]
+    judged: bool
+
+    @property
+    def marks(self) -> list[SignedEntry]:
+        """The moves that mark it bad."""
+        return [signed for signed in self.history if signed.entry.marked]
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        lines = ["pruned      its manifest was kept as evidence"] if self.signature["pruned"] else []
+        lines += wrapped("signature", _signature(self.signature))
+        for entry in (signed.entry for signed in self.marks):
+            lines += wrapped("MARKED BAD", f"by {entry.actor} on {entry.at}: {entry.reason}", 10)
+        if not self.judged:
+            unjudged = "not judged: no root of trust"
+            return [*lines, f"channels    {unjudged}", f"history     {unjudged}"]
+        lines.append("channels" if self.entries else "channels    none")
+        lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in self.entries]
+        for problem in self.broken:
+            lines += wrapped("history", f"DOES NOT HOLD, so that moves and marks may be missing: {problem}")
+        if not self.broken:
+            lines.append("history" if self.history else "history     none")
+        return lines + [f"  {entry_line(signed.entry)}" for signed in self.history]
+
+
+def release_lines(release: Release, standing: Standing, evidence: Sequence[Path]) -> list[str]:
+    """One release: its verdict, where it stands, then all that its manifest says, and what lies beside it."""
     manifest = release.manifest
     head, toolchain = manifest.motif_head, manifest.toolchain
     lines = [
         f"release     {release.id}",
+        f"parity      {_verdict(manifest.parity)}",
+        *standing.lines(),
         f"model       {manifest.model.name} {manifest.model.version}",
         f"target      {manifest.target}, numbers {manifest.output.provenance}",
         *wrapped("calibration", f"{origin_text(manifest.calibration.origin)}{_calibration(manifest)}"),
@@ -111,12 +155,7 @@ def release_lines(
     lines.append(f"toolchain   {toolchain.id}, {hardware}")
     for name, value in sorted({**toolchain.tools, **toolchain.options}.items()):
         lines += wrapped(f"  {name}", str(value), len(name) + 2)
-    lines += [f"golden      {_golden(manifest)}", *_parity(manifest.parity)]
-    lines.append("channels" if entries else "channels    none")
-    lines += [f"  {entry.channel}  {entry.at}  {entry.actor}: {entry.reason}" for entry in entries]
-    lines.append("history" if history else "history     none")
-    lines += [f"  {entry_line(signed.entry)}" for signed in history]
-    lines += wrapped("signature", _signature(signature))
+    lines += [f"golden      {_golden(manifest)}", "metrics", *_metrics(manifest.parity)]
     lines.append("evidence" if evidence else "evidence    none")
     lines += [f"  {evidence_kind(path)}  {path}" for path in evidence]
     return lines
@@ -127,7 +166,7 @@ def _signature(signature: Mapping[str, object]) -> str:
         by = signature["by"]
         assert isinstance(by, list)
         return f"holds, {signature['keys']}, key {', '.join(str(keyid)[:16] for keyid in by)}"
-    return f"{'NOT JUDGED' if signature['ok'] is None else 'REFUSED'}: {signature['problem']}"
+    return f"{'NOT JUDGED' if signature['ok'] is None else REFUSED}: {signature['problem']}"
 
 
 def _calibration(manifest: Manifest) -> str:
@@ -142,9 +181,12 @@ def _golden(manifest: Manifest) -> str:
     return f"{golden.windows} windows, recorded on {kernels}"
 
 
-def _parity(parity: ParityResult) -> list[str]:
-    verdict = "passed" if parity.passed else "FAILED"
-    lines = [f"parity      {verdict}, {parity.provenance}, {parity.windows} windows"]
+def _verdict(parity: ParityResult) -> str:
+    return f"{'passed' if parity.passed else 'FAILED'}, {parity.provenance}, {parity.windows} windows"
+
+
+def _metrics(parity: ParityResult) -> list[str]:
+    lines = []
     for name in sorted({*parity.metrics, *parity.thresholds, *parity.ceilings}):
         value = f"{parity.metrics[name]:.6g}" if name in parity.metrics else "not computed"
         least = f"  at least {parity.thresholds[name]:.6g}" if name in parity.thresholds else ""

@@ -84,6 +84,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
     fewer = verb("prune", "remove releases that no channel needs", _prune)
     fewer.add_argument("--keep", type=int, required=True, metavar="N", help="last entries of each channel")
     fewer.add_argument("--dry-run", action="store_true", help="say only what would be removed")
+    fewer.add_argument("--yes", action="store_true", help="do not ask, as without a terminal")
     out = verb("export", "one file that carries a release elsewhere", _export)
     out.add_argument("release", metavar="ID")
     out.add_argument("file", metavar="FILE", type=Path)
@@ -249,8 +250,14 @@ def _confirm(options: argparse.Namespace, lines: Sequence[str]) -> None:
         print("".join(each if each.isprintable() else "?" for each in line), file=sys.stderr)
     if not sys.stdin.isatty():
         raise NotConfirmedError("nobody was there to confirm it", hint="in a terminal, or with --yes")
-    if input("sign? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not _said_yes("sign? [y/N] "):
         raise NotConfirmedError("was not confirmed", hint="nothing was changed")
+
+
+def _said_yes(question: str) -> bool:
+    # Not input's own prompt, which would come between the lines of --json.
+    print(question, end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _key(options: argparse.Namespace, channel: str) -> PrivateKey:
@@ -325,6 +332,11 @@ def _requests(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _prune(store: ReleaseStore, options: argparse.Namespace) -> int:
+    if not options.yes and not options.dry_run and sys.stdin.isatty():
+        planned = prune(store, options.keep, dry_run=True)
+        print("\n".join(pruned_text(planned, dry_run=True)), file=sys.stderr)
+        if (planned.removed or planned.leftovers) and not _said_yes("remove? [y/N] "):
+            raise NotConfirmedError("was not confirmed", hint="nothing was removed")
     plan = prune(store, options.keep, dry_run=options.dry_run)
     document = {
         "dry_run": options.dry_run,

@@ -7,9 +7,12 @@ from runtime.contract.errors import PipelineError, collect_problems, store_error
 from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
 from runtime.contract.evidence import MANIFEST_KIND, evidence_kind, evidence_problems, read_evidence
 from runtime.contract.files import list_directory
-from runtime.contract.release import TARGETS, parse_manifest
+from runtime.contract.pruning import SIGNATURE_KIND
+from runtime.contract.release import TARGETS, parse_manifest, release_id
+from runtime.contract.release_directory import check_statement
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.store_reader import SHORTEST_PREFIX
+from runtime.contract.trust import Root
 
 
 def store_problems(store: ReleaseStore, identifier: str | None = None) -> list[str]:
@@ -40,9 +43,17 @@ def store_problems(store: ReleaseStore, identifier: str | None = None) -> list[s
 
 def _known(store: ReleaseStore, name: str) -> bool:
     """Whether evidence may lie beside it: it is there, or it was pruned and its manifest was kept."""
-    if store.holds(name):
-        return True
-    return any(evidence_kind(path) == MANIFEST_KIND for path in store.evidence(name))
+    return store.holds(name) or _kept_manifest(store, name) is not None
+
+
+def _kept_manifest(store: ReleaseStore, name: str) -> bytes | None:
+    """The manifest that was kept of a pruned release: its digest is the release's id, or it is another's."""
+    for path in store.evidence(name):
+        if evidence_kind(path) == MANIFEST_KIND:
+            data = read_evidence(path)
+            if release_id(data) == name:
+                return data
+    return None
 
 
 def _channel_names(store: ReleaseStore, target: str) -> list[str]:
@@ -74,22 +85,43 @@ def pruned_release(store: ReleaseStore, prefix: str) -> Release | None:
         names = [name for name in list_directory(folder) if name.startswith(prefix.lower())]
     if len(prefix) < SHORTEST_PREFIX or len(names) != 1 or store.holds(names[0]):
         return None
-    for path in store.evidence(names[0]):
-        if evidence_kind(path) == MANIFEST_KIND:
-            data = read_evidence(path)
-            return Release(names[0], store.root / "releases" / names[0], parse_manifest(data), len(data))
-    return None
+    data = _kept_manifest(store, names[0])
+    if data is None:
+        return None
+    where = str(store.evidence_folder(names[0]))
+    return Release(names[0], store.root / "releases" / names[0], parse_manifest(data, where), len(data))
 
 
 def signature_of(store: ReleaseStore, identifier: str) -> dict[str, object]:
-    """Who vouches for a release: ``ok``, ``keys`` (development or own), ``by`` and ``problem``."""
-    if not store.holds(identifier):
-        return {"ok": None, "keys": None, "by": [], "problem": "pruned: its manifest was kept as evidence"}
+    """Who vouches for a release: ``ok``, ``keys`` (development or own), ``by``, ``problem`` and ``pruned``.
+
+    Of one that was pruned, the signature that was kept is judged.
+    """
+    with store_errors(store.root):
+        pruned = not store.holds(identifier)
+    told: dict[str, object] = {"ok": None, "keys": None, "by": [], "problem": None, "pruned": pruned}
     if not store.has_trust:
-        return {"ok": None, "keys": None, "by": [], "problem": "not judged: no root of trust here"}
+        return told | {"problem": "not judged: no root of trust here"}
     try:
         root = store.trust.root
-        by = store.open(identifier).check_signature(root)
+        by = _kept_by(store, identifier, root) if pruned else store.open(identifier).check_signature(root)
     except PipelineError as error:
-        return {"ok": False, "keys": None, "by": [], "problem": str(error)}
-    return {"ok": True, "keys": root.kind, "by": list(by), "problem": None}
+        return told | {"ok": False, "problem": str(error)}
+    if not by:
+        return told | {"problem": "pruned, and its signature was not kept"}
+    return told | {"ok": True, "keys": root.kind, "by": list(by)}
+
+
+def _kept_by(store: ReleaseStore, identifier: str, root: Root) -> tuple[str, ...]:
+    """Ids of the keys that vouched for a pruned release; none where no signature was kept."""
+    manifest = _kept_manifest(store, identifier)
+    refused: PipelineError | None = None
+    for path in store.evidence(identifier) if manifest else ():
+        if evidence_kind(path) == SIGNATURE_KIND:
+            try:
+                return check_statement(read_evidence(path), root, identifier, len(manifest or b""), str(path))
+            except PipelineError as error:
+                refused = error
+    if refused:
+        raise refused
+    return ()

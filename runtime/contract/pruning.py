@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from runtime.contract.channels import CHANNELS
-from runtime.contract.errors import ManifestError, store_errors
+from runtime.contract.channels import CHANNELS, ChannelEntry
+from runtime.contract.errors import ManifestError, PipelineError, store_errors
 from runtime.contract.evidence import MANIFEST_KIND, write_evidence
-from runtime.contract.files import LEFTOVERS, is_directory, read_bounded, sync_directory
-from runtime.contract.release import MANIFEST_NAME, TARGETS
+from runtime.contract.files import LEFTOVERS, NotRegularError, is_directory, read_bounded, sync_directory
+from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME, TARGETS
 from runtime.contract.store import ReleaseStore
+from runtime.contract.trust import MAX_ENVELOPE_BYTES, SignatureError
+
+SIGNATURE_KIND: Final = "manifest-signature"
+"""Who vouched for a release that was pruned: its ``manifest.dsse.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +42,16 @@ class Pruning:
 def prune(store: ReleaseStore, keep: int, *, dry_run: bool) -> Pruning:
     """Take away every release that no channel names now or within its last ``keep`` entries.
 
-    Manifests of removed releases, and their evidence, are kept.
+    Manifests of removed releases, their signatures and evidence are kept; so is whatever has a release's
+    name and cannot be read as one.
 
     Args:
         keep: 1 or more; the newest entry of each channel is always among them.
         dry_run: Only say what would be done.
 
     Raises:
-        ManifestError: A channel's history does not hold, so that nobody knows what is needed.
+        ManifestError: A channel's history does not hold, or no channel names anything, so that nobody
+            knows what is needed.
         StoreError, StoreBusyError: The store cannot be read or written.
     """
     if keep < 1:
@@ -62,11 +70,27 @@ def prune(store: ReleaseStore, keep: int, *, dry_run: bool) -> Pruning:
 
 def _plan(store: ReleaseStore, keep: int) -> Pruning:
     kept = _needed(store, keep)
-    removed = [name for name in store.identifiers() if name not in kept]
+    names = store.identifiers()
+    if names and not kept:
+        raise ManifestError(
+            "no channel names a release: all of them would be removed",
+            where=str(store.root / "channels"),
+            hint="nothing was removed: wait for the channels, where the store is still being copied",
+        )
+    removed = []
+    for name in names:
+        if name not in kept:
+            # What is no release cannot be told of later, and is nobody's to remove unseen.
+            try:
+                store.open(name)
+            except PipelineError as error:
+                kept[name] = f"is no release that can be read: {error}"
+            else:
+                removed.append(name)
     folder = store.root / "releases"
     with store_errors(folder):
         leftovers = _leftovers(store.root)
-        size = sum(path.stat().st_size for name in removed for path in (folder / name).iterdir())
+        size = sum(path.lstat().st_size for name in removed for path in (folder / name).iterdir())
     return Pruning(removed=tuple(removed), kept=kept, size=size, leftovers=tuple(leftovers))
 
 
@@ -97,25 +121,36 @@ def _needed(store: ReleaseStore, keep: int) -> dict[str, str]:
     kept: dict[str, str] = {}
     for target in TARGETS:
         for channel in CHANNELS:
-            if problems := store.history_problems(target, channel):
-                raise ManifestError(
-                    f"its history does not hold: {problems[0]}",
-                    where=f"{target}/{channel}",
-                    hint="nothing was removed: put the missing entries back first",
-                )
-            newest = list(reversed(store.history(target, channel)))
-            for number, entry in enumerate(newest[:keep]):
+            for number, entry in enumerate(list(reversed(_history(store, target, channel)))[:keep]):
                 if entry.release:
                     when = "named now" if number == 0 else f"within its last {keep} entries"
                     kept.setdefault(entry.release, f"{target}/{channel}: {when}")
     return kept
 
 
+def _history(store: ReleaseStore, target: str, channel: str) -> list[ChannelEntry]:
+    """All of a channel up to its head; where there are entries, one must hold under the present keys."""
+    try:
+        store.head(target, channel)
+        return store.whole_history(target, channel)
+    except (ManifestError, SignatureError) as error:
+        raise ManifestError(
+            f"its history does not hold: {error}",
+            where=f"{target}/{channel}",
+            hint="nothing was removed: put the missing entries back first",
+        ) from error
+
+
 def _remove(store: ReleaseStore, identifier: str) -> None:
     folder = store.root / "releases"
     with store_errors(folder / identifier):
         manifest = read_bounded(folder / identifier / MANIFEST_NAME, 4 * 1024 * 1024)
-        write_evidence(store.evidence_folder(identifier), MANIFEST_KIND, "json", manifest)
+        evidence = store.evidence_folder(identifier)
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotRegularError):
+            signature = read_bounded(folder / identifier / SIGNATURE_NAME, MAX_ENVELOPE_BYTES)
+            write_evidence(evidence, SIGNATURE_KIND, "json", signature)
+        # Last: with it, what lies there is known to be of a release that was pruned.
+        write_evidence(evidence, MANIFEST_KIND, "json", manifest)
         # First out of sight, at once; a reader never sees a release that is half there.
         hidden = (folder / identifier).rename(folder / f".pruned-{identifier}")
         sync_directory(folder)

@@ -173,6 +173,8 @@ class ReleaseStore(StoreReader):
     def sign_release_again(self, identifier: str, key: SigningKey) -> None:
         """Vouch with a key of the present root for a release that one of an earlier root vouched for.
 
+        The earlier signature stays: a reader that has not seen the new root yet goes by that one.
+
         Raises:
             SignatureError: No root of the store ever vouched for it, or the key may not.
             DigestMismatchError: It is damaged.
@@ -330,6 +332,26 @@ class ReleaseStore(StoreReader):
         """
         with self.writing():
             return write_evidence(self.evidence_folder(self.open(release.id).id), kind, suffix, data)
+
+    @contextlib.contextmanager
+    def rotating(self, document: bytes) -> Iterator[ReleaseStore]:
+        """The store under the root that continues the present one, which is kept last, as the single switch.
+
+        What is signed inside is signed for the new root; until the end readers go by the old one, under
+        which the new signatures say nothing. Whoever is killed inside leaves the old state. Nobody else
+        writes meanwhile: under the old root a writer would move the new entries aside.
+
+        Raises:
+            SignatureError, ManifestError: It does not continue the present root; nothing was written.
+            StoreBusyError, StoreError: It cannot be written.
+        """
+        with self.writing():
+            trust = self.trust
+            trust.add(document, "the new root")
+            after = ReleaseStore(self.root, trust, _accepts_doubles=self._accepts_doubles)
+            after._writing = 1
+            yield after
+            self.add_root(document)
 
     def add_root(self, document: bytes) -> Root:
         """Keep the root that continues the present one; refused as ``Trust.add``."""

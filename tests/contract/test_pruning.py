@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from runtime.cli import main
-from runtime.contract.audit import store_problems
+from runtime.contract.audit import pruned_release, signature_of, store_problems
 from runtime.contract.errors import ManifestError
 from runtime.contract.evidence import PARITY_KIND
 from runtime.contract.promotion import Decision, promote, roll_back
 from runtime.contract.pruning import prune
+from runtime.contract.release_directory import sign_release
 from runtime.contract.store import ReleaseStore
 from tests.keys import BUILD, MANAGER, a_store
+from tests.moves import NEW, STRANGER, next_root, put
 from tests.simulators import ReleaseSimulator
 
 WHY = Decision(actor="anna", reason="because")
@@ -56,8 +58,41 @@ def test_what_a_pruned_release_was_can_still_be_told(
     assert main(["show", names[0][:8], "--store", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "tiny v0" in shown
-    assert "pruned: its manifest was kept as evidence" in shown
+    assert "pruned      its manifest was kept as evidence" in shown
+    assert f"holds, development keys, key {BUILD.keyid[:16]}" in shown
     assert "emulator/canary  1" in shown
+
+
+def test_the_signature_of_a_pruned_release_is_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, names = five_canaries(tmp_path)
+    unsigned, stranger = (store.open(name).directory / "manifest.dsse.json" for name in names[:2])
+    unsigned.unlink()
+    put(stranger, sign_release((stranger.parent / "manifest.json").read_bytes(), STRANGER))
+    prune(store, 1, dry_run=False)
+    judged = [signature_of(store, name) for name in names]
+    assert [each["ok"] for each in judged] == [None, False, True, True, True]
+    assert [each["pruned"] for each in judged] == [True, True, True, True, False]
+    assert judged[0]["problem"] == "pruned, and its signature was not kept"
+    assert STRANGER.keyid[:16] in str(judged[1]["problem"])
+    assert store_problems(store) == []
+    assert main(["show", names[1], "--store", str(tmp_path)]) == 0
+    assert "REFUSED" in capsys.readouterr().out
+
+
+def test_a_kept_manifest_is_the_releases_own(tmp_path: Path) -> None:
+    """Another one, under its own right name, says nothing about this release."""
+    store, names = five_canaries(tmp_path)
+    prune(store, 1, dry_run=False)
+    mine, other = ((tmp_path / "evidence" / name) for name in names[:2])
+    for folder in (mine, other):
+        assert len(list(folder.iterdir())) == 2
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    assert store_problems(store) == [f"{mine}: belongs to no release of this store"]
+    assert pruned_release(store, names[0]) is None
+    assert pruned_release(store, names[1]) is not None
 
 
 def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
@@ -76,6 +111,50 @@ def test_nothing_is_removed_where_a_history_does_not_hold(tmp_path: Path) -> Non
     with pytest.raises(ManifestError, match=r"00000002\.json is missing"):
         prune(store, 1, dry_run=False)
     assert store.identifiers() == sorted(names)
+
+
+def test_nothing_is_removed_where_no_channel_names_anything(tmp_path: Path) -> None:
+    """A store whose channels have not arrived yet."""
+    store, names = five_canaries(tmp_path)
+    shutil.rmtree(tmp_path / "channels")
+    for dry_run in (True, False):
+        with pytest.raises(ManifestError, match="no channel names a release"):
+            prune(store, 1, dry_run=dry_run)
+    assert store.identifiers() == sorted(names)
+    assert prune(a_store(tmp_path / "empty"), 1, dry_run=False).removed == ()
+
+
+def test_nothing_is_removed_where_no_entry_of_a_channel_holds(tmp_path: Path) -> None:
+    """A store whose new root has arrived before its channels."""
+    store, names = five_canaries(tmp_path)
+    promote(store, "emulator", names[0], WHY, MANAGER)
+    store.add_root(next_root(manager=NEW))
+    with pytest.raises(ManifestError, match="emulator/stable: its history does not hold"):
+        prune(store, 1, dry_run=False)
+    assert store.identifiers() == sorted(names)
+
+
+def test_junk_under_a_high_number_is_no_obstacle(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    put(tmp_path / "channels/emulator/canary/00000900.json", b"junk")
+    assert len(prune(store, 1, dry_run=False).removed) == 4
+    assert store.identifiers() == [names[-1]]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "altered"])
+def test_what_is_no_release_is_said_and_stays(tmp_path: Path, kind: str) -> None:
+    store, names = five_canaries(tmp_path)
+    path = tmp_path / "releases" / ("f" * 64)
+    if kind == "file":
+        path.write_text("x")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        shutil.copytree(store.open(names[0]).directory, path)
+    plan = prune(store, 1, dry_run=False)
+    assert sorted(plan.removed) == sorted(names[:-1])
+    assert plan.kept[path.name].startswith("is no release that can be read: ")
+    assert path.exists()
 
 
 @pytest.mark.parametrize("keep", [0, -1])

@@ -64,8 +64,10 @@ def test_a_roll_back_is_a_newer_entry_that_names_the_older_release(tmp_path: Pat
 
 
 def rotated(store: ReleaseStore, holder: str, document: bytes, key: PrivateKey) -> list[str]:
-    store.add_root(document)
-    return sign_again(store, holder, key)
+    with store.rotating(document) as pending:
+        done, problems = sign_again(pending, holder, key)
+    assert problems == []
+    return done
 
 
 def test_the_managers_key_is_rotated(tmp_path: Path) -> None:

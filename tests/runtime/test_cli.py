@@ -58,6 +58,7 @@ def test_list_as_json(tmp_path: Path, releases: list[Release], capsys: Capture) 
         "calibration_origin": "synthetic",
         "motif_head": "checkpoint",
         "keys": "development keys",
+        "signed": True,
     }
     assert rows[releases[1].id]["channels"] == ["canary"]
 
@@ -70,6 +71,28 @@ def test_list_as_a_table(tmp_path: Path, releases: list[Release], capsys: Captur
     assert lines[3:] == ["development keys"]
     assert max(map(len, lines)) <= 80
     assert all(any(line.startswith(release.id[:12]) for line in lines) for release in releases)
+
+
+def test_list_says_what_nobody_who_may_signed(
+    tmp_path: Path, releases: list[Release], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (releases[1].directory / "manifest.dsse.json").unlink()
+    code, out, _ = run(capsys, tmp_path, "list", "--json")
+    assert code == 1
+    rows = {row["release"]: row for row in json.loads(out)}
+    assert [rows[release.id]["signed"] for release in releases] == [True, False]
+    code, out, _ = run(capsys, tmp_path, "list")
+    assert code == 1
+    table = {line[:12]: line for line in out.splitlines()[1:3]}
+    assert "REFUSED" in table[releases[1].id[:12]]
+    assert "REFUSED" not in table[releases[0].id[:12]]
+    assert out.splitlines()[3].startswith(f"{releases[1].id[:12]} REFUSED: ")
+    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    # Without a root of trust nothing is judged, and nothing refused.
+    monkeypatch.delenv("TRUST_ROOT")
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, tmp_path, "list", "--json")
+    assert (code, {row["signed"] for row in json.loads(out)}) == (0, {None})
 
 
 def test_list_shows_what_cannot_be_read(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:

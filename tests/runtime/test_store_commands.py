@@ -252,6 +252,35 @@ def test_what_a_release_says_of_itself_moves_no_cursor(
     assert "\x1b" not in err
 
 
+@pytest.mark.parametrize(
+    ("stdin", "arguments", "left"),
+    [
+        (Terminal("y\n"), (), 1),
+        (Terminal("\n"), (), 2),
+        (Terminal(""), (), 2),
+        (Terminal(""), ("--yes",), 1),
+        (Terminal(""), ("--dry-run",), 2),
+        (io.StringIO(""), (), 1),
+    ],
+)
+def test_a_person_is_asked_before_anything_is_removed(
+    tmp_path: Path,
+    releases: list[Release],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    stdin: io.StringIO,
+    arguments: tuple[str, ...],
+    left: int,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", stdin)
+    code, out, err = run(capsys, tmp_path, "prune", "--keep", "1", "--json", *arguments)
+    refused = left == 2 and not arguments
+    assert (code, len(a_store(tmp_path).identifiers())) == (1 if refused else 0, left)
+    assert ("not_confirmed" in out) == refused
+    assert json.loads(out)
+    assert ("would remove 1 releases" in err) == (stdin.isatty() and not arguments)
+
+
 def test_a_key_that_others_may_read_is_refused(
     tmp_path: Path, releases: list[Release], capsys: Capture
 ) -> None:
