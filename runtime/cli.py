@@ -33,7 +33,7 @@ from runtime.contract.trust import DEFAULT_TRUST_ROOT, Trust
 from runtime.inspect_file import FileMissingError, inspect_file
 from runtime.parity_text import parity_documents, parity_json, parity_lines
 from runtime.release_diff import diff_releases
-from runtime.release_text import Row, Standing, release_lines, table_lines, table_row
+from runtime.release_text import Standing, release_lines, table_lines, table_row
 from runtime.selftest import as_report, self_test
 from runtime.store_commands import add_commands
 
@@ -153,22 +153,12 @@ def _inspect(_: ReleaseStore, options: argparse.Namespace) -> int:
 def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
     _check_store(store.root)
     entries, bad = _channel_entries(store)
-    rows = [
-        row | _judged(store, row) for row in (table_row(store, each, entries) for each in store.identifiers())
-    ]
-    keys = store.trust.root.kind if store.has_trust else "no root of trust: signatures are not judged"
+    root = store.trust.root if store.has_trust else None
+    rows = [table_row(store, identifier, entries, root) for identifier in store.identifiers()]
+    keys = root.kind if root else "no root of trust: signatures are not judged"
     _print(options, [row | {"keys": keys} for row in rows], lambda: [*table_lines(rows), keys])
     _print_bad_channels(bad)
     return PROBLEMS if bad or any("problem" in row or row["signed"] is False for row in rows) else OK
-
-
-def _judged(store: ReleaseStore, row: Row) -> Row:
-    """What a list says of a release's signature: whether it holds; None where that is not judged."""
-    if "problem" in row:
-        return {"signed": None}
-    signature = signature_of(store, row["release"])
-    refused = {"refused": signature["problem"]} if signature["ok"] is False else {}
-    return {"signed": signature["ok"]} | refused
 
 
 def _channel_entries(store: ReleaseStore) -> tuple[list[ChannelEntry], list[str]]:

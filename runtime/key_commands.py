@@ -8,8 +8,9 @@ import getpass
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
-from runtime.contract.errors import ConfigError, PipelineError, StoreError
+from runtime.contract.errors import ConfigError, ManifestError, PipelineError, StoreError
 from runtime.contract.keys import (
     HOLDER_ROLES,
     HOLDERS,
@@ -24,6 +25,9 @@ from runtime.contract.promotion import Decision, reaffirm
 from runtime.contract.release import TARGETS
 from runtime.contract.store import ReleaseStore
 from runtime.contract.trust import ROLES, Root
+
+CHANNEL_OF: Final = {"build": "canary", "release-manager": "stable"}
+"""Whose key moves which channel."""
 
 
 class NotConfirmedError(PipelineError):
@@ -115,13 +119,30 @@ def _switch(store: ReleaseStore, options: argparse.Namespace, key: PrivateKey, *
     with store.rotating(document) as pending:
         if write:
             write_key(options.new, key)
+        cut_off = _cut_off(store, options.holder)
         again, problems = sign_again(pending, options.holder, key)
+        problems += cut_off
     options.show(
         options,
         _root_document(after) | {"signed_again": again, "problems": problems},
         lambda: [*_root_lines(after), *(f"signed again: {each}" for each in again)],
     )
     return _told(problems)
+
+
+def _cut_off(store: ReleaseStore, holder: str) -> list[str]:
+    """A sentence for each channel of a holder that ends beyond a gap: only what is before it is signed again.
+
+    Entries are missing, or a thief wrote one far ahead: people know which.
+    """
+    found: list[str] = []
+    channel = CHANNEL_OF.get(holder, "")
+    for target in TARGETS if channel else ():
+        try:
+            store.whole_history(target, channel)
+        except ManifestError as error:
+            found.append(f"{error}; what it named before that was: see `releasectl history`, and roll back")
+    return found
 
 
 def _next_root(now: Root, holder: str, key: PrivateKey) -> Root:
@@ -162,7 +183,7 @@ def sign_again(store: ReleaseStore, holder: str, key: PrivateKey) -> tuple[list[
         with _noted(problems):
             store.sign_release_again(identifier, key)
             done.append(identifier)
-    channel = {"build": "canary", "release-manager": "stable"}.get(holder, "")
+    channel = CHANNEL_OF.get(holder, "")
     for target in TARGETS if channel else ():
         with _noted(problems):
             # Where it holds, a rotation that was cut off had come as far as this.

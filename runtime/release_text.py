@@ -13,6 +13,7 @@ from runtime.contract.errors import PipelineError
 from runtime.contract.evidence import evidence_kind
 from runtime.contract.release import UNKNOWN_ORIGIN, Manifest, ParityResult
 from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import Root
 
 Row = dict[str, Any]
 WIDTH: Final = 80
@@ -40,14 +41,25 @@ def entry_line(entry: ChannelEntry, keyids: Sequence[str] = ()) -> str:
     )
 
 
-def table_row(store: ReleaseStore, identifier: str, entries: Sequence[ChannelEntry]) -> Row:
-    """One release of a list: what it is, or under ``problem`` why it cannot be read."""
+def table_row(
+    store: ReleaseStore, identifier: str, entries: Sequence[ChannelEntry], root: Root | None
+) -> Row:
+    """One release of a list: what it is, or under ``problem`` why it cannot be read.
+
+    ``signed`` is whether a release key of the root vouches for it, ``refused`` why none does; None where
+    that is not judged.
+    """
     channels = [entry.channel for entry in entries if entry.release == identifier]
-    row: Row = {"release": identifier, "target": None, "channels": channels}
+    row: Row = {"release": identifier, "target": None, "channels": channels, "signed": None}
     try:
-        manifest = store.open(identifier).manifest
+        release = store.open(identifier)
     except PipelineError as error:
         return row | {"problem": str(error)}
+    try:
+        row["signed"] = bool(release.check_signature(root)) if root else None
+    except PipelineError as error:
+        row |= {"signed": False, "refused": str(error)}
+    manifest = release.manifest
     return row | {
         "target": manifest.target,
         "model": manifest.model.name,

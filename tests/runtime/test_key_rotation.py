@@ -127,3 +127,14 @@ def test_a_rotation_that_never_switched_needs_the_root_key_to_be_finished(
     assert main(["keys", "resign", str(key_folder()), *arguments]) == 0
     assert load_key(tmp_path / "new.pem").keyid in a_store(before / "store").trust.root.roles["canary"].keyids
     capsys.readouterr()
+
+
+def test_what_lies_beyond_a_gap_is_said(tmp_path: Path, capsys: Capture) -> None:
+    """Signing again what was before it would take a channel back unseen."""
+    first, *_ = published(tmp_path / "store", "v1", "v2", "v3")
+    (tmp_path / "store/channels/emulator/stable/00000002.json").unlink()
+    assert keys(tmp_path, "rotate", "release-manager") == 1
+    out, err = capsys.readouterr()
+    assert "not signed again: emulator/stable: entry 3 counts, but the history before it does not hold" in err
+    assert json.loads(out)["signed_again"] == ["emulator/stable"]
+    assert a_store(tmp_path / "store").resolve("emulator", "stable").id == first.id
