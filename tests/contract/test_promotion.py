@@ -88,6 +88,7 @@ def test_a_mark_rests_on_its_reason_alone(tmp_path: Path) -> None:
     (release,) = published(tmp_path, "v1", channels=("canary",))
     store = a_store(tmp_path)
     store.add_evidence(release, "parity", "json", b"{}")
+    promote(store, "emulator", release.id, WHY, MANAGER)
     assert mark_bad(store, release.id, "stable", WHY, MANAGER).evidence == ()
 
 
