@@ -14,7 +14,7 @@ from typing import Final
 
 from runtime.config import DEFAULT_STORE
 from runtime.contract.audit import pruned_release, signature_of, store_problems
-from runtime.contract.channels import CHANNELS, ChannelEntry, SignedEntry, as_document
+from runtime.contract.channels import CHANNELS, UNMOVED, ChannelEntry, SignedEntry, as_document
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
     PipelineError,
@@ -206,6 +206,16 @@ def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
     return PROBLEMS if bad else OK
 
 
+def _moved(head: ChannelEntry, about: Sequence[SignedEntry]) -> ChannelEntry:
+    """The entry since which a channel names what it names: a mark, or another signature, moves nothing."""
+    place = head.target, head.channel, head.release
+    for signed in reversed(about):
+        entry = signed.entry
+        if (entry.target, entry.channel, entry.release) == place and entry.action not in UNMOVED:
+            return entry
+    return head
+
+
 def _standing(store: ReleaseStore, release: Release) -> tuple[Standing, list[str]]:
     """Where a release stands, and a sentence for each channel that cannot be read or does not hold."""
     everywhere, bad = _channel_entries(store)
@@ -222,7 +232,7 @@ def _standing(store: ReleaseStore, release: Release) -> tuple[Standing, list[str
             store.whole_history(target, channel)
     standing = Standing(
         signature=signature_of(store, release.id),
-        entries=[entry for entry in everywhere if entry.release == release.id],
+        entries=[_moved(entry, about) for entry in everywhere if entry.release == release.id],
         history=about,
         broken=broken,
         judged=store.has_trust,

@@ -29,6 +29,8 @@ CHANNELS: Final = ("canary", "stable")
 ENTRY_SCHEMA: Final = 2
 ENTRY_TYPE: Final = "application/vnd.hailo-pipeline.channel-entry+json"
 ACTIONS: Final = ("publish", "promote", "roll_back", "mark_bad", "reaffirm")
+UNMOVED: Final = ("mark_bad", "reaffirm")
+"""Of these, those that leave the channel where it is."""
 LAST_SEQUENCE: Final = 99_999_999
 MOST_WORDS: Final = 2000
 """Characters of what a person says in an entry."""
@@ -95,7 +97,7 @@ class ChannelEntry:
             raise ManifestError(f"{self.action[:40]!r} is none of {', '.join(ACTIONS)}", where="action")
         if (self.action == "mark_bad") != bool(self.marked):
             raise ManifestError("`mark_bad`, and nothing else, marks a release", where="marked")
-        if self.action in ("mark_bad", "reaffirm") and self.release != self.previous:
+        if self.action in UNMOVED and self.release != self.previous:
             raise ManifestError(f"`{self.action}` moves nothing", where="release")
         self._check_time()
         self._check_words()

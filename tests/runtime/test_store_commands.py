@@ -465,3 +465,13 @@ def test_a_folder_with_something_else_is_no_key_folder(tmp_path: Path, capsys: C
     error = failure(capsys, tmp_path, "keys", "init", str(tmp_path))
     assert error["error"] == "key_file"
     assert not KeyFolder(tmp_path).root.exists()
+
+
+def test_a_mark_moves_no_channel_for_show_either(tmp_path: Path, capsys: Capture) -> None:
+    """Since when, and by whom, a channel names a release is what its move said."""
+    (release,) = published(tmp_path, "v1")
+    mark_bad(a_store(tmp_path), release.id, "stable", Decision(actor="Bob", reason="hot"), MANAGER)
+    _, out, _ = run(capsys, tmp_path, "show", release.id, "--json")
+    channels = {entry["channel"]: entry for entry in json.loads(out)["channels"]}
+    assert (channels["stable"]["sequence"], channels["stable"]["reason"]) == (1, "simulated")
+    assert json.loads(out)["marked_bad"][0]["actor"] == "Bob"
