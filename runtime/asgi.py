@@ -16,6 +16,7 @@ from runtime.contract.errors import ConfigError
 from runtime.device_readings import DeviceReadings
 from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
+from runtime.protocol import Limits
 from runtime.recovery import Recovery
 from runtime.release_choice import ReleaseChoice
 
@@ -30,9 +31,10 @@ def compose() -> App:
     except ConfigError as error:
         print(f"runtime: {error}", file=sys.stderr, flush=True)
         sys.exit(WORKER_BOOT_ERROR)
-    configure_logging(config.log_level)
-    choice = ReleaseChoice(config)
-    holder, metrics = ModelHolder(load_state(config, choice=choice)), RuntimeMetrics()
+    log = configure_logging(config.log_level)
+    choice, channel = ReleaseChoice(config), "" if config.hef_path else config.release_channel
+    holder = ModelHolder(load_state(config, choice=choice))
+    metrics = RuntimeMetrics(channel, lambda: log.dropped)
     metrics.show_model(holder.model)
     recovery = Recovery(holder, lambda known: load_state(config, known, choice), metrics.show_model)
     recovery.start()
@@ -44,7 +46,7 @@ def compose() -> App:
     )
     readings.start()
     atexit.register(readings.stop)
-    return create_app(holder, metrics)
+    return create_app(holder, metrics, Limits(request_seconds=config.request_timeout))
 
 
 app = compose()

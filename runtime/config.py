@@ -39,6 +39,7 @@ class RuntimeConfig:
         trust_root: The root of trust: whose signatures count (``TRUST_ROOT``).
         state_dir: Small and writable: what was seen of the store is remembered in it; None for this process
             alone (``STATE_DIR``).
+        request_timeout: Seconds from a request's first byte to its last, 1 to 3600 (``REQUEST_TIMEOUT``).
         log_level: One of ``LOG_LEVELS`` (``LOG_LEVEL``).
     """
 
@@ -52,6 +53,7 @@ class RuntimeConfig:
     hailo_lock_dir: Path | None = None
     trust_root: Path = Path(DEFAULT_TRUST_ROOT)
     state_dir: Path | None = None
+    request_timeout: int = 30
     log_level: str = "INFO"
 
     @classmethod
@@ -74,6 +76,7 @@ class RuntimeConfig:
             hailo_lock_dir=reader.read("HAILO_LOCK_DIR", Path, None),
             trust_root=reader.read("TRUST_ROOT", Path, Path(DEFAULT_TRUST_ROOT)),
             state_dir=reader.read("STATE_DIR", Path, None),
+            request_timeout=reader.read("REQUEST_TIMEOUT", _integer(1, 3600), 30),
             log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),
         )
         if reader.problems:

@@ -25,7 +25,7 @@ bind = _config.bind
 # One process owns the chip, so one worker, whatever WEB_CONCURRENCY says; concurrency is the
 # event loop's.
 workers = 1
-# gunicorn's own asgi worker: see ARCHITECTURE.md for what was measured.
+# uvicorn's, on asyncio, with our own bounds: see ARCHITECTURE.md for what was measured.
 worker_class = RuntimeWorker
 # The engine is opened by the worker: a device handle or a thread pool does not survive a fork.
 preload_app = False
@@ -33,11 +33,8 @@ preload_app = False
 # must not be us.
 keepalive = 75
 graceful_timeout = 10
-# The worker's sign of life, and the longest wait for the next part of a body: then 408 or 400.
+# The worker's sign of life; the bound for requests is REQUEST_TIMEOUT.
 timeout = 30
-# The same event loop wherever it runs, installed by chance or not.
-asgi_loop = "asyncio"
-asgi_lifespan = "off"
 control_socket_disable = True
 loglevel = _config.log_level.lower()
 errorlog = "-"

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from runtime.active_model import ActiveModel
 from runtime.config import VERSION
 from runtime.device_readings import DeviceReading
+from runtime.served_metrics import ServedCollector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-BUCKETS_SECONDS: Final = (0.001, 0.002, 0.005, 0.010, 0.020, 0.030, 0.045, 0.060, 0.100, 0.250, 1.0)
-"""EdgeInfer stops reading after 45 ms and answers with random numbers: that edge must show."""
-
-ENGINE_BUCKETS_SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.010, 0.025, 0.045, 0.1)
-
 _BUILD_LABELS: Final = (
     "version",
     "target",
@@ -41,42 +36,24 @@ _BUILD_LABELS: Final = (
 
 
 class RuntimeMetrics:
-    """Counts requests and times them.
+    """Counts requests and times them, by release and channel.
 
     Names start with ``hailo_runtime_`` where EdgeInfer exports ``hailo_inference_*`` and
     ``hailo_samples_processed_total`` itself: a panel that sums over all jobs must not count a
     request twice.
+
+    Args:
+        channel: The channel that is followed; empty where none is.
+        dropped_lines: How many lines of the log were not written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channel: str = "", dropped_lines: Callable[[], int] = lambda: 0) -> None:
         # A "created" series beside each counter doubles the page and helps nobody here.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry: Final = CollectorRegistry()
-        self._requests = Counter(
-            "hailo_runtime_requests_total",
-            "Requests answered.",
-            ("route", "status"),
-            registry=self.registry,
-        )
-        self._duration = Histogram(
-            "hailo_runtime_request_duration_seconds",
-            "Time from the first part of a body, or the end of a head without one, to the answer.",
-            ("route",),
-            buckets=BUCKETS_SECONDS,
-            registry=self.registry,
-        )
-        self._engine = Histogram(
-            "hailo_runtime_engine_duration_seconds",
-            "Time of one window in the engine and the motif head.",
-            buckets=ENGINE_BUCKETS_SECONDS,
-            registry=self.registry,
-        )
-        self._engine_errors = Counter(
-            "hailo_runtime_engine_errors_total",
-            "Windows that the engine failed to run.",
-            ("code",),
-            registry=self.registry,
-        )
+        self._served = ServedCollector(channel)
+        self.registry.register(self._served)
+        self.registry.register(_LogCollector(dropped_lines))
         self._loaded = Gauge(
             "hailo_model_loaded", "1 where a verified model answers, else 0.", registry=self.registry
         )
@@ -99,7 +76,6 @@ class RuntimeMetrics:
         self._device = _DeviceCollector()
         self.registry.register(self._device)
         ProcessCollector(registry=self.registry)
-        self._children: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.show_model(None)
 
     def show_model(self, model: ActiveModel | None) -> None:
@@ -120,22 +96,36 @@ class RuntimeMetrics:
         self._build.labels(**shown).set(1)
         self._alarm.set(1 if model is not None and model.alarm else 0)
 
-    def request_done(self, route: str, status: int, seconds: float) -> None:
-        """Count one answered request; ``route`` must be one of a few known texts."""
-        children = self._children.get((route, status))
-        if children is None:
-            children = (self._requests.labels(route, str(status)), self._duration.labels(route))
-            self._children[route, status] = children
-        children[0].inc()
-        children[1].observe(seconds)
+    def request_done(self, route: str, status: int, seconds: float, release: str = "") -> None:
+        """Count one answered request.
 
-    def engine_done(self, seconds: float) -> None:
-        """Time one window that the engine ran."""
-        self._engine.observe(seconds)
+        Args:
+            route: One of a few known texts.
+            status: The answer's.
+            seconds: From the whole request's being there to its answer.
+            release: The one that answered, or was served then; empty for none.
+        """
+        self._served.of(release).request(route, status, seconds)
 
-    def engine_failed(self, code: str) -> None:
+    def windows_done(self, windows: int, seconds: float, release: str, kinds: Iterable[str] = ()) -> None:
+        """Count windows that the engine ran, and which implausible values were in them.
+
+        Args:
+            windows: How many.
+            seconds: For all of them.
+            release: The one that ran them.
+            kinds: One name for each kind and window.
+        """
+        served = self._served.of(release)
+        served.windows += windows
+        served.engine.observe(seconds / windows, windows)
+        for kind in kinds:
+            served.implausible[kind] = served.implausible.get(kind, 0) + 1
+
+    def engine_failed(self, code: str, release: str = "") -> None:
         """Count one window that the engine failed to run; ``code`` is the error's."""
-        self._engine_errors.labels(code).inc()
+        errors = self._served.of(release).engine_errors
+        errors[code] = errors.get(code, 0) + 1
 
     def show_device(self, reading: DeviceReading | None) -> None:
         """Say from now on that this was read of the chip; None says nothing of it."""
@@ -148,6 +138,17 @@ class RuntimeMetrics:
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, as ``CONTENT_TYPE`` says."""
         return generate_latest(self.registry)
+
+
+class _LogCollector(Collector):
+    """Lines of the log that were not written."""
+
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[Metric]:
+        what = "Lines of the log that were dropped, since who reads them did not keep up."
+        yield CounterMetricFamily("hailo_runtime_log_lines_dropped", what, value=self._dropped())
 
 
 class _DeviceCollector(Collector):

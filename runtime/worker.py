@@ -1,65 +1,67 @@
-"""gunicorn's own asgi worker, which lets go of idle connections and reads in small pieces."""
+"""gunicorn's worker: uvicorn's, with our protocol, an end that runs to its end, and a look at the slow."""
 
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Callable
-from typing import Any, Final
+import signal
+import sys
+from time import perf_counter
+from types import FrameType
+from typing import Any, ClassVar, Final
 
-from gunicorn.workers.gasgi import ASGIWorker
+from gunicorn.arbiter import Arbiter
+from uvicorn.server import Server
+from uvicorn_worker import UvicornWorker
 
-READ_BYTES: Final = 16 * 1024
-"""What is parsed of one connection before the others get their turn; a request has about 19 kB.
+from runtime.protocol import RuntimeProtocol
 
-In asyncio's own 256 KiB there is room for 40,000 chunks of one byte, which took gunicorn's parser
-and the application 160 ms; in these they take 20 ms (2-core AMD EPYC, Python 3.11, longest wait
-for another connection's ``/healthz``).
-"""
+DRAIN_SECONDS: Final = 8
+"""How long requests that have begun may take to end after ``SIGTERM``; gunicorn kills after 10 s."""
 
-
-class RuntimeWorker(ASGIWorker):  # type: ignore[misc]
-    """Serves the app on asyncio; ``SIGTERM`` finishes what has begun and closes what is idle.
-
-    gunicorn's worker waits ``graceful_timeout`` for every open connection, and a client's pool
-    keeps idle ones for a minute: each stop would take that long and end in ``SIGKILL``.
-    """
-
-    def run(self) -> None:
-        """Serve until told to stop."""
-        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        create_server = self.loop.create_server
-
-        async def remember(factory: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
-            def connect() -> asyncio.Protocol:
-                connection = factory()
-                self._connections.add(connection)
-                _read_in_pieces(connection)
-                return connection
-
-            server: asyncio.Server = await create_server(connect, **options)
-            return server
-
-        self.loop.create_server = remember
-        super().run()
-
-    def handle_exit_signal(self) -> None:
-        """``SIGTERM``: stop accepting, close idle connections, let requests finish."""
-        super().handle_exit_signal()
-        for connection in list(self._connections):
-            # Where a later gunicorn names this otherwise, stopping is slow again, nothing worse.
-            if getattr(connection, "_awaiting_request", False) and connection.transport is not None:
-                connection.transport.close()
+_LOOK_TICKS: Final = 5  # of 0.1 s
 
 
-def _read_in_pieces(connection: asyncio.Protocol) -> None:
-    made = connection.connection_made
+class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
+    """Serves the app on asyncio; ``SIGTERM`` finishes what has begun and closes what is idle."""
 
-    def connection_made(transport: asyncio.BaseTransport) -> None:
-        # The size of a read is an attribute of asyncio's socket transports, not a setting.
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
-        # Gone again, so that the connection and this function do not keep each other.
-        del connection.connection_made
-        made(transport)
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "asyncio",
+        "http": RuntimeProtocol,
+        "ws": "none",
+        "interface": "asgi3",
+        "lifespan": "on",
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        # A Pi may not know what time it is, and then RFC 9110 wants none.
+        "date_header": False,
+        "timeout_graceful_shutdown": DRAIN_SECONDS,
+    }
 
-    connection.connection_made = connection_made  # type: ignore[method-assign]
+    async def _serve(self) -> None:
+        self.config.app = self.wsgi
+        server = RuntimeServer(self.config)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+class RuntimeServer(Server):
+    """uvicorn's server, told of connections that take too long."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """``SIGTERM``: drain. uvicorn's own then ends by the signal, before what is to run at exit."""
+        self.should_exit = True
+
+    def quit(self) -> None:
+        """``SIGQUIT``: end now."""
+        self.should_exit = self.force_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if counter % _LOOK_TICKS == 0:
+            now = perf_counter()
+            for connection in list(self.server_state.connections):
+                connection.look(now)  # type: ignore[union-attr]
+        return await super().on_tick(counter)

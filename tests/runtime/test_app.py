@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.contract.errors import EngineError
 from runtime.engines.emulator import EmulatorEngine
+from runtime.infer_endpoint import ROUTES
 from runtime.metrics import CONTENT_TYPE
 from tests.runtime.service import NO_RELEASE, Service
 from tests.runtime.test_infer_body import GOOD, WRONG, with_value
@@ -258,7 +259,7 @@ def test_metrics_are_prometheus_text(service: Service) -> None:
     assert build.labels["calibration_origin"] == "synthetic"
     assert "process_resident_memory_bytes" in families
     routes = {sample.labels["route"] for sample in families["hailo_runtime_requests"].samples}
-    assert routes <= {"/infer", "/healthz", "/metrics", "other"}
+    assert routes <= {*ROUTES, "/healthz", "/metrics", "other"}
     edges = {
         sample.labels["le"]
         for sample in families["hailo_runtime_request_duration_seconds"].samples

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from runtime.infer_body import parse_infer_body
 from runtime.logs import JsonFormatter
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
@@ -21,12 +22,12 @@ def test_durations_are_seconds_in_metrics_and_milliseconds_in_logs(
     """Two requests of 250 ms each, on a clock of our own: it only moves while a request runs."""
     now = [100.0]
 
-    def take_long(req: object) -> None:
+    def take_long(body: bytes) -> object:
         now[0] += 0.25
+        return parse_infer_body(body)
 
-    monkeypatch.setattr("runtime.app.perf_counter", lambda: now[0])
-    monkeypatch.setattr("runtime.app._check_media", take_long)
-    counted = Service(service.holder)
+    monkeypatch.setattr("runtime.infer_endpoint.parse_infer_body", take_long)
+    counted = Service(service.holder, lambda: now[0])
     with logged("INFO") as lines:
         counted.post(GOOD)
         counted.post(b"")

@@ -1,0 +1,210 @@
+"""One connection: uvicorn's httptools protocol, with a bound on everything that a client may do.
+
+uvicorn itself waits for ever for a head or a body that does not come, keeps a head of any size in memory,
+and answers what it cannot parse in plain text. What is refused here is answered and counted as everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runtime.answers import Answer, error_answer, raw_answer
+from runtime.request_record import CROWDED
+
+READ_BYTES: Final = 16 * 1024
+"""What is parsed of one connection before the others get their turn; a request has about 19 kB.
+
+A piece may be chunks of one byte each, which are parsed one by one while everybody waits.
+"""
+
+DISCARD_BYTES: Final = 8 * 1024 * 1024
+"""What is read of a body after its answer: who still sends does not read, and would lose it in a reset."""
+
+_LINGER_SECONDS: Final = 5.0
+_IDLE, _HEAD, _BODY, _LINGERING = range(4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of one connection, and of all of them.
+
+    Args:
+        request_seconds: From a request's first byte to its last, and for a client to read its answer.
+        idle_seconds: Without any request. EdgeInfer's client keeps idle connections for 60 s: who closes
+            first loses a request, and that must not be us.
+        head_bytes: Of the request line and the headers, about.
+        connections: Further ones are told 503 when they ask for inference.
+        waiting: Whole requests that wait for their turn, the newest: others are told 503.
+    """
+
+    request_seconds: float = 30.0
+    idle_seconds: float = 75.0
+    head_bytes: int = 32 * 1024
+    connections: int = 512
+    waiting: int = 96
+
+
+class RuntimeProtocol(HttpToolsProtocol):
+    """Parses requests of one connection and hands them to the ``App``; ``look`` ends what takes too long."""
+
+    def __init__(
+        self,
+        config: Any,
+        server_state: Any,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits: Limits = self.app.limits
+        self._queue = self.app.queue
+        self._state = _IDLE
+        self._since = perf_counter()
+        self._unread_since = 0.0
+        self._head_bytes = 0
+        self._discarded = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        # The size of a read is an attribute of asyncio's socket transports, not a setting.
+        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A client is gone: what it still had in the queue is not answered."""
+        for cycle, _ in self.pipeline:
+            self._queue.left(cycle.scope)
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse a piece."""
+        if self._state == _LINGERING:
+            self._discard(len(data))
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Nothing is spoken here but HTTP: the request itself is answered, what follows it is not read.
+            self.transport.pause_reading()
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+        except httptools.HttpParserError as error:
+            self._refuse(400, "invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
+        if self._state == _HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                what = f"request line and headers have more than {self._limits.head_bytes} bytes"
+                self._refuse(431, "head_too_large", what)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """The client sends no more, but may still read."""
+        if self._state == _BODY and not self.cycle.response_complete:
+            what = "the connection was closed before the end of the body"
+            self._refuse(400, "body_cut_off", what, linger=False)
+        elif self._state == _IDLE and self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            return True
+        return None
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._state, self._since, self._head_bytes = _HEAD, perf_counter(), 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The application may begin."""
+        if len(self.connections) > self._limits.connections:
+            self.scope[CROWDED] = True  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+        self._state, self._discarded = _BODY, 0
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a body; dropped where the answer did not need it."""
+        if self.cycle.response_complete:
+            self._discard(len(body))
+            return
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request is there."""
+        now = perf_counter()
+        self._state, self._since = _IDLE, now
+        if not self.cycle.response_complete:
+            self._queue.arrived(self.scope, now)
+        super().on_message_complete()
+
+    def look(self, now: float) -> None:
+        """End what takes too long; asked of each connection about once a second.
+
+        Args:
+            now: ``perf_counter``.
+        """
+        limits, waited = self._limits, now - self._since
+        if self.transport.get_write_buffer_size() == 0:
+            self._unread_since = now
+        elif now - self._unread_since > limits.request_seconds:
+            self.transport.abort()
+        if self._state in (_HEAD, _BODY) and waited > limits.request_seconds:
+            part = "headers" if self._state == _HEAD else "body"
+            what = f"the request's {part} did not end within {limits.request_seconds:g} s"
+            self._refuse(408, "request_timeout", what)
+        elif self._state == _LINGERING and waited > _LINGER_SECONDS:
+            self.transport.abort()
+        elif self._state == _IDLE and waited > limits.idle_seconds + 1 and self._nothing_due():
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server ends: idle connections are closed, requests that have begun are finished."""
+        if self._state == _LINGERING:
+            self.transport.abort()
+        elif self._state == _HEAD and self._nothing_due():
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _nothing_due(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > DISCARD_BYTES:
+            self.transport.abort()
+
+    def _refuse(self, status: int, error: str, what: str, *, linger: bool = True) -> None:
+        """Answer for the application, and end the connection: what comes next cannot be told apart."""
+        if self.transport.is_closing():
+            return
+        cycle, reading_body = self.cycle, self._state == _BODY
+        self._unset_keepalive_if_required()
+        if not self._nothing_due():
+            if cycle.response_started or not reading_body:
+                # The answer to what came before is due first, and is the last one.
+                cycle.keep_alive = False
+                self.transport.pause_reading()
+                if cycle.response_started:
+                    self.transport.close()
+                return
+            # The application waits for the rest: it hears that nobody is there, and says nothing.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        elif reading_body:
+            self.transport.close()  # Answered long ago; only the rest of its body does not come.
+            return
+        answer = error_answer(status, error, what)
+        self._since, self._state, self._discarded = perf_counter(), _LINGERING, 0
+        self.transport.write(self._told(answer, cycle.scope if reading_body else None))
+        if linger and self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _told(self, answer: Answer, scope: Any) -> bytes:
+        headers = self.app.refused(answer, scope)
+        return raw_answer(answer, headers)

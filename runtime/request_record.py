@@ -1,0 +1,135 @@
+"""What every request leaves: an id, a duration in its answer, a count, and now and then a line in the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from runtime.active_model import ModelHolder
+from runtime.answers import Answer, Headers
+from runtime.metrics import RuntimeMetrics
+
+COMPLETE_AT: Final = "runtime.complete_at"
+"""Key in a scope: when the whole request was there, on ``perf_counter``'s clock."""
+
+QUEUED: Final = "runtime.queued"
+"""Key in a scope: it is counted as waiting."""
+
+CROWDED: Final = "runtime.crowded"
+"""Key in a scope: there are more connections than are served."""
+
+_REQUESTS: Final = logging.getLogger("runtime.request")
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
+SUCCESS_SECONDS: Final = 1.0
+"""At most one successful request is logged in each; the line says how many were not."""
+
+ERRORS_A_SECOND: Final = 20
+"""Refused requests that are logged; a client that sends nonsense must not fill the disk."""
+
+
+def request_id(given: bytes) -> bytes:
+    """The client's own where it is a sane one, else a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
+
+
+class Queue:
+    """Requests that are there in whole and have not had their turn."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+
+    def arrived(self, scope: Any, now: float) -> None:
+        """One is there; ``now`` is ``perf_counter``."""
+        scope[COMPLETE_AT], scope[QUEUED] = now, True
+        self.waiting += 1
+
+    def left(self, scope: Any) -> None:
+        """It has its turn, or will never have one; again changes nothing."""
+        if scope.pop(QUEUED, False):
+            self.waiting -= 1
+
+
+class RequestRecord:
+    """Counts each request, times it, and logs it where that is not too much.
+
+    Args:
+        holder: What is served.
+        metrics: Where requests are counted.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, holder: ModelHolder, metrics: RuntimeMetrics, clock: Callable[[], float]) -> None:
+        self._holder = holder
+        self._metrics = metrics
+        self.clock = clock
+        self._successes = _Sampler(SUCCESS_SECONDS, 1)
+        self._errors = _Sampler(1.0, ERRORS_A_SECOND)
+
+    def begin(self, scope: Any) -> float:
+        """When the request was there: where the server did not note it, now."""
+        complete: float | None = scope.get(COMPLETE_AT)
+        return self.clock() if complete is None else complete
+
+    def headers(self, answer_id: bytes, release: str, seconds: float) -> Headers:
+        """What every answer carries."""
+        named = [(b"x-request-id", answer_id), (b"server-timing", b"total;dur=%.3f" % (seconds * 1000))]
+        if release:
+            named.append((b"x-release", release.encode()))
+        return named
+
+    def release(self) -> str:
+        """The release that is served now; empty where none is."""
+        model = self._holder.model
+        return model.release_id if model else ""
+
+    def done(
+        self, answer_id: bytes, method: str, route: str, status: int, seconds: float, release: str
+    ) -> None:
+        """Count one answered request and perhaps write its line; ``route`` is one of a few known texts."""
+        self._metrics.request_done(route, status, seconds, release)
+        sampler = self._successes if status < 400 else self._errors
+        unlogged = sampler.take(self.clock())
+        if unlogged is None or not _REQUESTS.isEnabledFor(logging.INFO):
+            return
+        fields = {
+            "request_id": answer_id.decode(),
+            "method": method[:16],
+            "route": route,
+            "status": status,
+            "latency_ms": round(seconds * 1000, 3),
+            "release": release or None,
+        }
+        if unlogged:
+            fields["unlogged"] = unlogged
+        _REQUESTS.info("request", extra={"fields": fields})
+
+
+class _Sampler:
+    """Lets ``count`` events pass in each ``seconds``."""
+
+    def __init__(self, seconds: float, count: int) -> None:
+        self._seconds = seconds
+        self._count = count
+        self._until = float("-inf")
+        self._left = 0
+        self._unlogged = 0
+
+    def take(self, now: float) -> int | None:
+        """How many did not pass since the last that did; None where this one does not."""
+        if now >= self._until:
+            self._until, self._left = now + self._seconds, self._count
+        if self._left == 0:
+            self._unlogged += 1
+            return None
+        self._left -= 1
+        unlogged, self._unlogged = self._unlogged, 0
+        return unlogged
+
+
+def fixed_headers(answer: Answer) -> Headers:
+    """Type and length of an answer's body, and what belongs to its status."""
+    length = str(len(answer.body)).encode()
+    return [(b"content-type", answer.media_type), (b"content-length", length), *answer.extra]

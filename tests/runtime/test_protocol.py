@@ -1,0 +1,257 @@
+"""One connection of the server, in this process: what ends it, and what its client hears."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uvicorn.config import Config
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.app import App, create_app
+from runtime.engines.emulator import EmulatorEngine
+from runtime.metrics import RuntimeMetrics
+from runtime.protocol import READ_BYTES, Limits, RuntimeProtocol
+from runtime.worker import RuntimeServer, RuntimeWorker
+from tests.runtime.service import Service, logged
+from tests.runtime.test_infer_body import GOOD
+from tests.simulators import ReleaseSimulator
+
+HEAD = b"POST /infer HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(name="holder", scope="module")
+def a_holder(tmp_path_factory: pytest.TempPathFactory) -> ModelHolder:
+    release = ReleaseSimulator().publish(tmp_path_factory.mktemp("store"))
+    return ModelHolder(ActiveModel(release, EmulatorEngine(release)))
+
+
+class Serving:
+    """The server in this loop."""
+
+    def __init__(self, app: App, port: int) -> None:
+        self.app = app
+        self.port = port
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def exchange(self, *pieces: bytes, end: bool = False) -> bytes:
+        """Send, and read until the server closes."""
+        reader, writer = await self.connect()
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        if end:
+            writer.write_eof()
+        try:
+            return await asyncio.wait_for(reader.read(), 20)
+        finally:
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(holder: ModelHolder, **limits: Any) -> AsyncIterator[Serving]:
+    app = create_app(holder, RuntimeMetrics(), Limits(**limits))
+    config = Config(app, log_config=None, **RuntimeWorker.CONFIG_KWARGS)  # type: ignore[arg-type]
+    server = RuntimeServer(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        try:
+            yield Serving(app, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(running, 20)
+
+
+def run(holder: ModelHolder, story: Callable[[Serving], Awaitable[None]], **limits: Any) -> None:
+    async def told() -> None:
+        async with serving(holder, **limits) as server:
+            await story(server)
+
+    asyncio.run(told())
+
+
+def parted(answer: bytes) -> tuple[int, dict[str, str], Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines)
+    return int(status.split()[1]), fields, json.loads(body[: int(fields["content-length"])])
+
+
+CUT_OFF = HEAD + b"Content-Length: 50\r\n\r\n{"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "error", "identifier"),
+    [
+        (b"nonsense\r\n\r\n", 400, "invalid_http", None),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 60_000, 431, "head_too_large", None),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "invalid_http", "mine"),
+        (CUT_OFF, 408, "request_timeout", "mine"),
+        (HEAD, 408, "request_timeout", None),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", 408, "request_timeout", "mine"),
+    ],
+)
+def test_what_is_no_request_is_answered_and_counted(
+    holder: ModelHolder, sent: bytes, status: int, error: str, identifier: str | None
+) -> None:
+    async def story(server: Serving) -> None:
+        with logged("INFO") as lines:
+            found, fields, body = parted(await server.exchange(sent))
+        assert (found, body["error"], fields["connection"]) == (status, error, "close")
+        assert fields["x-release"] == holder.model.release_id  # type: ignore[union-attr]
+        assert identifier in (None, fields["x-request-id"])
+        assert [(line["status"], line["request_id"]) for line in lines] == [(status, fields["x-request-id"])]
+        assert server.app.queue.waiting == 0
+
+    run(holder, story, request_seconds=0.3)
+
+
+def test_a_body_whose_sender_closes_is_400(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        status, _, body = parted(await server.exchange(CUT_OFF, end=True))
+        assert (status, body["error"]) == (400, "body_cut_off")
+
+    run(holder, story)
+
+
+def test_who_only_reads_any_more_is_answered(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        status, fields, body = parted(await server.exchange(WHOLE, end=True))
+        assert (status, len(body["latent"]), fields["x-request-id"]) == (200, 64, "mine")
+
+    run(holder, story)
+
+
+def test_a_good_request_before_nonsense_is_answered(holder: ModelHolder) -> None:
+    """A Content-Length that is too short makes the rest look like the next request."""
+
+    async def story(server: Serving) -> None:
+        answer = await server.exchange(WHOLE + b"rubbish\r\n\r\n")
+        status, fields, _ = parted(answer)
+        assert (status, fields["connection"]) == (200, "close")
+        assert answer.count(b"HTTP/1.1") == 1
+
+    run(holder, story)
+
+
+def test_requests_in_one_piece_are_answered_in_order(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        answer = await server.exchange(WHOLE + GET + WHOLE, end=True)
+        assert answer.count(b"HTTP/1.1 200") == 3
+        assert server.app.queue.waiting == 0
+
+    run(holder, story)
+
+
+def test_who_leaves_with_requests_in_line_leaves_the_line(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        for _ in range(5):
+            _, writer = await server.connect()
+            writer.write(WHOLE * 4)
+            writer.transport.abort()
+        assert parted(await server.exchange(WHOLE, end=True))[0] == 200
+        assert server.app.queue.waiting == 0
+
+    run(holder, story)
+
+
+def test_a_silent_connection_is_closed_and_a_used_one_kept(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        assert await server.exchange() == b""
+
+    run(holder, story, idle_seconds=-0.5)
+
+
+def test_an_upgrade_is_not_followed(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        asked = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        status, fields, _ = parted(await server.exchange(asked + b"\x81\x05hello"))
+        assert (status, fields["connection"]) == (200, "close")
+
+    run(holder, story)
+
+
+def test_too_many_connections_are_told_so_and_health_is_not(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        held = [await server.connect() for _ in range(2)]
+        status, fields, body = parted(await server.exchange(WHOLE, end=True))
+        assert (status, fields["retry-after"], body["error"]) == (503, "1", "overloaded")
+        assert parted(await server.exchange(GET, end=True))[0] == 200
+        for _, writer in held:
+            writer.close()
+
+    run(holder, story, connections=2)
+
+
+def test_more_than_can_wait_are_refused_and_the_rest_answered(holder: ModelHolder) -> None:
+    """All in one piece on as many connections: none waits for ever, and none is left in the line."""
+
+    async def story(server: Serving) -> None:
+        answers = await asyncio.gather(*(server.exchange(WHOLE, end=True) for _ in range(40)))
+        found = [parted(answer) for answer in answers]
+        assert {status for status, _, _ in found} <= {200, 503}
+        assert all(fields["retry-after"] == "1" for status, fields, _ in found if status == 503)
+        assert server.app.queue.waiting == 0
+
+    run(holder, story, waiting=0)
+
+
+def test_a_large_answered_body_is_dropped_and_the_connection_goes_on(holder: ModelHolder) -> None:
+    size = 3_000_000
+    large = HEAD + b"Content-Length: %d\r\n\r\n" % size
+
+    async def story(server: Serving) -> None:
+        answer = await server.exchange(large, b" " * size, GET, end=True)
+        assert parted(answer)[0] == 413
+        assert answer.count(b"HTTP/1.1 200") == 1
+
+    run(holder, story)
+
+
+def test_a_connection_is_read_in_small_pieces(holder: ModelHolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody else waits while one piece is parsed, and it may be chunks of one byte each."""
+    sizes: list[int] = []
+    received = RuntimeProtocol.data_received
+
+    def data_received(self: RuntimeProtocol, data: bytes) -> None:
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(RuntimeProtocol, "data_received", data_received)
+
+    async def story(server: Serving) -> None:
+        assert await server.exchange(WHOLE * 10, end=True)
+
+    run(holder, story)
+    assert sum(sizes) == 10 * len(WHOLE)
+    assert max(sizes) <= READ_BYTES
+
+
+def test_the_end_finishes_what_has_begun(holder: ModelHolder, tmp_path: Path, service: Service) -> None:
+    async def story() -> None:
+        async with serving(holder) as server:
+            idle_reader, _ = await server.connect()
+            reader, writer = await server.connect()
+            writer.write(WHOLE[:-10])
+            asked, asking = await server.connect()
+            asking.write(GET)
+            assert await asked.readline()  # What was sent before has been seen.
+            ending = asyncio.get_running_loop().call_later(0.5, writer.write, WHOLE[-10:])
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert await idle_reader.read() == b""
+        assert ending is not None
+
+    asyncio.run(story())
