@@ -74,6 +74,7 @@ def test_a_body_in_parts_is_a_body(service: Service, headers: dict[str, str]) ->
 
 
 def test_who_leaves_after_the_whole_body_is_answered(service: Service) -> None:
+    service = Service(service.holder)
     with logged("DEBUG") as lines:
         answer = answered(service, [part(GOOD, more=False), DISCONNECT], content_length=str(len(GOOD)))
     assert answer is not None

@@ -61,7 +61,7 @@ class Serving:
 @contextlib.asynccontextmanager
 async def serving(holder: ModelHolder, **limits: Any) -> AsyncIterator[Serving]:
     app = create_app(holder, RuntimeMetrics(), Limits(**limits))
-    config = Config(app, log_config=None, **RuntimeWorker.CONFIG_KWARGS)  # type: ignore[arg-type]
+    config = Config(app, log_config=None, **RuntimeWorker.CONFIG_KWARGS)
     server = RuntimeServer(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
