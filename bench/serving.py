@@ -57,22 +57,14 @@ class Sample:
 
 
 VARIANTS: Final = (
-    Variant("uvicorn, h11, asyncio", _uvicorn("H11Asyncio"), ("uvicorn_worker",)),
-    Variant("uvicorn, httptools, asyncio", _uvicorn("HttptoolsAsyncio"), ("uvicorn_worker", "httptools")),
-    Variant(
-        "uvicorn, httptools, uvloop",
-        _uvicorn("HttptoolsUvloop"),
-        ("uvicorn_worker", "httptools", "uvloop"),
-    ),
-    Variant("gunicorn asgi, asyncio", ("--asgi-loop", "asyncio", "--http-parser", "python")),
-    Variant(
-        "gunicorn asgi, uvloop",
-        ("-k", "asgi", "--asgi-loop", "uvloop", "--http-parser", "python"),
-        ("uvloop",),
-    ),
+    Variant("the runtime's: httptools, asyncio", ()),
+    Variant("uvicorn, httptools, uvloop", _uvicorn("HttptoolsUvloop"), ("uvloop",)),
+    Variant("uvicorn, httptools, asyncio", _uvicorn("HttptoolsAsyncio")),
+    Variant("uvicorn, h11, asyncio", _uvicorn("H11Asyncio")),
+    Variant("gunicorn asgi, asyncio", ("-k", "asgi", "--asgi-loop", "asyncio", "--http-parser", "python")),
     Variant(
         "gunicorn asgi, C parser, asyncio",
-        ("--asgi-loop", "asyncio", "--http-parser", "fast"),
+        ("-k", "asgi", "--asgi-loop", "asyncio", "--http-parser", "fast"),
         ("gunicorn_h1c",),
     ),
 )
