@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -25,6 +27,7 @@ from runtime.contract.trust import TrustRootError
 from runtime.contract.window import FloatArray, Window
 from runtime.engines import Engine, open_engine
 from runtime.golden import compare_golden
+from runtime.plausibility import Plausibility
 from runtime.release_choice import Choice, ReleaseChoice
 
 _LOGGER: Final = logging.getLogger("runtime.model")
@@ -69,6 +72,8 @@ class ActiveModel:
         self.memory = ""
         self.release_id = release.id
         self.manifest = release.manifest
+        self.plausibility = Plausibility(release.manifest.input.normalization)
+        self.in_use = 0
         self._engine = engine
         self._scorer = MotifScorer(release.manifest.motif_head)
 
@@ -117,6 +122,32 @@ class ActiveModel:
         """
         latent = self._engine.infer(window)
         return latent, self._scorer.scores(latent)
+
+    def infer_batch(self, windows: FloatArray, first: int = 0) -> tuple[FloatArray, npt.NDArray[np.float64]]:
+        """Run several windows; each gives what it gives alone.
+
+        Args:
+            windows: float32 (N, 100, 9), finite, physical units.
+            first: How a window is counted in messages.
+
+        Returns:
+            Latents, float32 (N, 64), and motif scores, float64 (N, M).
+
+        Raises:
+            WindowValueError: A value is too large to be normalized; names the window.
+            EngineError: The engine failed.
+        """
+        latents = self._engine.infer_batch(windows, first)
+        return latents, self._scorer.scores(latents)
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """While it is entered the engine stays open. The event loop's thread only."""
+        self.in_use += 1
+        try:
+            yield
+        finally:
+            self.in_use -= 1
 
     def close(self) -> None:
         """Close the engine."""

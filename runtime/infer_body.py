@@ -1,33 +1,52 @@
-"""The body of ``POST /infer``: bytes in, a window out, or the place that is wrong."""
+"""The body of ``POST /infer``: bytes in, windows out, or the place that is wrong."""
 
 from __future__ import annotations
 
 import json
 import re
+import struct
+from itertools import chain
 from typing import Final
 
 import msgspec
+import numpy as np
 
-from runtime.contract.errors import PipelineError, WindowError
-from runtime.contract.window import WINDOW_SHAPE, Window, check_window
+from runtime.contract.errors import PipelineError, WindowError, WindowValueError
+from runtime.contract.window import CHANNELS, WINDOW_LENGTH, WINDOW_SHAPE, FloatArray, Window, check_window
 
-MAX_BODY_BYTES: Final = 128 * 1024
-"""A window as clients write it has about 18 kB; 900 numbers of 25 characters each have 24 kB.
+WINDOW_BYTES: Final = 4 * WINDOW_LENGTH * len(CHANNELS)
+"""One window as float32."""
 
-Who parses stops everybody else for as long, and EdgeInfer answers with random numbers after 45 ms.
-The worst body that this and ``MAX_COMMAS`` let through takes 10 ms (1200
-long numbers close to the middle of two float64, which msgspec reads slowest; a million tried at
-random, the slowest of 20 calls of ``parse_infer_body`` each, 2-core AMD EPYC, Python 3.11). At
-1 MiB and without a bound on commas it took 720 ms.
+MAX_WINDOWS: Final = 277
+"""In one body: as many as 1 MB of float32 holds."""
+
+MAX_BODY_BYTES: Final = 1_000_000
+"""A window as clients write it has about 18 kB of JSON, and 3600 bytes of float32."""
+
+MAX_WINDOW_BYTES: Final = 128 * 1024
+"""Of one window in JSON; 900 numbers of 25 characters each have 24 kB.
+
+Who parses stops everybody else for as long, and EdgeInfer answers with random numbers after 45 ms: a batch
+is parsed window by window, with turns for others in between. The worst window that this and ``MAX_COMMAS``
+let through takes 10 ms (1200 long numbers close to the middle of two float64, which msgspec reads slowest; a
+million tried at random, the slowest of 20 calls of ``parse_infer_body`` each, 2-core AMD EPYC, Python 3.11).
 """
 
 MAX_COMMAS: Final = 1200
 """A window has 899. More mean work that cannot end well: it is refused before it is done."""
 
-SCHEMA: Final = '{"x": [100 rows of [ax, ay, az, gx, gy, gz, mx, my, mz]]}, finite numbers, m/s², rad/s, µT'
+SCHEMA: Final = (
+    '{"x": [100 rows of [ax, ay, az, gx, gy, gz, mx, my, mz]]}, finite numbers, m/s², rad/s, µT; '
+    '{"x": [window, ...]} for several; or float32 little endian, 3600 bytes a window'
+)
 _COMMAS: Final = WINDOW_SHAPE[0] * WINDOW_SHAPE[1] - 1
+_UNCOUNTED_BYTES: Final = 32 * 1024  # a body without more cannot hold enough to matter
 _EXPLAIN_BYTES: Final = 64 * 1024
 _PATH: Final = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`", re.DOTALL)
+_BATCH: Final = re.compile(rb'\s*\{\s*"[^"]{1,16}"\s*:\s*\[\s*\[\s*\[')
+_PACK: Final = struct.Struct(f"{_COMMAS + 1}d").pack
+_WIDTHS: Final = {len(CHANNELS)}
+_SEVERAL: Final = 'several windows are {"x": [window, window]}, or application/octet-stream'
 
 
 class BodyError(PipelineError):
@@ -46,14 +65,105 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     x: list[list[float]]
 
 
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    x: list[msgspec.Raw]
+
+
 _DECODER: Final = msgspec.json.Decoder(_Body)
+_BATCH_DECODER: Final = msgspec.json.Decoder(_Batch)
+_ROWS_DECODER: Final = msgspec.json.Decoder(list[list[float]])
+
+
+class WindowBatch:
+    """Several windows, each read when it is asked for: reading all at once would stop everybody else.
+
+    Args:
+        raw: JSON of each window.
+    """
+
+    def __init__(self, raw: list[msgspec.Raw]) -> None:
+        self._raw = raw
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def windows(self, start: int, stop: int) -> FloatArray:
+        """float32 (stop - start, 100, 9), finite.
+
+        Raises:
+            BodyError, WindowError: As ``parse_infer_body``, the place within ``x[i]``.
+        """
+        return np.stack([self._window(index) for index in range(start, min(stop, len(self._raw)))])
+
+    def _window(self, index: int) -> Window:
+        data, place = bytes(self._raw[index]), f"x[{index}]"
+        _check_size(data, place)
+        try:
+            rows = _ROWS_DECODER.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _type_error(str(error), place) from error
+        window = _packed(rows)
+        return check_window(rows, place) if window is None else window
+
+
+def read_body(body: bytes) -> Window | WindowBatch:
+    """Read one window, or the outline of several.
+
+    Args:
+        body: JSON of ``SCHEMA``, at most ``MAX_BODY_BYTES``.
+
+    Raises:
+        BodyError, WindowError: As ``parse_infer_body``; or more than ``MAX_WINDOWS`` windows.
+    """
+    if not _BATCH.match(body):
+        return parse_infer_body(body)
+    try:
+        raw = _BATCH_DECODER.decode(body).x
+    except UnicodeDecodeError as error:
+        raise InvalidJsonError(f"not UTF-8: {error.reason}") from error
+    except msgspec.ValidationError as error:
+        raise _type_error(str(error)) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidJsonError(str(error)[:200], hint="NaN and Infinity are no JSON") from error
+    _check_one_key(body)
+    if len(raw) > MAX_WINDOWS:
+        raise BodyError(f"{len(raw)} windows, at most {MAX_WINDOWS} are taken", where="x")
+    return WindowBatch(raw)
+
+
+def read_octets(body: bytes) -> FloatArray:
+    """Read windows as they lie in memory.
+
+    Args:
+        body: float32, little endian, (N, 100, 9) in C order.
+
+    Returns:
+        float32 (N, 100, 9), finite, read-only.
+
+    Raises:
+        BodyError: Empty, or no whole number of windows.
+        WindowValueError: A value is not finite; names its (window, time, channel).
+    """
+    if not body or len(body) % WINDOW_BYTES:
+        raise BodyError(
+            f"{len(body)} bytes are no whole number of windows of {WINDOW_BYTES}",
+            hint="send float32, little endian: 100 rows of 9 for each window",
+        )
+    windows = np.frombuffer(body, "<f4").reshape(-1, *WINDOW_SHAPE)
+    if not np.isfinite(windows).all():
+        index, row, channel = (int(i) for i in np.argwhere(~np.isfinite(windows))[0])
+        raise WindowValueError(
+            f"{windows[index, row, channel]} is not finite (time {row}, channel {CHANNELS[channel]})",
+            where=f"x[{index}][{row}][{channel}]",
+        )
+    return windows
 
 
 def parse_infer_body(body: bytes) -> Window:
-    """Turn a request's body into a window.
+    """Turn JSON into one window.
 
     Args:
-        body: JSON of ``SCHEMA``, UTF-8; integers are numbers, booleans and null are not.
+        body: UTF-8; integers are numbers, booleans and null are not.
 
     Returns:
         float32 (100, 9), finite, C-contiguous.
@@ -67,9 +177,8 @@ def parse_infer_body(body: bytes) -> Window:
     """
     if not body:
         raise InvalidJsonError("the body is empty")
-    commas = body.count(b",")
-    if commas > MAX_COMMAS:
-        raise BodyError(f"{commas} commas, a window has {_COMMAS}", hint="send one window at a time")
+    if len(body) > _UNCOUNTED_BYTES:
+        _check_size(body, "")
     try:
         rows = _DECODER.decode(body).x
     except UnicodeDecodeError as error:
@@ -78,18 +187,43 @@ def parse_infer_body(body: bytes) -> Window:
         raise _type_error(str(error)) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise _syntax_error(body, str(error)) from error
-    # The decoder keeps the last of several equal keys. A body that passed it holds one kind of
-    # string, the key "x": more than its two quotes means that the key was said twice.
-    if body.count(b'"') != 2:
+    _check_one_key(body)
+    window = _packed(rows)
+    return check_window(rows) if window is None else window
+
+
+def _packed(rows: list[list[float]]) -> Window | None:
+    """The window, where nothing is wrong with it; packed, since numpy walks nested lists twice as slowly."""
+    if len(rows) != WINDOW_LENGTH or set(map(len, rows)) != _WIDTHS:
+        return None
+    values = np.frombuffer(_PACK(*chain.from_iterable(rows)))
+    with np.errstate(over="ignore"):
+        window = values.astype(np.float32).reshape(WINDOW_SHAPE)
+    return window if np.isfinite(window).all() else None
+
+
+def _check_size(data: bytes, where: str) -> None:
+    if len(data) > MAX_WINDOW_BYTES:
+        what = f"{len(data)} bytes, one window has at most {MAX_WINDOW_BYTES}"
+        raise BodyError(what, where=where, hint=_SEVERAL)
+    commas = data.count(b",")
+    if commas > MAX_COMMAS:
+        raise BodyError(f"{commas} commas, a window has {_COMMAS}", where=where, hint=_SEVERAL)
+
+
+def _check_one_key(body: bytes) -> None:
+    # The decoder keeps the last of several equal keys. A body that passed it holds one kind of string, the
+    # key: a third quote means that it was said twice.
+    closing = body.find(b'"', body.find(b'"') + 1)
+    if body.find(b'"', closing + 1) >= 0:
         raise BodyError("the key is there more than once", where="x")
-    return check_window(rows)
 
 
-def _type_error(message: str) -> BodyError:
+def _type_error(message: str, within: str = "") -> BodyError:
     found = _PATH.fullmatch(message)
     if found is None:
-        return BodyError(message[:200])
-    return BodyError(found["what"][:200], where=found["where"][:100])
+        return BodyError(message[:200], where=within)
+    return BodyError(found["what"][:200], where=within + found["where"][:100])
 
 
 def _syntax_error(body: bytes, message: str) -> PipelineError:

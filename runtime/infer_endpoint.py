@@ -7,12 +7,13 @@ times a second or ten thousand; every other one is Falcon's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from time import perf_counter
 from typing import Any, Final
 
-import msgspec
+import numpy as np
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.answers import (
@@ -26,7 +27,9 @@ from runtime.answers import (
     unavailable,
 )
 from runtime.contract.errors import DeviceError, EngineError, PipelineError, WindowError
-from runtime.infer_body import MAX_BODY_BYTES, BodyError, parse_infer_body
+from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
+from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, as_octets, choose, one_as_json
+from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, BodyError, WindowBatch, read_body, read_octets
 from runtime.metrics import RuntimeMetrics
 from runtime.request_record import CROWDED, Queue, RequestRecord, fixed_headers, request_id
 
@@ -41,9 +44,14 @@ whichever way it is set, one of the two is an alias."""
 SLICE: Final = 8
 """Windows of a batch that are run before everybody else has a turn."""
 
+MOST_IN_BATCHES: Final = 4 * MAX_WINDOWS
+"""Windows of batches that wait for their turn; further batches hear 503."""
+
+IMPLAUSIBLE: Final = b"x-implausible"
+"""Header that names values that cannot be right."""
+
 _LOGGER: Final = logging.getLogger("runtime.app")
-_ENCODER: Final = msgspec.json.Encoder()
-_JSON_TYPES: Final = (b"", b"application/json")
+_JSON_TYPES: Final = (b"", JSON_TYPE)
 
 
 class _NobodyThereError(Exception):
@@ -56,6 +64,27 @@ class _AnsweredError(Exception):
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.status)
         self.answer = answer
+
+
+class BatchTurns:
+    """One batch at a time; bounded in how many windows wait."""
+
+    def __init__(self) -> None:
+        self._one = asyncio.Lock()
+        self.waiting = 0
+
+    @contextlib.asynccontextmanager
+    async def turn(self, windows: int) -> AsyncIterator[None]:
+        """Wait for a turn, or hear at once that it would take too long."""
+        if self.waiting and self.waiting + windows > MOST_IN_BATCHES:
+            what = f"{self.waiting} windows of other batches wait for their turn"
+            raise _AnsweredError(error_answer(503, "overloaded", what))
+        self.waiting += windows
+        try:
+            async with self._one:
+                yield
+        finally:
+            self.waiting -= windows
 
 
 class InferEndpoint:
@@ -82,7 +111,7 @@ class InferEndpoint:
         self._record = record
         self._queue = queue
         self._most_waiting = most_waiting
-        self._one_batch = asyncio.Lock()
+        self._batches = BatchTurns()
         self._of_model: tuple[ActiveModel | None, Headers] = (None, [])
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -95,17 +124,11 @@ class InferEndpoint:
             begin = self._record.begin(scope)
             self._queue.left(scope)
             model = self._admit(scope)
-            window = parse_infer_body(body)
-            before = perf_counter()
-            # Inline in the event loop on purpose: a window takes about 0.2 ms, less than a hand-over to a
-            # thread and back costs at p99, and the one chip runs one window at a time anyway.
-            latent, scores = model.infer(window)
-            engine_seconds = perf_counter() - before
-            self._metrics.windows_done(1, engine_seconds, model.release_id)
-            answer = Answer(
-                status=200,
-                body=_ENCODER.encode({"latent": latent.tolist(), "motif_scores": scores.tolist()}),
-            )
+            windows = read_octets(body) if fields.octets else read_body(body)
+            if isinstance(windows, np.ndarray) and (windows.ndim == 2 or len(windows) == 1):
+                answer = self._one(model, windows.reshape(WINDOW_SHAPE), fields)
+            else:
+                answer = await self._several(model, windows, fields)
         except _NobodyThereError:
             return
         except Exception as error:
@@ -121,6 +144,42 @@ class InferEndpoint:
         self._record.done(fields.request_id, "POST", scope["path"], answer.status, seconds, release)
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
+
+    def _one(self, model: ActiveModel, window: Window, fields: _Fields) -> Answer:
+        before = perf_counter()
+        # Inline in the event loop on purpose: a window takes about 0.2 ms, less than a hand-over to a
+        # thread and back costs at p99, and the one chip runs one window at a time anyway.
+        latent, scores = model.infer(window)
+        kinds = model.plausibility.kinds(window)
+        self._metrics.windows_done(1, perf_counter() - before, model.release_id, kinds)
+        extra = ((IMPLAUSIBLE, model.plausibility.named(window).encode()),) if kinds else ()
+        if fields.answer_type is OCTETS_TYPE:
+            return _octets([as_octets(latent, scores)], model, extra)
+        return Answer(status=200, body=one_as_json(latent, scores), extra=extra)
+
+    async def _several(
+        self, model: ActiveModel, windows: FloatArray | WindowBatch, fields: _Fields
+    ) -> Answer:
+        """Run them in slices; in between everybody else has a turn, other batches after this one."""
+        json, octets, kinds = JsonParts(), list[bytes](), set[str]()
+        async with self._batches.turn(len(windows)):
+            with model.lease():
+                for start in range(0, len(windows), SLICE):
+                    part = _part(windows, start, start + SLICE)
+                    before = perf_counter()
+                    latents, scores = model.infer_batch(part, first=start)
+                    found = [kind for window in part for kind in model.plausibility.kinds(window)]
+                    self._metrics.windows_done(len(part), perf_counter() - before, model.release_id, found)
+                    kinds.update(found)
+                    if fields.answer_type is OCTETS_TYPE:
+                        octets.append(as_octets(latents, scores))
+                    else:
+                        json.add(latents, scores)
+                    await asyncio.sleep(0)
+        extra = ((IMPLAUSIBLE, "; ".join(sorted(kinds)).encode()),) if kinds else ()
+        if fields.answer_type is OCTETS_TYPE:
+            return _octets(octets, model, extra)
+        return Answer(status=200, body=json.body(), extra=extra)
 
     def _admit(self, scope: Event) -> ActiveModel:
         """The model that this request is answered by."""
@@ -160,11 +219,11 @@ class InferEndpoint:
 class _Fields:
     """The headers that count here, read once."""
 
-    __slots__ = ("accept", "encoding", "length", "media_type", "request_id")
+    __slots__ = ("answer_type", "encoding", "length", "media_type", "octets", "request_id")
 
     def __init__(self, headers: Headers) -> None:
         self.length = -1
-        self.media_type = self.encoding = self.accept = given = b""
+        self.media_type = self.encoding = accept = given = b""
         for name, value in headers:
             if name == b"content-length":
                 self.length = int(value)
@@ -173,18 +232,25 @@ class _Fields:
             elif name == b"content-encoding":
                 self.encoding = value
             elif name == b"accept":
-                self.accept = value
+                accept = value if not accept else accept + b"," + value
             elif name == b"x-request-id":
                 given = value
         self.request_id = request_id(given)
+        self.answer_type = choose(accept)
+        self.octets = self.media_type == OCTETS_TYPE
 
 
 async def _read(fields: _Fields, receive: Receive) -> bytes:
     """The whole body. What is refused is refused before it is read; the server drops what still comes."""
-    media_type = fields.media_type
-    if media_type not in _JSON_TYPES and media_type.partition(b";")[0].strip().lower() != b"application/json":
-        shown = media_type[:80].decode("latin-1")
-        raise _AnsweredError(error_answer(415, CODES[415], f"content type {shown!r} is not read"))
+    if not fields.octets and fields.media_type not in _JSON_TYPES:
+        media_type = fields.media_type.partition(b";")[0].strip().lower()
+        fields.octets = media_type == OCTETS_TYPE
+        if not fields.octets and media_type != JSON_TYPE:
+            shown = fields.media_type[:80].decode("latin-1")
+            raise _AnsweredError(error_answer(415, CODES[415], f"content type {shown!r} is not read"))
+    if fields.answer_type is None:
+        what = "Accept allows neither application/json nor application/octet-stream"
+        raise _AnsweredError(error_answer(406, CODES[406], what))
     if fields.encoding and fields.encoding.strip().lower() != b"identity":
         shown = fields.encoding[:80].decode("latin-1")
         raise _AnsweredError(error_answer(415, CODES[415], f"content encoding {shown!r} is not read"))
@@ -206,6 +272,15 @@ async def _read(fields: _Fields, receive: Receive) -> bytes:
         if size > MAX_BODY_BYTES:
             raise _too_large()
     return b"".join(parts)
+
+
+def _part(windows: FloatArray | WindowBatch, start: int, stop: int) -> FloatArray:
+    return windows[start:stop] if isinstance(windows, np.ndarray) else windows.windows(start, stop)
+
+
+def _octets(parts: list[bytes], model: ActiveModel, extra: tuple[tuple[bytes, bytes], ...]) -> Answer:
+    shape = (b"x-columns", b"latent=%d; motif_scores=%d" % (LATENT_SIZE, model.motifs))
+    return Answer(status=200, body=b"".join(parts), media_type=OCTETS_TYPE, extra=(shape, *extra))
 
 
 def _too_large() -> _AnsweredError:

@@ -9,16 +9,17 @@ from typing import Any
 import falcon.testing
 import pytest
 
-from runtime.infer_body import MAX_BODY_BYTES
+from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOW_BYTES
 from runtime.request_record import Queue
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
 
 
 def test_a_body_up_to_the_limit_is_read(service: Service) -> None:
-    padded = GOOD + b" " * (MAX_BODY_BYTES - len(GOOD))
+    padded = GOOD + b" " * (MAX_WINDOW_BYTES - len(GOOD))
     assert service.post(padded).status_code == 200
-    result = service.post(padded + b" ")
+    assert service.post(padded + b" ").json["error"] == "invalid_body"
+    result = service.post(GOOD + b" " * (MAX_BODY_BYTES + 1 - len(GOOD)))
     assert result.status_code == 413
     assert result.json["error"] == "too_large"
 

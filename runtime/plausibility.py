@@ -1,0 +1,66 @@
+"""Values that cannot be right, though they are numbers: answered, counted by kind, and named.
+
+EdgeInfer's own realistic samples are in deg/s and reach 20 standard deviations: refusing them would put
+random numbers in their place. Who sends such values should hear of it all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from runtime.contract.window import CHANNELS, ChannelStatistics, FloatArray
+
+GYROSCOPE_LIMIT: Final = 35.0
+"""rad/s. A consumer's gyroscope ends at 2000 deg/s, which are 34.9 rad/s: what is beyond is in deg/s."""
+
+Z_LIMIT: Final = 40.0
+"""Standard deviations of the training windows."""
+
+KINDS: Final = ("gyroscope_unit", "z_beyond_40", "constant_channel")
+"""Beyond ``GYROSCOPE_LIMIT``; beyond ``Z_LIMIT``; one value throughout the window."""
+
+_GYROSCOPE: Final = slice(3, 6)
+_TRUE: Final = b"\x01"
+
+
+class Plausibility:
+    """Looks at windows, raw ones: what they mean is in the release's own statistics.
+
+    Args:
+        statistics: Of the release that runs them.
+    """
+
+    def __init__(self, statistics: ChannelStatistics) -> None:
+        mean, std = statistics.arrays()
+        with np.errstate(over="ignore"):
+            self._low, self._high = mean - Z_LIMIT * std, mean + Z_LIMIT * std
+        self._floor, self._ceiling = self._low.copy(), self._high.copy()
+        np.maximum(self._low[_GYROSCOPE], -GYROSCOPE_LIMIT, out=self._floor[_GYROSCOPE])
+        np.minimum(self._high[_GYROSCOPE], GYROSCOPE_LIMIT, out=self._ceiling[_GYROSCOPE])
+
+    def kinds(self, window: FloatArray) -> tuple[str, ...]:
+        """Which of ``KINDS`` are in float32 (100, 9); nearly always none."""
+        largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
+        beyond = (largest > self._ceiling) | (smallest < self._floor)
+        constant = largest == smallest
+        if _TRUE not in (beyond | constant).tobytes():
+            return ()
+        gyroscope = max(float(largest[_GYROSCOPE].max()), -float(smallest[_GYROSCOPE].min()))
+        found = (
+            gyroscope > GYROSCOPE_LIMIT,
+            bool(((largest > self._high) | (smallest < self._low)).any()),
+            bool(constant.any()),
+        )
+        return tuple(kind for kind, there in zip(KINDS, found, strict=True) if there)
+
+    def named(self, window: FloatArray) -> str:
+        """The same for a person: each kind with its channels."""
+        largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
+        gyroscope = np.zeros(len(CHANNELS), np.bool_)
+        gyroscope[_GYROSCOPE] = np.maximum(largest, -smallest)[_GYROSCOPE] > GYROSCOPE_LIMIT
+        beyond = (largest > self._high) | (smallest < self._low)
+        found = zip(KINDS, (gyroscope, beyond, largest == smallest), strict=True)
+        parts = [f"{kind}={'+'.join(np.array(CHANNELS)[where])}" for kind, where in found if where.any()]
+        return "; ".join(parts)
