@@ -12,6 +12,7 @@ from runtime.config import RuntimeConfig
 from runtime.contract.channel_log import Floor
 from runtime.contract.errors import (
     NoManifestError,
+    PipelineError,
     ReleaseNotFoundError,
     StoreError,
     TargetAmbiguousError,
@@ -34,12 +35,15 @@ class Choice:
         release: To be verified and loaded.
         keys: ``development keys`` or ``own keys``: whose signature that is.
         alarm: Why it is not what the store seems to say; empty where it is.
+        alarm_kind: The alarm in one word: the error's code, or ``refused`` where something beside what is
+            served claims to be newer and does not hold; empty without an alarm.
         sequence: Number of the channel's entry that names it; 0 where none does.
     """
 
     release: Release
     keys: str
     alarm: str = ""
+    alarm_kind: str = ""
     sequence: int = 0
 
 
@@ -84,10 +88,12 @@ class ReleaseChoice:
         if head:
             state.saw(target, channel, Floor.at(head.signed), store.trust)
         release, now = store.release_of(target, channel, head), store.trust
+        alarm = _in_short([*now.refused, *(head.refused if head else ())])
         return Choice(
             release=release,
             keys=now.root.kind,
-            alarm=_in_short([*now.refused, *(head.refused if head else ())]),
+            alarm=alarm,
+            alarm_kind="refused" if alarm else "",
             sequence=head.entry.sequence if head else 0,
         )
 
@@ -106,7 +112,8 @@ class ReleaseChoice:
             if not name or not store.holds(name):
                 return None
         # Its digest was remembered when its signature held: that stays so while keys are rotated.
-        return Choice(release=store.open(name), keys=trust.root.kind, alarm=str(reason))
+        kind = reason.code if isinstance(reason, PipelineError) else "internal"
+        return Choice(release=store.open(name), keys=trust.root.kind, alarm=str(reason), alarm_kind=kind)
 
     def serves(self, choice: Choice) -> None:
         """Remember that this one was loaded and answers."""

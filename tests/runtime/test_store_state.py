@@ -59,7 +59,9 @@ class Pi:
         assert (health.status_code, health.json["release"]) == (200, release.id)
         shown = health.json["store"]["alarm"]
         assert alarm in shown if alarm else shown is None
-        assert service.sample("hailo_store_alarm") == (1 if alarm else 0)
+        kind = service.holder.alarm_kind
+        assert bool(kind) == bool(alarm)
+        assert service.sample("hailo_store_alarm", kind=kind) == (1 if alarm else 0)
 
 
 @pytest.fixture(name="pi")
@@ -117,6 +119,39 @@ def test_an_older_copy_without_what_was_served_is_named_as_that(pi: Pi, tmp_path
     pi.serves(third)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_metric_names_an_older_copy_whether_or_not_there_is_something_to_serve(
+    pi: Pi, tmp_path: Path, kept: bool
+) -> None:
+    published(pi.root, "v1")
+    shutil.copytree(pi.root, tmp_path / "old")
+    (second,) = published(pi.root, "v2")
+    pi.boot()
+    if kept:
+        shutil.copytree(second.directory, tmp_path / "old" / "releases" / second.id)
+    shutil.rmtree(pi.root)
+    shutil.copytree(tmp_path / "old", pi.root)
+    service = Service(ModelHolder.load(pi.config))
+    assert service.sample("hailo_model_loaded") == kept
+    assert service.sample("hailo_store_alarm", kind="replayed") == 1
+
+
+def test_a_fork_with_nothing_to_serve_is_in_the_metric(pi: Pi) -> None:
+    (first,) = published(pi.root, "v1")
+    (other,) = published(pi.root, "v2", channels=("canary",))
+    pi.boot()
+    put_entry(pi.root, an_entry(release=other.id), MANAGER)
+    shutil.rmtree(first.directory)
+    service = Service(ModelHolder.load(pi.config))
+    assert service.sample("hailo_store_alarm", kind="fork") == 1
+
+
+def test_what_is_not_the_stores_fault_is_no_alarm_of_it(pi: Pi) -> None:
+    service = Service(ModelHolder.load(pi.config))
+    assert service.sample("hailo_model_loaded") == 0
+    assert service.sample("hailo_store_alarm", kind="") == 0
+
+
 def test_a_damaged_release_is_named_where_the_last_one_is_damaged_too(pi: Pi, tmp_path: Path) -> None:
     (first,) = published(pi.root, "v1")
     pi.boot()
@@ -150,7 +185,7 @@ def test_a_real_server_shows_the_alarm(pi: Pi, tmp_path: Path) -> None:
             health = httpx.get(f"{server.url}/healthz").json()
             metrics = httpx.get(f"{server.url}/metrics").text
         assert (health["ok"], health["release"]) == (True, first.id)
-        alarms.append((health["store"]["alarm"], "hailo_store_alarm 1.0" in metrics))
+        alarms.append((health["store"]["alarm"], 'hailo_store_alarm{kind="runtime_too_old"} 1.0' in metrics))
         if len(alarms) == 1:
             newer(pi, minimum_runtime="99.0.0")
     assert alarms[0] == (None, False)
