@@ -65,7 +65,7 @@ class ForkError(PipelineError):
 
 
 class JumpError(PipelineError):
-    """A channel that is further ahead than moves can bring it."""
+    """A channel further ahead than is believed: its key was stolen, or this reader was away for long."""
 
     code = "jump"
 
@@ -172,7 +172,9 @@ class ChannelLog:
             raise JumpError(
                 f"entry {sequence} is more than {LARGEST_JUMP} ahead of {floor.sequence}",
                 where=self.where,
-                hint="whoever signed it may have lost the key: `releasectl keys rotate`",
+                hint="read `releasectl history`: where these moves are yours, this reader was away for long: "
+                "remove store-state.json from its STATE_DIR and restart it; where they are not, the key was "
+                "stolen: `releasectl keys rotate`",
             )
         digest = head.digest if sequence == floor.sequence else self._digest_at(head, floor.sequence)
         if digest != floor.digest:

@@ -305,6 +305,18 @@ def test_whatever_happens_to_the_store_the_last_release_is_served(
         pi.serves(first, words)
 
 
+def test_a_jump_says_what_to_do_where_the_reader_was_away_for_long(pi: Pi) -> None:
+    """What it says to do is done here, word for word."""
+    (first,) = published(pi.root, "v1")
+    (other,) = published(pi.root, "v2", channels=("canary",))
+    pi.serves(first)
+    _jump(pi, other)
+    pi.serves(first, "this reader was away for long: remove store-state.json from its STATE_DIR and restart")
+    pi.serves(first, "where they are not, the key was stolen: `releasectl keys rotate`")
+    (pi.state.parent / "store-state.json").unlink()
+    pi.serves(other)
+
+
 def test_a_roll_back_is_followed(pi: Pi) -> None:
     first, second = published(pi.root, "v1", "v2")
     pi.serves(second)
