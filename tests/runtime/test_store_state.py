@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runtime import recovery
 from runtime.active_model import ActiveModel, ModelHolder, load_active_model, load_state
 from runtime.config import RuntimeConfig
 from runtime.contract.channels import LAST_SEQUENCE, entry_name
 from runtime.contract.document import sha256_bytes, to_json
-from runtime.contract.errors import ConfigError, PipelineError
+from runtime.contract.errors import ConfigError, PipelineError, StoreMissingError
 from runtime.contract.keys import sign_root
 from runtime.contract.promotion import Decision, roll_back
 from runtime.contract.release import manifest_bytes
@@ -315,6 +316,32 @@ def test_a_jump_says_what_to_do_where_the_reader_was_away_for_long(pi: Pi) -> No
     pi.serves(first, "where they are not, the key was stolen: `releasectl keys rotate`")
     (pi.state.parent / "store-state.json").unlink()
     pi.serves(other)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "an empty disk"])
+def test_a_store_that_is_not_mounted_is_no_older_copy(pi: Pi, tmp_path: Path, left: str) -> None:
+    (release,) = published(pi.root, "v1")
+    choice = ReleaseChoice(pi.config)
+    service = Service(ModelHolder(load_active_model(pi.config, choice)))
+    pi.root.rename(tmp_path / "unmounted")
+    if left != "nothing":
+        pi.root.mkdir()
+    if left == "an empty disk":
+        (pi.root / "lost+found").mkdir()
+    # Who serves goes on; who begins, or has to open it anew, says what is missing.
+    assert service.client.simulate_get("/healthz").json["release"] == release.id
+    again = load_state(pi.config, choice=choice)
+    for error in (pi.fails(), again):
+        assert isinstance(error, StoreMissingError)
+        assert "is its disk mounted?" in str(error)
+        assert isinstance(error, recovery._MAY_COME)
+    assert Service(ModelHolder(pi.fails())).sample("hailo_store_alarm", kind="replayed") is None
+    if left == "an empty disk":
+        (pi.root / "lost+found").rmdir()
+    if left != "nothing":
+        pi.root.rmdir()
+    (tmp_path / "unmounted").rename(pi.root)
+    pi.serves(release)
 
 
 def test_a_roll_back_is_followed(pi: Pi) -> None:
