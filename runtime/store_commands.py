@@ -88,6 +88,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
     out = verb("export", "one file that carries a release elsewhere", _export)
     out.add_argument("release", metavar="ID")
     out.add_argument("file", metavar="FILE", type=Path)
+    out.add_argument("--force", action="store_true", help="write over FILE where it is there")
     arrived = verb("import", "take a release out of such a file, verified", _import)
     arrived.add_argument("file", metavar="FILE", type=Path)
     keys = verb("keys", "signing keys: init, show, rotate", key_command)
@@ -350,7 +351,7 @@ def _prune(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _export(store: ReleaseStore, options: argparse.Namespace) -> int:
-    release = export(store, store.named(options.release), options.file)
+    release = export(store, store.named(options.release), options.file, force=options.force)
     size = options.file.stat().st_size
     document = {"release": release.id, "file": str(options.file), "bytes": size}
     options.show(options, document, lambda: [f"{release.id}  {size} bytes  {options.file}"])

@@ -7,6 +7,7 @@ header, no compression, no name but those that a store has.
 from __future__ import annotations
 
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -75,15 +76,27 @@ class Imported:
     roots: int
 
 
-def export(store: ReleaseStore, identifier: str, path: Path) -> Release:
+def export(store: ReleaseStore, identifier: str, path: Path, *, force: bool = False) -> Release:
     """Write a release, its evidence, the roots of trust and the histories that name it into one file.
 
     The same store gives the same bytes. The file appears whole or not at all.
 
+    Args:
+        store: Where the release is.
+        identifier: Its id.
+        path: The file.
+        force: Write over a file that is there.
+
     Raises:
+        ExportFileError: A file is there, or a name in the store does not fit.
         ReleaseNotFoundError, SignatureError, DigestMismatchError: There is no such release to be trusted.
         StoreError: It cannot be written.
     """
+    # Looked at, not held by a link: a stick's file system may have none.
+    if not force and os.path.lexists(path):
+        raise ExportFileError(
+            "is there already", where=str(path), hint="name another file, or write over it with --force"
+        )
     release = store.open_signed(identifier)
     release.verify()
     buffer = io.BytesIO()

@@ -120,6 +120,23 @@ def test_what_is_not_to_be_trusted_is_not_exported(tmp_path: Path, carried: tupl
     assert not out.exists()
 
 
+@pytest.mark.parametrize("there", ["file", "folder", "link to nothing"])
+def test_what_is_there_is_not_written_over(tmp_path: Path, carried: tuple[Release, Path], there: str) -> None:
+    store, out = a_store(tmp_path / "store"), tmp_path / "out.tar"
+    if there == "file":
+        out.write_bytes(b"somebody's")
+    elif there == "folder":
+        out.mkdir()
+    else:
+        out.symlink_to("nowhere")
+    with pytest.raises(ExportFileError, match="is there already"):
+        export(store, carried[0].id, out)
+    if there == "file":
+        assert out.read_bytes() == b"somebody's"
+        export(store, carried[0].id, out, force=True)
+        assert out.read_bytes() == carried[1].read_bytes()
+
+
 def test_a_name_that_does_not_fit_is_our_error(tmp_path: Path) -> None:
     name = "x" * 150
     release = ReleaseSimulator(files={name: b"x"}).publish(tmp_path / "store", "canary")

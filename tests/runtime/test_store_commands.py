@@ -475,3 +475,16 @@ def test_a_mark_moves_no_channel_for_show_either(tmp_path: Path, capsys: Capture
     channels = {entry["channel"]: entry for entry in json.loads(out)["channels"]}
     assert (channels["stable"]["sequence"], channels["stable"]["reason"]) == (1, "simulated")
     assert json.loads(out)["marked_bad"][0]["actor"] == "Bob"
+
+
+def test_an_export_is_written_over_another_file_with_force_only(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    path = tmp_path / "release.tar"
+    path.write_bytes(b"somebody's")
+    error = failure(capsys, tmp_path, "export", releases[0].id, str(path))
+    assert error["error"] == "export_file"
+    assert "--force" in json.dumps(error)
+    assert path.read_bytes() == b"somebody's"
+    assert answer(capsys, tmp_path, "export", releases[0].id, str(path), "--force")["file"] == str(path)
+    assert path.stat().st_size > 1024
