@@ -79,7 +79,7 @@ def test_new_roots_come_along(tmp_path: Path, carried: tuple[Release, Path]) -> 
     release, _ = carried
     store = a_store(tmp_path / "store")
     store.add_root(next_root(manager=NEW))
-    assert sign_again(store, "release-manager", NEW)[1] == []
+    assert sign_again(store, "release-manager", NEW, "Ada")[1] == []
     export(store, release.id, tmp_path / "rotated.tar")
     target = a_store(tmp_path / "new")
     assert import_file(target, tmp_path / "rotated.tar").roots == 1

@@ -366,7 +366,7 @@ def test_rotated_keys_are_followed_and_never_taken_back(pi: Pi, tmp_path: Path, 
     shutil.copytree(pi.root, tmp_path / "old")
     store = a_store(pi.root)
     store.add_root(next_root(build=NEW) if holder == "build" else next_root(manager=NEW))
-    assert sign_again(store, holder, NEW)[1] == []
+    assert sign_again(store, holder, NEW, "Ada")[1] == []
     pi.serves(release)
     assert len(json.loads(pi.state.read_bytes())["roots"]) == 1
     if holder == "release-manager":
