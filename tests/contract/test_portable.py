@@ -14,7 +14,8 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     StoreError,
 )
-from runtime.contract.portable import ExportFileError, export, import_file
+from runtime.contract.export_file import ExportFileError
+from runtime.contract.portable import export, import_file
 from runtime.contract.promotion import Decision, mark_bad, promote
 from runtime.contract.store import Release
 from runtime.contract.trust import UnsignedError
