@@ -259,7 +259,7 @@ class ChannelLog:
             with collect_problems(found):
                 signed, version = self._signed_at(path, roots)
                 roots = [root for root in roots if root.version >= version]
-                _check_link(chain[-1] if chain else None, signed, path)
+                check_link(chain[-1] if chain else None, signed, path)
                 chain.append(signed)
             if found:
                 break
@@ -356,7 +356,8 @@ def next_sequence(tip: SignedEntry | None, where: str) -> int:
     return sequence
 
 
-def _check_link(before: SignedEntry | None, signed: SignedEntry, path: Path) -> None:
+def check_link(before: SignedEntry | None, signed: SignedEntry, path: Path) -> None:
+    """ManifestError where an entry does not continue the one before: its digest, and what it named."""
     expected = (before.digest, before.entry.release) if before else ("", "")
     if (signed.entry.previous_entry, signed.entry.previous) != expected:
         raise ManifestError(

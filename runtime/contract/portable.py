@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from runtime.contract.channel_log import ChannelLog, ForkError, NotThereYetError
+from runtime.contract.channel_log import ChannelLog, ForkError, NotThereYetError, check_link
 from runtime.contract.channels import CHANNELS, check_entry, entry_name
 from runtime.contract.document import MAX_DOCUMENT_BYTES
 from runtime.contract.errors import DigestMismatchError, store_errors
@@ -106,9 +106,14 @@ def import_file(store: ReleaseStore, path: Path) -> Imported:
     at a time, each file held against its digest once more. So memory does not grow with it: it holds one
     document or report at a time, and of a release for a chip its HEF, at most 256 MiB, to look into it.
 
+    An entry that comes along must continue the one before it: its digest, and the release that it says the
+    channel named before. That release itself need not be here: an export carries one, others may have been
+    pruned, and what was named once stays true. A roll back to it says that it is not there.
+
     Raises:
         ExportFileError: It is no export, or holds something that none does.
-        DigestMismatchError, ManifestError, SignatureError: What it holds is not what was released.
+        DigestMismatchError, ManifestError, SignatureError: What it holds is not what was released, or an
+            entry tells its channel's past otherwise than it was.
         HefError: The target is a chip, and the artifact is not the encoder for it.
         ForkError: Its channel history is another one than the store's.
         NotThereYetError: Its channel history does not reach back to the store's.
@@ -221,6 +226,7 @@ def _new_entries(
             raise NotThereYetError(f"entry {sequence} has nothing before it", where=f"{target}/{channel}")
         if signed.entry.previous_entry != (tip.digest if tip else ""):
             raise ForkError(f"entry {sequence} continues another history", where=f"{target}/{channel}")
+        check_link(tip, signed, folder / name)
         new.append(sequence)
         tip = signed
     if new and tip:

@@ -1,8 +1,9 @@
-"""An import is read piece by piece: large, changed meanwhile, over what is there."""
+"""An import is read piece by piece: large, changed meanwhile, over what is there; what its entries say."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +11,19 @@ from pathlib import Path
 import pytest
 
 from runtime.contract.audit import store_problems
-from runtime.contract.errors import DigestMismatchError
+from runtime.contract.channels import sign_entry
+from runtime.contract.errors import DigestMismatchError, ManifestError
 from runtime.contract.export_file import CHUNK, ExportFile, ExportFileError
 from runtime.contract.portable import export, import_file
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.trust import Trust
-from tests.exports import an_export, members
-from tests.keys import TRUST_ROOT, a_store
-from tests.moves import tree
+from tests.exports import an_export, members, repacked
+from tests.keys import MANAGER, TRUST_ROOT, a_store
+from tests.moves import tip, tree
 from tests.simulators import ARTIFACT, ReleaseSimulator
 
 LARGE = 48 * CHUNK
+STABLE = "channels/emulator/stable/00000002.json"
 
 
 @pytest.fixture(name="carried")
@@ -103,3 +106,26 @@ def test_a_closed_export_is_read_no_more(carried: tuple[Release, Path]) -> None:
         assert arrived.read(name) == members(carried[1])[name]
     with pytest.raises(ValueError, match="closed file"):
         arrived.read(name)
+
+
+def test_what_a_channel_named_before_need_not_be_there(tmp_path: Path, carried: tuple[Release, Path]) -> None:
+    """The entry of v1 says that v0 was named before; only v1 comes along."""
+    store = a_store(tmp_path / "new")
+    import_file(store, carried[1])
+    entry = tip(tmp_path / "new").entry
+    assert (entry.release, store.holds(entry.previous)) == (carried[0].id, False)
+    assert store_problems(store) == []
+
+
+def test_an_entry_that_tells_the_past_otherwise_is_refused(
+    tmp_path: Path, carried: tuple[Release, Path]
+) -> None:
+    """By the right key, after the right entry: nobody could continue the history with it."""
+    files = members(carried[1])
+    entry = dataclasses.replace(tip(tmp_path / "store").entry, previous="c" * 64)
+    files[STABLE] = sign_entry(entry, MANAGER)
+    with pytest.raises(
+        ManifestError, match=r"previous is cccccccccccccccc, the entry before is .* and names"
+    ):
+        import_file(a_store(tmp_path / "new"), repacked(tmp_path / "bad.tar", files))
+    assert tree(tmp_path / "new") == {}
