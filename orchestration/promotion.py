@@ -142,7 +142,7 @@ def _ask(context: dg.OpExecutionContext, store: ReleaseStore, plan: Plan, decisi
         ),
     )
     force = " --force" if plan.advice else ""
-    command = f"releasectl promote --request {name[:12]}{force}"
+    command = f"releasectl promote --request {name[:12]} --by <you>{force}"
     context.log.warning(f"stable did not move: the release manager's key is not here. Where it is: {command}")
     context.add_output_metadata(
         {

@@ -68,6 +68,7 @@ class ActiveModel:
     def __init__(self, release: Release, engine: Engine, chosen: Choice | None = None) -> None:
         self.keys = chosen.keys if chosen else "not judged"
         self.alarm = chosen.alarm if chosen else ""
+        self.alarm_kind = chosen.alarm_kind if chosen else ""
         self.sequence = chosen.sequence if chosen else 0
         self.memory = ""
         self.release_id = release.id
@@ -171,6 +172,16 @@ class ModelHolder:
     def model(self) -> ActiveModel | None:
         """The active model, or None."""
         return self.state if isinstance(self.state, ActiveModel) else None
+
+    @property
+    def alarm_kind(self) -> str:
+        """The store's alarm in one word: of what is served, or of why nothing is; empty without one.
+
+        One kind for one cause, whether or not there is an older release to serve meanwhile.
+        """
+        if isinstance(self.state, ActiveModel):
+            return self.state.alarm_kind
+        return "" if isinstance(self.state, _NOT_THE_STORES_FAULT) else self.state.code
 
     def replace(self, state: ActiveModel | PipelineError) -> ActiveModel | PipelineError:
         """Serve something else from now on; returns what was served, still open."""

@@ -9,7 +9,7 @@ import atexit
 import os
 import sys
 
-from runtime.active_model import ModelHolder, load_state
+from runtime.active_model import ActiveModel, ModelHolder, load_state
 from runtime.app import App, create_app
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
@@ -35,8 +35,12 @@ def compose() -> App:
     choice, channel = ReleaseChoice(config), "" if config.hef_path else config.release_channel
     holder = ModelHolder(load_state(config, choice=choice))
     metrics = RuntimeMetrics(channel, lambda: log.dropped)
-    metrics.show_model(holder.model)
-    recovery = Recovery(holder, lambda known: load_state(config, known, choice), metrics.show_model)
+
+    def show(model: ActiveModel | None) -> None:
+        metrics.show_model(model, holder.alarm_kind)
+
+    show(holder.model)
+    recovery = Recovery(holder, lambda known: load_state(config, known, choice), show)
     recovery.start()
     atexit.register(recovery.stop)
     readings = DeviceReadings(

@@ -43,6 +43,22 @@ def passphrase(path: Path) -> bytes:
     return getpass.getpass(f"passphrase of {path}: ").encode()
 
 
+def user_name() -> str:
+    """Who the system says is at work: root in most containers, which whoever records it must show.
+
+    Raises:
+        ConfigError: No variable and no account says it.
+    """
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError) as error:  # which, depends on Python's version
+        raise ConfigError(
+            "no variable and no account names the user",
+            where="--by",
+            hint="--by NAME says who answers for it",
+        ) from error
+
+
 def key_command(store: ReleaseStore, options: argparse.Namespace) -> int:
     """`releasectl keys`: ``init``, ``show``, ``rotate`` or ``resign``."""
     if options.what == "show":
@@ -97,13 +113,19 @@ def _resign(store: ReleaseStore, options: argparse.Namespace) -> int:
                 hint="the rotation was cut off before its root was kept: it is signed now",
             )
         return _switch(store, options, key, write=False)
-    again, problems = sign_again(store, options.holder, key)
+    actor = _actor(options)
+    again, problems = sign_again(store, options.holder, key, actor)
     options.show(
         options,
-        {"signed_again": again, "problems": problems},
-        lambda: [f"signed again: {each}" for each in again],
+        {"by": actor, "signed_again": again, "problems": problems},
+        lambda: [f"signed again: {each}, by {actor}" for each in again],
     )
     return _told(problems)
+
+
+def _actor(options: argparse.Namespace) -> str:
+    """Who rotates; refused before anything is written where a history cannot say it."""
+    return Decision(actor=options.by or user_name(), reason="asked for").actor
 
 
 def _check_named(options: argparse.Namespace) -> None:
@@ -113,6 +135,7 @@ def _check_named(options: argparse.Namespace) -> None:
 
 def _switch(store: ReleaseStore, options: argparse.Namespace, key: PrivateKey, *, write: bool) -> int:
     """Sign again for a root with this key, then keep that root: killed before, the old state holds."""
+    actor = _actor(options)
     root_key = load_key(options.folder / HOLDERS["root"], passphrase)
     after = _next_root(store.trust.root, options.holder, key)
     document = sign_root(after, [root_key, key] if options.holder == "root" else [root_key])
@@ -120,12 +143,12 @@ def _switch(store: ReleaseStore, options: argparse.Namespace, key: PrivateKey, *
         if write:
             write_key(options.new, key)
         cut_off = _cut_off(store, options.holder)
-        again, problems = sign_again(pending, options.holder, key)
+        again, problems = sign_again(pending, options.holder, key, actor)
         problems += cut_off
     options.show(
         options,
-        _root_document(after) | {"signed_again": again, "problems": problems},
-        lambda: [*_root_lines(after), *(f"signed again: {each}" for each in again)],
+        _root_document(after) | {"by": actor, "signed_again": again, "problems": problems},
+        lambda: [*_root_lines(after), *(f"signed again: {each}, by {actor}" for each in again)],
     )
     return _told(problems)
 
@@ -166,19 +189,26 @@ def _told(problems: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def sign_again(store: ReleaseStore, holder: str, key: PrivateKey) -> tuple[list[str], list[str]]:
+def sign_again(store: ReleaseStore, holder: str, key: PrivateKey, actor: str) -> tuple[list[str], list[str]]:
     """Sign with a new key what its holder had signed with the old one: releases, and what channels name.
+
+    Args:
+        store: Under the root that names the key.
+        holder: ``build``, ``release-manager`` or ``root``.
+        key: The new one.
+        actor: Who rotates, as the channels' histories say from then on.
 
     Returns:
         What was signed, and a sentence for each that was not: damaged, or nobody's who ever might. That
         stops nothing: after a theft the old key must go, whatever lies in the store.
 
     Raises:
+        PromotionRefusedError: The name is empty, or not one line.
         StoreError: The store cannot be read or written.
     """
     done: list[str] = []
     problems: list[str] = []
-    decision = Decision(actor=getpass.getuser(), reason=f"the key of {holder} was rotated")
+    decision = Decision(actor=actor, reason=f"the key of {holder} was rotated")
     for identifier in store.identifiers() if holder == "build" else ():
         with _noted(problems):
             store.sign_release_again(identifier, key)

@@ -65,7 +65,9 @@ class RuntimeMetrics:
         )
         self._alarm = Gauge(
             "hailo_store_alarm",
-            "1 where what is served is not what the store seems to name; /healthz says why.",
+            "1 where what is served is not what the store seems to name, or nothing is because of it; "
+            "kind is the reason's code, /healthz says why.",
+            ("kind",),
             registry=self.registry,
         )
         self._reading_errors = Counter(
@@ -78,9 +80,15 @@ class RuntimeMetrics:
         ProcessCollector(registry=self.registry)
         self.show_model(None)
 
-    def show_model(self, model: ActiveModel | None) -> None:
-        """Say from now on that this model, or none, is being served."""
+    def show_model(self, model: ActiveModel | None, alarm_kind: str = "") -> None:
+        """Say from now on that this model, or none, is being served.
+
+        Args:
+            model: What answers.
+            alarm_kind: ``ModelHolder.alarm_kind``; empty where the store gives no alarm.
+        """
         self._build.clear()
+        self._alarm.clear()
         self._loaded.set(0 if model is None else 1)
         shown = dict.fromkeys(_BUILD_LABELS, "") | {"version": VERSION}
         if model is not None:
@@ -94,7 +102,7 @@ class RuntimeMetrics:
                 "keys": model.keys,
             }
         self._build.labels(**shown).set(1)
-        self._alarm.set(1 if model is not None and model.alarm else 0)
+        self._alarm.labels(alarm_kind).set(1 if alarm_kind else 0)
 
     def request_done(self, route: str, status: int, seconds: float, release: str = "") -> None:
         """Count one answered request.

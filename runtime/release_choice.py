@@ -12,12 +12,14 @@ from runtime.config import RuntimeConfig
 from runtime.contract.channel_log import Floor
 from runtime.contract.errors import (
     NoManifestError,
+    PipelineError,
     ReleaseNotFoundError,
     StoreError,
+    StoreMissingError,
     TargetAmbiguousError,
     store_errors,
 )
-from runtime.contract.files import is_directory
+from runtime.contract.files import is_directory, list_directory
 from runtime.contract.store_reader import Release, StoreReader, open_release
 from runtime.contract.trust import Trust
 from runtime.store_state import StoreState
@@ -34,12 +36,15 @@ class Choice:
         release: To be verified and loaded.
         keys: ``development keys`` or ``own keys``: whose signature that is.
         alarm: Why it is not what the store seems to say; empty where it is.
+        alarm_kind: The alarm in one word: the error's code, or ``refused`` where something beside what is
+            served claims to be newer and does not hold; empty without an alarm.
         sequence: Number of the channel's entry that names it; 0 where none does.
     """
 
     release: Release
     keys: str
     alarm: str = ""
+    alarm_kind: str = ""
     sequence: int = 0
 
 
@@ -68,6 +73,7 @@ class ReleaseChoice:
             TrustRootError: ``TRUST_ROOT`` names no root of trust.
             SignatureError: Nobody who may has signed the entry or the release.
             ReplayedError, ForkError, JumpError: The store is not the one that was seen here.
+            StoreMissingError: There is no store, and one was seen here.
             NotThereYetError: It is still being copied.
             ReleaseNotFoundError: The path, store, target or channel names nothing.
             TargetAmbiguousError: Several targets in the store and no ``TARGET``.
@@ -79,15 +85,20 @@ class ReleaseChoice:
             release.check_signature(root)
             return Choice(release=release, keys=root.kind)
         store, target, channel = self._place(trust, state)
-        floor = state.of(target, channel).floor
+        known = state.of(target, channel)
+        floor = known.floor
+        if floor or known.serving:
+            _check_there(store.root)
         head = store.head(target, channel, floor)
         if head:
             state.saw(target, channel, Floor.at(head.signed), store.trust)
         release, now = store.release_of(target, channel, head), store.trust
+        alarm = _in_short([*now.refused, *(head.refused if head else ())])
         return Choice(
             release=release,
             keys=now.root.kind,
-            alarm=_in_short([*now.refused, *(head.refused if head else ())]),
+            alarm=alarm,
+            alarm_kind="refused" if alarm else "",
             sequence=head.entry.sequence if head else 0,
         )
 
@@ -106,7 +117,8 @@ class ReleaseChoice:
             if not name or not store.holds(name):
                 return None
         # Its digest was remembered when its signature held: that stays so while keys are rotated.
-        return Choice(release=store.open(name), keys=trust.root.kind, alarm=str(reason))
+        kind = reason.code if isinstance(reason, PipelineError) else "internal"
+        return Choice(release=store.open(name), keys=trust.root.kind, alarm=str(reason), alarm_kind=kind)
 
     def serves(self, choice: Choice) -> None:
         """Remember that this one was loaded and answers."""
@@ -123,6 +135,21 @@ class ReleaseChoice:
     def _place(self, trust: Trust, state: StoreState) -> tuple[StoreReader, str, str]:
         store, channel = StoreReader(self._config.release_store, trust), self._config.release_channel
         return store, self._config.target or _target(store, channel, state.target_of(channel)), channel
+
+
+def _check_there(root: Path) -> None:
+    """Refuse a folder without anything of a store, before it is taken for a store that was set back.
+
+    A disk that is not mounted leaves an empty folder, or none: nobody replayed anything, and it may come.
+    """
+    with store_errors(root):
+        there = set(list_directory(root)) if is_directory(root) else set()
+    if not there & {"releases", "channels"}:
+        raise StoreMissingError(
+            "the store is not there, and was seen here before",
+            where=str(root),
+            hint="is its disk mounted? it is looked for again by itself; RELEASE_STORE names the folder",
+        )
 
 
 def _in_short(refused: Sequence[str]) -> str:

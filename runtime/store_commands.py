@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from runtime.contract.release import TARGETS
 from runtime.contract.release_directory import Release
 from runtime.contract.requests import MoveRequest, drop_request, pending_requests, request_named
 from runtime.contract.store import ReleaseStore
-from runtime.key_commands import NotConfirmedError, key_command, passphrase
+from runtime.key_commands import NotConfirmedError, key_command, passphrase, user_name
 from runtime.release_text import entry_line
 
 KEY_VARIABLES: Final = {"canary": "CANARY_KEY_FILE", "stable": "RELEASE_KEY_FILE"}
@@ -52,29 +51,19 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
         parser.set_defaults(command=command, failure=failure, show=show)
         return parser
 
-    def decided(parser: argparse.ArgumentParser, *, force: bool = True) -> None:
-        parser.add_argument("--by", metavar="NAME", help="who answers for it; default: the user's name")
-        parser.add_argument("--reason", help="why, in one line")
-        parser.add_argument(
-            "--key", type=Path, metavar="FILE", help="the signing key; default: see docs/keys.md"
-        )
-        parser.add_argument("--yes", action="store_true", help="do not ask before signing")
-        if force:
-            parser.add_argument("--force", action="store_true", help="against advice; shown and recorded")
-
     moved = verb("promote", "let stable take a canary's release", _promote)
     moved.add_argument("release", metavar="ID", nargs="?", help="its id, or the first 6 digits or more")
     moved.add_argument("--request", metavar="NAME", help="sign a pending request instead")
-    decided(moved)
+    _add_decision(moved)
     back = verb("rollback", "let a channel return to an earlier release", _roll_back)
     back.add_argument("target", choices=TARGETS)
     back.add_argument("channel", choices=CHANNELS)
     back.add_argument("--to", metavar="ID", help="default: the newest that is not marked bad")
-    decided(back)
+    _add_decision(back)
     bad = verb("mark-bad", "say that a release is never to be promoted", _mark_bad)
     bad.add_argument("release", metavar="ID")
     bad.add_argument("--channel", choices=CHANNELS, default="stable", help="whose history says it")
-    decided(bad, force=False)
+    _add_decision(bad, force=False)
     told = verb("history", "every move of a channel", _history)
     told.add_argument("target", choices=TARGETS, nargs="?")
     told.add_argument("channel", choices=CHANNELS, nargs="?")
@@ -88,6 +77,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
     out = verb("export", "one file that carries a release elsewhere", _export)
     out.add_argument("release", metavar="ID")
     out.add_argument("file", metavar="FILE", type=Path)
+    out.add_argument("--force", action="store_true", help="write over FILE where it is there")
     arrived = verb("import", "take a release out of such a file, verified", _import)
     arrived.add_argument("file", metavar="FILE", type=Path)
     keys = verb("keys", "signing keys: init, show, rotate", key_command)
@@ -96,7 +86,18 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
         "folder", metavar="DIR", type=Path, nargs="?", help="init: made; rotate: holds root.pem"
     )
     keys.add_argument("--holder", choices=("build", "release-manager", "root"), help="rotate: whose key")
+    keys.add_argument("--by", metavar="NAME", help="who rotates, for the history; default: the user's name")
     keys.add_argument("--new", type=Path, metavar="FILE", help="the new key: made, or read by resign")
+
+
+def _add_decision(parser: argparse.ArgumentParser, *, force: bool = True) -> None:
+    """Who, why, with which key, without being asked, against advice."""
+    parser.add_argument("--by", metavar="NAME", help="who answers; default, but for a request: the user")
+    parser.add_argument("--reason", help="why, in one line")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the signing key; default: see docs/keys.md")
+    parser.add_argument("--yes", action="store_true", help="do not ask before signing")
+    if force:
+        parser.add_argument("--force", action="store_true", help="against advice; shown and recorded")
 
 
 def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
@@ -217,26 +218,27 @@ def _decision_lines(store: ReleaseStore, decision: Decision) -> list[str]:
 
 def _decision(options: argparse.Namespace) -> Decision:
     return Decision(
-        actor=options.by or _user(),
+        actor=options.by or user_name(),
         reason=options.reason or "",
         force=getattr(options, "force", False),
     )
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError) as error:  # which, depends on Python's version
-        raise ConfigError(
-            "no variable and no account names the user",
-            where="--by",
-            hint="--by NAME says who answers for it",
-        ) from error
-
-
 def _of_request(options: argparse.Namespace, request: MoveRequest) -> Decision:
+    """The signer's decision. A request names whoever its writer liked: it is told as the request's word only.
+
+    Raises:
+        ConfigError: The signer is not named. The user's name will not do here: beside a request's
+            `approved_by` it would pass for a person's, and in a container it is root.
+    """
+    if not options.by:
+        raise ConfigError(
+            f"nobody vouches for {request.approved_by!r}, whom the request names: who signs?",
+            where="--by",
+            hint="--by NAME says who signs and answers for it; the request's word goes into the reason",
+        )
     return Decision(
-        actor=options.by or request.approved_by,
+        actor=options.by,
         reason=options.reason or f"{request.reason} (requested by {request.approved_by}, {request.origin})",
         force=options.force,  # nobody vouched for what a request says
     )
@@ -350,7 +352,7 @@ def _prune(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _export(store: ReleaseStore, options: argparse.Namespace) -> int:
-    release = export(store, store.named(options.release), options.file)
+    release = export(store, store.named(options.release), options.file, force=options.force)
     size = options.file.stat().st_size
     document = {"release": release.id, "file": str(options.file), "bytes": size}
     options.show(options, document, lambda: [f"{release.id}  {size} bytes  {options.file}"])

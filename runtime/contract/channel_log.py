@@ -65,7 +65,7 @@ class ForkError(PipelineError):
 
 
 class JumpError(PipelineError):
-    """A channel that is further ahead than moves can bring it."""
+    """A channel further ahead than is believed: its key was stolen, or this reader was away for long."""
 
     code = "jump"
 
@@ -172,7 +172,9 @@ class ChannelLog:
             raise JumpError(
                 f"entry {sequence} is more than {LARGEST_JUMP} ahead of {floor.sequence}",
                 where=self.where,
-                hint="whoever signed it may have lost the key: `releasectl keys rotate`",
+                hint="read `releasectl history`: where these moves are yours, this reader was away for long: "
+                "remove store-state.json from its STATE_DIR and restart it; where they are not, the key was "
+                "stolen: `releasectl keys rotate`",
             )
         digest = head.digest if sequence == floor.sequence else self._digest_at(head, floor.sequence)
         if digest != floor.digest:
@@ -257,7 +259,7 @@ class ChannelLog:
             with collect_problems(found):
                 signed, version = self._signed_at(path, roots)
                 roots = [root for root in roots if root.version >= version]
-                _check_link(chain[-1] if chain else None, signed, path)
+                check_link(chain[-1] if chain else None, signed, path)
                 chain.append(signed)
             if found:
                 break
@@ -354,7 +356,8 @@ def next_sequence(tip: SignedEntry | None, where: str) -> int:
     return sequence
 
 
-def _check_link(before: SignedEntry | None, signed: SignedEntry, path: Path) -> None:
+def check_link(before: SignedEntry | None, signed: SignedEntry, path: Path) -> None:
+    """ManifestError where an entry does not continue the one before: its digest, and what it named."""
     expected = (before.digest, before.entry.release) if before else ("", "")
     if (signed.entry.previous_entry, signed.entry.previous) != expected:
         raise ManifestError(

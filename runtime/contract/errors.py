@@ -131,6 +131,12 @@ class StoreError(PipelineError):
     code = "store"
 
 
+class StoreMissingError(StoreError):
+    """There is no store where one was: its folder is gone, or has nothing of a store in it."""
+
+    code = "store_missing"
+
+
 class EngineError(PipelineError):
     """An engine cannot open or run an artifact."""
 

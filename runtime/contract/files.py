@@ -9,12 +9,16 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 LEFTOVERS: Final = (".document-", ".entry-", ".incoming-", ".pruned-")
 """How names begin that a killed writer may leave; nobody reads them, and a prune takes them away."""
+
+
+Contents = bytes | Iterable[bytes]
+"""Bytes of a file, or pieces of them in turn, read once, while it is written."""
 
 
 class NotRegularError(OSError):
@@ -107,16 +111,17 @@ def make_directory(path: Path) -> None:
         sync_directory(made.parent)
 
 
-def write_synced(path: Path, data: bytes, mode: int = 0o444) -> None:
+def write_synced(path: Path, data: Contents, mode: int = 0o444) -> None:
     """Write a read-only file whose bytes are on the disk when this returns.
 
-    Nobody who ``mode`` keeps away can read it meanwhile either.
+    Nobody who ``mode`` keeps away can read it meanwhile either. What reading a piece raises comes out.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for piece in (data,) if isinstance(data, bytes) else data:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     finally:
@@ -150,11 +155,16 @@ def write_document(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_directory(directory: Path, files: Mapping[str, bytes], mode: int = 0o444) -> None:
+def write_directory(directory: Path, files: Mapping[str, Contents], mode: int = 0o444) -> None:
     """Make a directory with these files, at once.
 
     The directory's name must stand for its content: where another writer was first, its directory
     stays, and is the same.
+
+    Args:
+        directory: Made with those above it.
+        files: Name to what is in it.
+        mode: Of each file.
 
     Raises:
         OSError: It cannot be written; nothing is left beside it.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,7 @@ from runtime.contract.errors import (
     collect_problems,
     store_errors,
 )
-from runtime.contract.files import LEFTOVERS, NotRegularError, list_directory, read_bounded
+from runtime.contract.files import LEFTOVERS, NotRegularError, list_directory, open_regular, read_bounded
 from runtime.contract.gate import check_artifact, check_publishable
 from runtime.contract.hailo_compatibility import check_architecture, device_of
 from runtime.contract.release import (
@@ -42,6 +44,7 @@ from runtime.contract.trust import (
 # else there. Any other error says nothing about the bytes.
 _NO_FILE: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegularError)
 
+_PIECE: Final = 1024 * 1024
 STATEMENT_SCHEMA: Final = 1
 STATEMENT_TYPE: Final = "application/vnd.hailo-pipeline.release+json"
 
@@ -136,21 +139,20 @@ class Release:
         """
         artifact = self.manifest.artifact_named(name)
         path = self.directory / name
-        with store_errors(path):
-            try:
-                data = read_bounded(path, artifact.size)
-            except _NO_FILE as error:
-                kind = IncompleteError if isinstance(error, FileNotFoundError) else DigestMismatchError
-                raise kind(
-                    f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
-                ) from error
+        with _artifact_errors(path):
+            data = read_bounded(path, artifact.size)
         check_bytes(data, artifact, path)
         return data
 
     def verify(self) -> None:
-        """Read every artifact; raise for the first that is not what the manifest says."""
+        """Read every artifact, a piece at a time; raise, as ``read``, for the first that is another."""
         for artifact in self.manifest.artifacts:
-            self.read(artifact.name)
+            path, digest, size = self.directory / artifact.name, hashlib.sha256(), 0
+            with _artifact_errors(path), open_regular(path) as file:
+                while piece := file.read(min(_PIECE, artifact.size + 1 - size)):
+                    digest.update(piece)
+                    size += len(piece)
+            check_sum(size, digest.hexdigest(), artifact, path)
 
     def check_publishable(self) -> None:
         """Hold the gate against this release: it may have come here around ``publish``.
@@ -204,17 +206,33 @@ class Release:
         return found
 
 
+@contextlib.contextmanager
+def _artifact_errors(path: Path) -> Iterator[None]:
+    with store_errors(path):
+        try:
+            yield
+        except _NO_FILE as error:
+            kind = IncompleteError if isinstance(error, FileNotFoundError) else DigestMismatchError
+            raise kind(
+                f"cannot be read: {error.strerror}", where=str(path), hint="copy the release again"
+            ) from error
+
+
 def check_bytes(data: bytes, artifact: Artifact, path: Path) -> None:
     """Raise DigestMismatchError where these bytes are not the artifact's; ``path`` is for the message."""
-    if len(data) != artifact.size:
-        found = "more" if len(data) > artifact.size else str(len(data))
-        kind = DigestMismatchError if len(data) > artifact.size else IncompleteError
+    check_sum(len(data), sha256_bytes(data), artifact, path)
+
+
+def check_sum(size: int, digest: str, artifact: Artifact, path: Path) -> None:
+    """As ``check_bytes``, of bytes that were counted and whose SHA-256 was taken."""
+    if size != artifact.size:
+        found = "more" if size > artifact.size else str(size)
+        kind = DigestMismatchError if size > artifact.size else IncompleteError
         raise kind(
             f"{found} bytes, the manifest says {artifact.size}",
             where=str(path),
             hint="copy the release again",
         )
-    digest = sha256_bytes(data)
     if digest != artifact.sha256:
         raise DigestMismatchError(
             f"sha256 is {digest[:16]}..., the manifest says {artifact.sha256[:16]}...",

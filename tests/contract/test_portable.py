@@ -14,7 +14,8 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     StoreError,
 )
-from runtime.contract.portable import ExportFileError, export, import_file
+from runtime.contract.export_file import ExportFileError
+from runtime.contract.portable import export, import_file
 from runtime.contract.promotion import Decision, mark_bad, promote
 from runtime.contract.store import Release
 from runtime.contract.trust import UnsignedError
@@ -79,7 +80,7 @@ def test_new_roots_come_along(tmp_path: Path, carried: tuple[Release, Path]) -> 
     release, _ = carried
     store = a_store(tmp_path / "store")
     store.add_root(next_root(manager=NEW))
-    assert sign_again(store, "release-manager", NEW)[1] == []
+    assert sign_again(store, "release-manager", NEW, "Ada")[1] == []
     export(store, release.id, tmp_path / "rotated.tar")
     target = a_store(tmp_path / "new")
     assert import_file(target, tmp_path / "rotated.tar").roots == 1
@@ -118,6 +119,23 @@ def test_what_is_not_to_be_trusted_is_not_exported(tmp_path: Path, carried: tupl
     with pytest.raises(UnsignedError):
         export(store, release.id, out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "link to nothing"])
+def test_what_is_there_is_not_written_over(tmp_path: Path, carried: tuple[Release, Path], there: str) -> None:
+    store, out = a_store(tmp_path / "store"), tmp_path / "out.tar"
+    if there == "file":
+        out.write_bytes(b"somebody's")
+    elif there == "folder":
+        out.mkdir()
+    else:
+        out.symlink_to("nowhere")
+    with pytest.raises(ExportFileError, match="is there already"):
+        export(store, carried[0].id, out)
+    if there == "file":
+        assert out.read_bytes() == b"somebody's"
+        export(store, carried[0].id, out, force=True)
+        assert out.read_bytes() == carried[1].read_bytes()
 
 
 def test_a_name_that_does_not_fit_is_our_error(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from runtime.contract.errors import (
     PublicationRefusedError,
     StoreError,
 )
+from runtime.contract.export_file import BLOCK, ExportFileError
 from runtime.contract.keys import sign_root
-from runtime.contract.portable import BLOCK, ExportFileError, export, import_file
+from runtime.contract.portable import export, import_file
 from runtime.contract.promotion import Decision
 from runtime.contract.release_directory import sign_release
 from runtime.contract.store import Release, ReleaseStore

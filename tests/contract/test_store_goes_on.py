@@ -65,7 +65,7 @@ def test_a_roll_back_is_a_newer_entry_that_names_the_older_release(tmp_path: Pat
 
 def rotated(store: ReleaseStore, holder: str, document: bytes, key: PrivateKey) -> list[str]:
     with store.rotating(document) as pending:
-        done, problems = sign_again(pending, holder, key)
+        done, problems = sign_again(pending, holder, key, "Ada")
     assert problems == []
     return done
 

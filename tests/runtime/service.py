@@ -27,7 +27,7 @@ class Service:
     def __init__(self, holder: ModelHolder, clock: Callable[[], float] = perf_counter) -> None:
         self.holder = holder
         self.metrics = RuntimeMetrics()
-        self.metrics.show_model(holder.model)
+        self.metrics.show_model(holder.model, holder.alarm_kind)
         self.app = create_app(holder, self.metrics, clock=clock)
         self.client = falcon.testing.TestClient(self.app)
 

@@ -219,7 +219,7 @@ def test_what_a_requested_roll_back_comes_to_is_shown(
     first, _ = published(tmp_path, "v1", "v2")
     name = ask(a_store(tmp_path), "", action="roll_back")
     monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
-    _, _, err = run(capsys, tmp_path, "promote", "--request", name)
+    _, _, err = run(capsys, tmp_path, "promote", "--request", name, "--by", "Ada")
     assert f"roll back emulator/stable to {first.id}" in err
 
 
@@ -343,17 +343,36 @@ def test_a_request_is_shown_signed_and_gone(tmp_path: Path, releases: list[Relea
     (shown,) = answer(capsys, tmp_path, "requests")
     assert (shown["name"], shown["release"], shown["approved_by"]) == (name, releases[0].id, "Bob")
     assert "Bob: it passed" in run(capsys, tmp_path, "requests")[1]
-    moved = answer(capsys, tmp_path, "promote", "--request", name[:12], "--yes")
-    assert (moved["release"], moved["actor"]) == (releases[0].id, "Bob")
+    moved = answer(capsys, tmp_path, "promote", "--request", name[:12], "--yes", "--by", "Ada")
+    assert (moved["release"], moved["actor"]) == (releases[0].id, "Ada")
     assert moved["reason"] == "it passed (requested by Bob, run 1)"
     assert answer(capsys, tmp_path, "requests") == []
     assert "no move waits" in run(capsys, tmp_path, "requests")[1]
 
 
+@pytest.mark.parametrize("action", ["promote", "roll_back"])
+def test_a_request_is_signed_by_whoever_signs_not_by_whom_it_names(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    first, _ = published(tmp_path, "v1", "v2")
+    store = a_store(tmp_path)
+    before = store.history("emulator", "stable")
+    name = ask(store, first.id if action == "promote" else "", action=action)
+    monkeypatch.setattr(getpass, "getuser", lambda: "root")
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    assert error["error"] == "config"
+    for words in ("nobody vouches for 'Bob'", "--by NAME"):
+        assert words in json.dumps(error)
+    assert store.history("emulator", "stable") == before
+    assert list(pending_requests(store)) == [name]
+
+
 def test_a_requested_roll_back_is_signed(tmp_path: Path, capsys: Capture) -> None:
     first, _ = published(tmp_path, "v1", "v2")
     name = ask(a_store(tmp_path), "", action="roll_back")
-    assert answer(capsys, tmp_path, "promote", "--request", name, "--yes")["release"] == first.id
+    assert (
+        answer(capsys, tmp_path, "promote", "--request", name, "--yes", "--by", "Ada")["release"] == first.id
+    )
     assert pending_requests(a_store(tmp_path)) == {}
 
 
@@ -363,7 +382,7 @@ def test_a_request_about_what_was_is_refused(
     store = a_store(tmp_path)
     name = ask(store, releases[0].id)
     promote(store, "emulator", releases[1].id, Decision(actor="Ada", reason="newer"), MANAGER)
-    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes", "--by", "Ada")
     assert error["error"] == "channel_moved"
     assert "moved since this was asked for: Ada: newer" in json.dumps(error)
     assert list(pending_requests(store)) == [name]
@@ -377,11 +396,11 @@ def test_only_who_signs_may_force(
     store = a_store(tmp_path)
     mark_bad(store, releases[0].id, "canary", Decision(actor="Ada", reason="too hot"), BUILD)
     name = ask(store, releases[0].id, force=True)
-    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes", "--by", "Ada")
     assert error["error"] == "promotion_refused"
     assert store.history("emulator", "stable") == []
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
-    code, out, err = run(capsys, tmp_path, "promote", "--request", name, "--force")
+    code, out, err = run(capsys, tmp_path, "promote", "--request", name, "--force", "--by", "Ada")
     assert code == 0
     assert "AGAINST marked bad by Ada" in err
     assert "takes your own --force" in err
@@ -391,7 +410,7 @@ def test_only_who_signs_may_force(
 def test_a_request_for_what_must_not_be_stays(tmp_path: Path, capsys: Capture) -> None:
     (release,) = published(tmp_path, "v1", channels=())
     name = ask(a_store(tmp_path), release.id)
-    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes")
+    error = failure(capsys, tmp_path, "promote", "--request", name, "--yes", "--by", "Ada")
     assert error["error"] == "promotion_refused"
     assert list(pending_requests(a_store(tmp_path))) == [name]
     assert failure(capsys, tmp_path, "promote", "--request", "f" * 12, "--yes")["error"] == "no_release"
@@ -443,6 +462,39 @@ def test_a_key_is_rotated_and_who_saw_the_store_before_follows(
         assert answer(capsys, store, *arguments)["marked"] == release.id
 
 
+@pytest.mark.parametrize("by", ["Ada", None])
+def test_who_rotated_is_told_and_kept(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, by: str | None
+) -> None:
+    """Without --by it is the user's name, in a container root's: shown, so that nobody finds it later."""
+    store, new = tmp_path / "store", tmp_path / "new.pem"
+    published(store, "v1")
+    monkeypatch.setattr(getpass, "getuser", lambda: "root")
+    named = ("--by", by) if by else ()
+    rotate = ("rotate", str(key_folder()), "--holder", "release-manager", "--new", str(new), *named)
+    code, out, _ = run(capsys, store, "keys", *rotate)
+    assert (code, f"signed again: emulator/stable, by {by or 'root'}" in out) == (0, True)
+    resign = ("resign", "--holder", "release-manager", "--new", str(new), *named)
+    assert answer(capsys, store, "keys", *resign)["by"] == (by or "root")
+    assert a_store(store).history("emulator", "stable")[-1].actor == (by or "root")
+
+
+@pytest.mark.parametrize("by", [" ", "A\nB", None])
+def test_who_cannot_be_named_rotates_nothing(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, by: str | None
+) -> None:
+    def nobody() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    named = ("--by", by) if by else ()
+    new = tmp_path / "new.pem"
+    rotate = ("rotate", str(key_folder()), "--holder", "build", "--new", str(new), *named)
+    error = failure(capsys, tmp_path / "store", "keys", *rotate)
+    assert error["error"] == ("promotion_refused" if by else "config")
+    assert not new.exists()
+
+
 def test_a_rotation_that_was_cut_off_is_finished(tmp_path: Path, capsys: Capture) -> None:
     store, new = tmp_path / "store", tmp_path / "new.pem"
     (release,) = published(store, "v1")
@@ -475,3 +527,16 @@ def test_a_mark_moves_no_channel_for_show_either(tmp_path: Path, capsys: Capture
     channels = {entry["channel"]: entry for entry in json.loads(out)["channels"]}
     assert (channels["stable"]["sequence"], channels["stable"]["reason"]) == (1, "simulated")
     assert json.loads(out)["marked_bad"][0]["actor"] == "Bob"
+
+
+def test_an_export_is_written_over_another_file_with_force_only(
+    tmp_path: Path, releases: list[Release], capsys: Capture
+) -> None:
+    path = tmp_path / "release.tar"
+    path.write_bytes(b"somebody's")
+    error = failure(capsys, tmp_path, "export", releases[0].id, str(path))
+    assert error["error"] == "export_file"
+    assert "--force" in json.dumps(error)
+    assert path.read_bytes() == b"somebody's"
+    assert answer(capsys, tmp_path, "export", releases[0].id, str(path), "--force")["file"] == str(path)
+    assert path.stat().st_size > 1024

@@ -11,11 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runtime import recovery
 from runtime.active_model import ActiveModel, ModelHolder, load_active_model, load_state
 from runtime.config import RuntimeConfig
 from runtime.contract.channels import LAST_SEQUENCE, entry_name
 from runtime.contract.document import sha256_bytes, to_json
-from runtime.contract.errors import ConfigError, PipelineError
+from runtime.contract.errors import ConfigError, PipelineError, StoreMissingError
 from runtime.contract.keys import sign_root
 from runtime.contract.promotion import Decision, roll_back
 from runtime.contract.release import manifest_bytes
@@ -59,7 +60,9 @@ class Pi:
         assert (health.status_code, health.json["release"]) == (200, release.id)
         shown = health.json["store"]["alarm"]
         assert alarm in shown if alarm else shown is None
-        assert service.sample("hailo_store_alarm") == (1 if alarm else 0)
+        kind = service.holder.alarm_kind
+        assert bool(kind) == bool(alarm)
+        assert service.sample("hailo_store_alarm", kind=kind) == (1 if alarm else 0)
 
 
 @pytest.fixture(name="pi")
@@ -117,6 +120,39 @@ def test_an_older_copy_without_what_was_served_is_named_as_that(pi: Pi, tmp_path
     pi.serves(third)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_metric_names_an_older_copy_whether_or_not_there_is_something_to_serve(
+    pi: Pi, tmp_path: Path, kept: bool
+) -> None:
+    published(pi.root, "v1")
+    shutil.copytree(pi.root, tmp_path / "old")
+    (second,) = published(pi.root, "v2")
+    pi.boot()
+    if kept:
+        shutil.copytree(second.directory, tmp_path / "old" / "releases" / second.id)
+    shutil.rmtree(pi.root)
+    shutil.copytree(tmp_path / "old", pi.root)
+    service = Service(ModelHolder.load(pi.config))
+    assert service.sample("hailo_model_loaded") == kept
+    assert service.sample("hailo_store_alarm", kind="replayed") == 1
+
+
+def test_a_fork_with_nothing_to_serve_is_in_the_metric(pi: Pi) -> None:
+    (first,) = published(pi.root, "v1")
+    (other,) = published(pi.root, "v2", channels=("canary",))
+    pi.boot()
+    put_entry(pi.root, an_entry(release=other.id), MANAGER)
+    shutil.rmtree(first.directory)
+    service = Service(ModelHolder.load(pi.config))
+    assert service.sample("hailo_store_alarm", kind="fork") == 1
+
+
+def test_what_is_not_the_stores_fault_is_no_alarm_of_it(pi: Pi) -> None:
+    service = Service(ModelHolder.load(pi.config))
+    assert service.sample("hailo_model_loaded") == 0
+    assert service.sample("hailo_store_alarm", kind="") == 0
+
+
 def test_a_damaged_release_is_named_where_the_last_one_is_damaged_too(pi: Pi, tmp_path: Path) -> None:
     (first,) = published(pi.root, "v1")
     pi.boot()
@@ -150,7 +186,7 @@ def test_a_real_server_shows_the_alarm(pi: Pi, tmp_path: Path) -> None:
             health = httpx.get(f"{server.url}/healthz").json()
             metrics = httpx.get(f"{server.url}/metrics").text
         assert (health["ok"], health["release"]) == (True, first.id)
-        alarms.append((health["store"]["alarm"], "hailo_store_alarm 1.0" in metrics))
+        alarms.append((health["store"]["alarm"], 'hailo_store_alarm{kind="runtime_too_old"} 1.0' in metrics))
         if len(alarms) == 1:
             newer(pi, minimum_runtime="99.0.0")
     assert alarms[0] == (None, False)
@@ -270,6 +306,44 @@ def test_whatever_happens_to_the_store_the_last_release_is_served(
         pi.serves(first, words)
 
 
+def test_a_jump_says_what_to_do_where_the_reader_was_away_for_long(pi: Pi) -> None:
+    """What it says to do is done here, word for word."""
+    (first,) = published(pi.root, "v1")
+    (other,) = published(pi.root, "v2", channels=("canary",))
+    pi.serves(first)
+    _jump(pi, other)
+    pi.serves(first, "this reader was away for long: remove store-state.json from its STATE_DIR and restart")
+    pi.serves(first, "where they are not, the key was stolen: `releasectl keys rotate`")
+    (pi.state.parent / "store-state.json").unlink()
+    pi.serves(other)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "an empty disk"])
+def test_a_store_that_is_not_mounted_is_no_older_copy(pi: Pi, tmp_path: Path, left: str) -> None:
+    (release,) = published(pi.root, "v1")
+    choice = ReleaseChoice(pi.config)
+    service = Service(ModelHolder(load_active_model(pi.config, choice)))
+    pi.root.rename(tmp_path / "unmounted")
+    if left != "nothing":
+        pi.root.mkdir()
+    if left == "an empty disk":
+        (pi.root / "lost+found").mkdir()
+    # Who serves goes on; who begins, or has to open it anew, says what is missing.
+    assert service.client.simulate_get("/healthz").json["release"] == release.id
+    again = load_state(pi.config, choice=choice)
+    for error in (pi.fails(), again):
+        assert isinstance(error, StoreMissingError)
+        assert "is its disk mounted?" in str(error)
+        assert isinstance(error, recovery._MAY_COME)
+    assert Service(ModelHolder(pi.fails())).sample("hailo_store_alarm", kind="replayed") is None
+    if left == "an empty disk":
+        (pi.root / "lost+found").rmdir()
+    if left != "nothing":
+        pi.root.rmdir()
+    (tmp_path / "unmounted").rename(pi.root)
+    pi.serves(release)
+
+
 def test_a_roll_back_is_followed(pi: Pi) -> None:
     first, second = published(pi.root, "v1", "v2")
     pi.serves(second)
@@ -292,7 +366,7 @@ def test_rotated_keys_are_followed_and_never_taken_back(pi: Pi, tmp_path: Path, 
     shutil.copytree(pi.root, tmp_path / "old")
     store = a_store(pi.root)
     store.add_root(next_root(build=NEW) if holder == "build" else next_root(manager=NEW))
-    assert sign_again(store, holder, NEW)[1] == []
+    assert sign_again(store, holder, NEW, "Ada")[1] == []
     pi.serves(release)
     assert len(json.loads(pi.state.read_bytes())["roots"]) == 1
     if holder == "release-manager":
