@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -164,6 +164,8 @@ class ModelHolder:
 
     def __init__(self, state: ActiveModel | PipelineError) -> None:
         self.state = state
+        self.switch: Callable[[], Mapping[str, object] | None] = lambda: None
+        """Why what is served is not what the channel names, for ``/healthz``; None where it is."""
         self.trouble: Final = threading.Event()
         """Set where a device failed; whoever opens it again waits for this."""
         self._failed: ActiveModel | None = None
@@ -206,17 +208,21 @@ class ModelHolder:
 
 
 def load_state(
-    config: RuntimeConfig, known: str = "", choice: ReleaseChoice | None = None
+    config: RuntimeConfig,
+    known: str = "",
+    choice: ReleaseChoice | None = None,
+    refused: Callable[[Choice], PipelineError | None] = lambda chosen: None,
+    load: Callable[[Choice], ActiveModel] | None = None,
 ) -> ActiveModel | PipelineError:
     """Load what the settings name, or say why it cannot be.
 
     Args:
         config: The settings.
         known: Code of the reason that was logged before: the same one is not logged again.
-        choice: What remembers, as for ``load_active_model``.
+        choice, refused, load: As for ``load_active_model``.
     """
     try:
-        model = load_active_model(config, choice)
+        model = load_active_model(config, choice, refused, load)
     except PipelineError as error:
         if error.code != known:
             fields = {"event": "model_unavailable", "reason": error.code}
@@ -247,7 +253,12 @@ def load_state(
     return model
 
 
-def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None) -> ActiveModel:
+def load_active_model(
+    config: RuntimeConfig,
+    choice: ReleaseChoice | None = None,
+    refused: Callable[[Choice], PipelineError | None] = lambda chosen: None,
+    load: Callable[[Choice], ActiveModel] | None = None,
+) -> ActiveModel:
     """Find the release, verify every artifact, open the engine, repeat the golden windows.
 
     The gate is held here again: a release may have come to this store around ``publish``. Where the release
@@ -256,6 +267,8 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
     Args:
         config: The settings.
         choice: What remembers; one of this call's own where none is given.
+        refused: Why a release is not to be loaded just now.
+        load: Loads one; ``load_chosen`` where none is given.
 
     Raises:
         SignatureError: Nobody who may has signed it.
@@ -273,10 +286,13 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
             recorded outputs on this machine.
     """
     choice = choice or ReleaseChoice(config)
+    load = load or (lambda chosen: load_chosen(config, chosen))
     chosen: Choice | None = None
     try:
         chosen = choice.find()
-        model = _load(config, chosen)
+        if (reason := refused(chosen)) is not None:
+            raise reason
+        model = load(chosen)
     except _NOT_THE_STORES_FAULT:
         raise
     except Exception as error:
@@ -285,7 +301,7 @@ def load_active_model(config: RuntimeConfig, choice: ReleaseChoice | None = None
         last = _last_known(choice, error)
         if last is None or (chosen and chosen.release.id == last.release.id):
             raise
-        chosen, model = last, _load_last(config, last, error)
+        chosen, model = last, _load_last(load, last, error)
     choice.serves(chosen)
     model.memory = choice.memory
     return model
@@ -299,16 +315,21 @@ def _last_known(choice: ReleaseChoice, reason: Exception) -> Choice | None:
         return None
 
 
-def _load_last(config: RuntimeConfig, last: Choice, reason: Exception) -> ActiveModel:
+def _load_last(load: Callable[[Choice], ActiveModel], last: Choice, reason: Exception) -> ActiveModel:
     try:
-        return _load(config, last)
+        return load(last)
     except _NOT_THE_STORES_FAULT:
         raise
     except PipelineError as error:
         raise reason from error  # what has to be mended first
 
 
-def _load(config: RuntimeConfig, chosen: Choice) -> ActiveModel:
+def load_chosen(config: RuntimeConfig, chosen: Choice) -> ActiveModel:
+    """Verify every artifact of a release, open the engine, repeat the golden windows.
+
+    Raises:
+        PipelineError: As ``load_active_model``.
+    """
     release = chosen.release
     if config.target is not None and release.manifest.target != config.target:
         raise TargetMismatchError(

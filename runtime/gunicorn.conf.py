@@ -13,6 +13,7 @@ from gunicorn.arbiter import Arbiter
 
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
+from runtime.switching import MEMORY_FD
 from runtime.worker import RuntimeWorker
 
 try:
@@ -45,6 +46,8 @@ def on_starting(server: Arbiter) -> None:
     """Refuse at once what cannot work, with one line each."""
     if server.cfg.workers != 1:
         sys.exit(f"runtime: {server.cfg.workers} workers asked for: one process owns the chip, use 1")
+    # Where there is no STATE_DIR, a worker's successor learns from this what it was loading when it died.
+    os.environ[MEMORY_FD] = str(os.memfd_create("loading"))
     inherited = "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ
     if not inherited:
         _check_free(_config.host, _config.port)

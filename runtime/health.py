@@ -42,6 +42,7 @@ class HealthResource:
                 "motif_head": state.motif_head,
                 "motifs": state.motifs,
                 "keys": state.keys,
+                "switch": self._holder.switch(),
                 "store": {"alarm": state.alarm or None, "entry": state.sequence, "memory": state.memory},
             }
         resp.data = _ENCODER.encode(health)

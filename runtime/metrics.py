@@ -9,6 +9,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -23,6 +24,7 @@ from runtime.device_readings import DeviceReading
 from runtime.served_metrics import ServedCollector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+SWITCH_BUCKETS_SECONDS: Final = (0.001, 0.005, 0.010, 0.020, 0.045, 0.100, 0.250, 0.5, 1.0, 2.5, 10.0)
 _BUILD_LABELS: Final = (
     "version",
     "target",
@@ -68,6 +70,32 @@ class RuntimeMetrics:
             "1 where what is served is not what the store seems to name, or nothing is because of it; "
             "kind is the reason's code, /healthz says why.",
             ("kind",),
+            registry=self.registry,
+        )
+        self._switches = Counter(
+            "hailo_release_switches_total", "Releases taken in place of another one.", registry=self.registry
+        )
+        self._switch_failures = Counter(
+            "hailo_release_switch_failures_total",
+            "Attempts to take the release that the channel names which failed.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self._switch_failing = Gauge(
+            "hailo_release_switch_failing",
+            "1 where what is served is not what the channel names; /healthz says why.",
+            registry=self.registry,
+        )
+        self._switch_seconds = Histogram(
+            "hailo_switch_duration_seconds",
+            "Time to verify and load a release beside the one that serves on.",
+            buckets=SWITCH_BUCKETS_SECONDS,
+            registry=self.registry,
+        )
+        self._switch_stall = Histogram(
+            "hailo_switch_stall_seconds",
+            "Longest time during a switch in which no request could be answered.",
+            buckets=SWITCH_BUCKETS_SECONDS,
             registry=self.registry,
         )
         self._reading_errors = Counter(
@@ -134,6 +162,20 @@ class RuntimeMetrics:
         """Count one window that the engine failed to run; ``code`` is the error's."""
         errors = self._served.of(release).engine_errors
         errors[code] = errors.get(code, 0) + 1
+
+    def switched(self, seconds: float, stall: float) -> None:
+        """Count one release that was taken: how long it took, and the longest wait for everybody else."""
+        self._switches.inc()
+        self._switch_seconds.observe(seconds)
+        self._switch_stall.observe(stall)
+
+    def switch_failed(self, reason: str) -> None:
+        """Count one that was not; ``reason`` is the error's code."""
+        self._switch_failures.labels(reason).inc()
+
+    def show_switch(self, failing: bool) -> None:
+        """Say from now on whether what is served is not what the channel names."""
+        self._switch_failing.set(1 if failing else 0)
 
     def show_device(self, reading: DeviceReading | None) -> None:
         """Say from now on that this was read of the chip; None says nothing of it."""

@@ -19,6 +19,9 @@ from runtime.contract.errors import (
     StoreError,
 )
 from runtime.contract.trust import SignatureError
+from runtime.follower import Follower
+from runtime.switching import LOOK_SECONDS
+from runtime.trial import CrashedOnLoadError
 
 _LOGGER: Final = logging.getLogger("runtime.model")
 FIRST_WAIT: Final = 0.25
@@ -40,6 +43,7 @@ _MAY_COME: Final = (
     SignatureError,
     ReplayedError,
     ForkError,
+    CrashedOnLoadError,
 )
 """What another moment may mend: a device that comes back, a store that is still being copied."""
 
@@ -52,11 +56,14 @@ class Recovery:
     being copied. Other failures (a wrong setting, an artifact that does not run) are left alone until a
     device failed: then whatever comes is tried again.
 
+    While a model is served it follows the channel: see ``Switch``.
+
     Args:
         holder: What is served; watched and replaced.
         load: Loads once more; is told the reason that is known, to log only another one.
         show: Told what is served, or that nothing is.
         clock: Seconds that only grow.
+        follower: Takes the release that the channel names; None where nothing is followed.
     """
 
     def __init__(
@@ -65,7 +72,9 @@ class Recovery:
         load: Callable[[str], ActiveModel | PipelineError],
         show: Callable[[ActiveModel | None], None],
         clock: Callable[[], float] = time.monotonic,
+        follower: Follower | None = None,
     ) -> None:
+        self._follower = follower
         self._holder = holder
         self._load = load
         self._show = show
@@ -85,8 +94,13 @@ class Recovery:
         """
         self._let_go()
         state = self._holder.state
-        if not self._recovering or isinstance(state, ActiveModel):
-            return None
+        if isinstance(state, ActiveModel):
+            return self._follow(state)
+        follower = self._follower
+        if not self._recovering and not (follower and follower.switch.anything_new()):
+            return LOOK_SECONDS if follower else None
+        if follower and follower.switch.anything_new():
+            self._due = self._clock()
         now = self._clock()
         if now < self._due:
             return self._due - now
@@ -97,9 +111,22 @@ class Recovery:
         now = self._clock()
         if isinstance(found, ActiveModel):
             self._recovering, self._served_since = False, now
-            return None
+            return LOOK_SECONDS if follower else None
         self._due = now + self._wait(type(found))
         return self._due - now
+
+    def _follow(self, model: ActiveModel) -> float | None:
+        if self._follower is None:
+            return None
+        failure = self._follower.follow(self._holder, model)
+        self._show(self._holder.model)
+        if failure is not None:
+            # The new release broke the device that both are on: the old one's is opened anew at once.
+            self._holder.lost(model, failure)
+            self._let_go()
+            self._due = self._clock()
+            return 0.0
+        return LOOK_SECONDS
 
     def start(self) -> None:
         """Go on in the background."""

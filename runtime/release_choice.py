@@ -58,6 +58,7 @@ class ReleaseChoice:
     def __init__(self, config: RuntimeConfig) -> None:
         self._config = config
         self._state: StoreState | None = None
+        self._followed: tuple[StoreReader, str, str] | None = None
 
     @property
     def memory(self) -> str:
@@ -84,7 +85,7 @@ class ReleaseChoice:
             root = trust.follow(release.directory.resolve().parent.parent / "trust").root
             release.check_signature(root)
             return Choice(release=release, keys=root.kind)
-        store, target, channel = self._place(trust, state)
+        store, target, channel = self._followed = self._place(trust, state)
         known = state.of(target, channel)
         floor = known.floor
         if floor or known.serving:
@@ -101,6 +102,18 @@ class ReleaseChoice:
             alarm_kind="refused" if alarm else "",
             sequence=head.entry.sequence if head else 0,
         )
+
+    @property
+    def follows(self) -> bool:
+        """Whether a channel is followed, rather than a path."""
+        return self._config.hef_path is None
+
+    def signs(self) -> tuple[object, ...]:
+        """What changes whenever ``find`` may find something else; cheap."""
+        if self._followed is None:
+            return ()
+        store, target, channel = self._followed
+        return store.signs(target, channel)
 
     def last(self, reason: Exception) -> Choice | None:
         """The release that was served last, where the present one cannot be; None where it is not here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from runtime.contract.release_directory import open_release as open_release
 from runtime.contract.trust import SignatureError, Trust, TrustRootError, UnsignedError
 
 SHORTEST_PREFIX: Final = 6
+_NEWEST: Final = 4
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ class StoreReader:
     def head(self, target: str, channel: str, floor: Floor | None = None) -> Head | None:
         """The newest move of a channel that holds; raises as ``ChannelLog.head``."""
         return self._log(target, channel).head(floor)
+
+    def signs(self, target: str, channel: str) -> tuple[object, ...]:
+        """What changes whenever what a channel names may have; cheap enough to be asked twice a second.
+
+        Names and times of the newest entries and roots, whoever wrote them: a copy in progress changes them
+        once more when it ends. Equal signs are no proof: a full look now and then is needed all the same.
+        """
+        return tuple(_signs_of(folder) for folder in (self._channel(target, channel), self.root / "trust"))
 
     def current(self, target: str, channel: str) -> ChannelEntry | None:
         """What the newest move of a channel says, or None where it never pointed anywhere."""
@@ -247,3 +257,12 @@ class StoreReader:
         if channel not in CHANNELS:
             raise ReleaseNotFoundError(f"no channel {channel!r}", hint=f"one of {', '.join(CHANNELS)}")
         return self.root / "channels" / target / channel
+
+
+def _signs_of(folder: Path) -> tuple[object, ...]:
+    try:
+        names = sorted(os.listdir(folder))  # noqa: PTH208  a path for each of a thousand names takes longer
+        found = [folder.stat(), *((folder / name).stat() for name in names[-_NEWEST:])]
+    except OSError as error:
+        return (error.errno,)
+    return (len(names), *((entry.st_ino, entry.st_size, entry.st_mtime_ns) for entry in found))

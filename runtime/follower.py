@@ -1,0 +1,89 @@
+"""A switch from one release to another, as the serving process lives through it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.contract.errors import DeviceError
+from runtime.event_loop import EventLoop
+from runtime.release_choice import Choice
+from runtime.switching import Switch
+
+_LOGGER: Final = logging.getLogger("runtime.model")
+_LEASE_SECONDS: Final = 60.0
+_LEASE_LOOK: Final = 0.02
+
+
+class SwitchWatcher(Protocol):
+    """Who counts switches."""
+
+    def switched(self, seconds: float, stall: float) -> None:
+        """One is done: how long it took, and for how long of that no request was answered."""
+
+    def switch_failed(self, reason: str) -> None:
+        """One failed."""
+
+    def show_switch(self, failing: bool) -> None:
+        """Whether what is served is not what the channel names."""
+
+
+class Follower:
+    """Swaps a newly loaded model in, and closes the old one when nobody uses it any more.
+
+    Args:
+        switch: Decides and loads.
+        loop: Where requests are answered.
+        watcher: Who counts.
+    """
+
+    def __init__(self, switch: Switch, loop: EventLoop, watcher: SwitchWatcher) -> None:
+        self.switch = switch
+        self._loop = loop
+        self._watcher = watcher
+        self._broken: DeviceError | None = None
+        switch.told = watcher.switch_failed
+
+    def loading(self, load: Callable[[Choice], ActiveModel], chosen: Choice) -> ActiveModel:
+        """Load, with the loop watched; a device that fails meanwhile is remembered for ``follow``."""
+        begin = time.perf_counter()
+        stall = None
+        try:
+            with self._loop.watched() as stall:
+                model = load(chosen)
+        except DeviceError as error:
+            self._broken = error
+            raise
+        self._watcher.switched(time.perf_counter() - begin, stall.seconds)
+        return model
+
+    def follow(self, holder: ModelHolder, model: ActiveModel) -> DeviceError | None:
+        """Look once, and switch where there is something to switch to.
+
+        Returns:
+            The failure of the device that both releases are on, where the new one broke it.
+        """
+        self._broken = None
+        found = self.switch.look(model)
+        self._watcher.show_switch(self.switch.problem is not None)
+        if found is None:
+            return self._broken
+        if holder.state is not model:
+            found.close()  # Its device failed meanwhile: what follows opens anew.
+            return None
+        holder.replace(found)
+        fields = {"event": "switched", "release": found.release_id, "from": model.release_id}
+        _LOGGER.info("serving %s", found.artifact, extra={"fields": fields})
+        self._retire(model)
+        return None
+
+    def _retire(self, model: ActiveModel) -> None:
+        """A window that runs, or a batch that began with it, is finished first."""
+        self._loop.wait_until_passed()
+        deadline = time.monotonic() + _LEASE_SECONDS
+        while model.in_use and time.monotonic() < deadline:
+            time.sleep(_LEASE_LOOK)
+        model.close()
