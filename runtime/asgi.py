@@ -9,19 +9,15 @@ import atexit
 import os
 import sys
 
-from runtime.active_model import ActiveModel, ModelHolder, load_chosen, load_state
 from runtime.app import App, create_app
 from runtime.config import RuntimeConfig
-from runtime.contract.errors import ConfigError, PipelineError
+from runtime.contract.errors import ConfigError
 from runtime.device_readings import DeviceReadings
 from runtime.event_loop import EventLoop
-from runtime.follower import Follower
 from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import Limits
-from runtime.recovery import Recovery
-from runtime.release_choice import Choice, ReleaseChoice
-from runtime.switching import LoadMemory, Switch
+from runtime.recovery import follow
 
 WORKER_BOOT_ERROR = 3
 """gunicorn's exit code for a worker that cannot start: the arbiter stops instead of retrying."""
@@ -35,33 +31,9 @@ def compose() -> App:
         print(f"runtime: {error}", file=sys.stderr, flush=True)
         sys.exit(WORKER_BOOT_ERROR)
     log = configure_logging(config.log_level)
-    choice, channel = ReleaseChoice(config), "" if config.hef_path else config.release_channel
-    metrics, loop = RuntimeMetrics(channel, lambda: log.dropped), EventLoop()
-
-    def load_and_remember(chosen: Choice) -> ActiveModel:
-        model = load_chosen(config, chosen)
-        choice.serves(chosen)
-        model.memory = choice.memory
-        return model
-
-    def load_watched(chosen: Choice) -> ActiveModel:
-        return follower.loading(load_and_remember, chosen)
-
-    switch = Switch(choice, load_watched, LoadMemory.of_process(config.state_dir))
-    follower = Follower(switch, loop, metrics)
-    first = switch.guarded(lambda chosen: load_chosen(config, chosen))
-
-    def load(known: str) -> ActiveModel | PipelineError:
-        return load_state(config, known, choice, switch.refused, first)
-
-    holder = ModelHolder(load(""))
-    holder.switch = switch.told_problem
-
-    def show(model: ActiveModel | None) -> None:
-        metrics.show_model(model, holder.alarm_kind)
-
-    show(holder.model)
-    recovery = Recovery(holder, load, show, follower=follower if choice.follows else None)
+    metrics = RuntimeMetrics("" if config.hef_path else config.release_channel, lambda: log.dropped)
+    loop = EventLoop()
+    holder, recovery = follow(config, metrics, loop)
     recovery.start()
     atexit.register(recovery.stop)
     readings = DeviceReadings(

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from runtime.active_model import ActiveModel, ModelHolder
+from runtime.active_model import ActiveModel, ModelHolder, load_chosen, load_state
+from runtime.config import RuntimeConfig
 from runtime.contract.channel_log import ForkError, ReplayedError
 from runtime.contract.errors import (
     DeviceError,
@@ -18,10 +19,14 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     StoreError,
 )
+from runtime.contract.release_directory import Release
 from runtime.contract.trust import SignatureError
+from runtime.event_loop import EventLoop
 from runtime.follower import Follower
-from runtime.switching import LOOK_SECONDS
-from runtime.trial import CrashedOnLoadError
+from runtime.metrics import RuntimeMetrics
+from runtime.release_choice import Choice, ReleaseChoice
+from runtime.switching import LOOK_SECONDS, LoadMemory, Switch
+from runtime.trial import CrashedOnLoadError, try_release
 
 _LOGGER: Final = logging.getLogger("runtime.model")
 FIRST_WAIT: Final = 0.25
@@ -166,3 +171,60 @@ class Recovery:
     def _wait(self, kind: type[PipelineError]) -> float:
         longest = kind.longest_wait if issubclass(kind, DeviceError) else DeviceError.longest_wait
         return min(longest, FIRST_WAIT * 2.0 ** min(self._attempts, 10))
+
+
+def follow(
+    config: RuntimeConfig,
+    metrics: RuntimeMetrics,
+    loop: EventLoop,
+    *,
+    memory: LoadMemory | None = None,
+    load: Callable[[RuntimeConfig, Choice], ActiveModel] = load_chosen,
+    attempt: Callable[[Release], None] = try_release,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[ModelHolder, Recovery]:
+    """Load what the settings name, and make what keeps it up to date; not started yet.
+
+    Args:
+        config: The settings.
+        metrics: Told what is served, and of switches.
+        loop: Where requests are answered.
+        memory: What outlives a crash; that of this process where none is given.
+        load: Loads one release; verifies all of it.
+        attempt: Tries one where its crash does no harm.
+        clock: Seconds that only grow.
+    """
+    choice = ReleaseChoice(config)
+
+    def load_and_remember(chosen: Choice) -> ActiveModel:
+        model = load(config, chosen)
+        choice.serves(chosen)
+        model.memory = choice.memory
+        return model
+
+    def load_watched(chosen: Choice) -> ActiveModel:
+        return follower.loading(load_and_remember, chosen)
+
+    switch = Switch(choice, load_watched, memory or LoadMemory.of_process(config.state_dir), attempt, clock)
+    follower = Follower(switch, loop, metrics)
+
+    def first(chosen: Choice) -> ActiveModel:
+        try:
+            return switch.guarded(lambda wanted: load(config, wanted))(chosen)
+        except DeviceError as error:
+            if choice.served not in ("", chosen.release.id):
+                # Perhaps it is this release that the device does not bear: next comes the one before.
+                switch.failed(chosen.release.id, chosen.sequence, error)
+            raise
+
+    def load_any(known: str) -> ActiveModel | PipelineError:
+        return load_state(config, known, choice, switch.refused, first)
+
+    holder = ModelHolder(load_any(""))
+    holder.switch = switch.told_problem
+
+    def show(model: ActiveModel | None) -> None:
+        metrics.show_model(model, holder.alarm_kind)
+
+    show(holder.model)
+    return holder, Recovery(holder, load_any, show, clock, follower if choice.follows else None)

@@ -104,6 +104,13 @@ class ReleaseChoice:
         )
 
     @property
+    def served(self) -> str:
+        """The release that was served last; empty where none was."""
+        if self._followed is None or self._state is None:
+            return ""
+        return self._state.of(*self._followed[1:]).serving
+
+    @property
     def follows(self) -> bool:
         """Whether a channel is followed, rather than a path."""
         return self._config.hef_path is None

@@ -74,7 +74,7 @@ class LoadMemory:
         self._descriptor = descriptor
         self.left, self.crashes = "", 0
         """The release at whose loading the process before this one ended, and how often in a row."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, PipelineError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, PipelineError):
             known = json.loads(self._read())
             if known["loading"]:
                 check_digest(known["loading"], "loading")
@@ -194,7 +194,7 @@ class Switch:
         try:
             chosen = self._choice.find()
         except PipelineError as error:
-            self._failed("", 0, error)
+            self.failed("", 0, error)
             self._alarm(model)
             return None
         if chosen.release.id == model.release_id:
@@ -224,12 +224,12 @@ class Switch:
                 self._passed.add(release)
             model = self.guarded(self._load)(chosen)
         except PipelineError as error:
-            self._failed(release, chosen.sequence, error)
+            self.failed(release, chosen.sequence, error)
             return None
         except Exception as error:
             _LOGGER.exception("while loading", extra={"fields": {"event": "internal"}})
             what = PipelineError(f"{type(error).__name__} while loading", hint="the log has the traceback")
-            self._failed(release, chosen.sequence, what)
+            self.failed(release, chosen.sequence, what)
             return None
         self.problem = None
         return model
@@ -257,7 +257,8 @@ class Switch:
             "next_attempt_s": round(max(0.0, problem.due - self._clock()), 1),
         }
 
-    def _failed(self, release: str, sequence: int, error: PipelineError) -> None:
+    def failed(self, release: str, sequence: int, error: PipelineError) -> None:
+        """Remember that a release, named by this entry, could not be loaded; it is not tried again at once."""
         known = self._failures.get((release, sequence))
         attempts = known.attempts + 1 if known else 1
         longest = LONGEST_WAIT_FOR_A_COPY if error.code in _OF_A_COPY else LONGEST_WAIT

@@ -102,7 +102,8 @@ class HailoEngine(Engine):
             # Before configure: the default is the chip's own integers.
             self._model.input().set_format_type(float32)
             self._model.output().set_format_type(float32)
-            self._configured = self._model.configure()
+            with device.turn:
+                self._configured = self._model.configure()
             self._bindings = self._configured.create_bindings()
             self._bindings.input().set_buffer(self._input)
             self._bindings.output().set_buffer(self._output)
@@ -123,8 +124,9 @@ class HailoEngine(Engine):
         self._completion = None
         failure: DeviceError | None
         try:
-            self._configured.wait_for_async_ready(timeout_ms=self._wait_ms)
-            self._configured.run_async([self._bindings], self._completed).wait(self._wait_ms)
+            with device.turn:
+                self._configured.wait_for_async_ready(timeout_ms=self._wait_ms)
+                self._configured.run_async([self._bindings], self._completed).wait(self._wait_ms)
             failure = self._failure()
         except Exception as error:
             failure = device_error(error, f"a window, waiting {self._wait_ms} ms")

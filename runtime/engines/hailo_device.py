@@ -97,6 +97,9 @@ class HailoDevice:
     def __init__(self, lock_folder: Path | None) -> None:
         self.package, self.version = import_hailort()
         self.failure: DeviceError | None = None
+        self.turn: Final = threading.Lock()
+        """Held for a window, and while a network is configured, which holds the GIL: a window whose
+        completion cannot be told meanwhile would end as a timeout, and take the device with it."""
         self._process = os.getpid()
         self._users = 0
         self._lock = DeviceLock.take(lock_folder)
