@@ -139,7 +139,8 @@ class EngineConformance(abc.ABC):
         windows = imu_windows(33, seed=5)[:count]
         before = windows.copy()
         latents = engine.infer_batch(windows)
-        assert (latents.shape, latents.dtype) == ((count, 64), np.float32)
+        assert latents.shape == (count, 64)
+        assert latents.dtype == np.float32
         for window, latent in zip(windows, latents, strict=True):
             np.testing.assert_array_equal(engine.infer(window), latent)
         np.testing.assert_array_equal(windows, before)
