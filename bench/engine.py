@@ -3,12 +3,14 @@
 ``python -m bench.engine [--store STORE] [--rounds 15] [--windows 640]`` prints a Markdown table.
 Variants are measured in turn within a round, and a ratio is one of neighbours: a machine that slows
 down slows all of them. The graph is the int8 one that ``canary`` of the store names; without
-``--store`` the tiny encoder in float32, as tests use it. No HTTP.
+``--store`` the tiny encoder in float32, as tests use it. ``TRUST_ROOT`` names the root that the
+store is held against. No HTTP.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +25,7 @@ import onnxruntime as ort
 from bench.serving import machine
 from runtime.contract.store import Release
 from runtime.contract.store_reader import StoreReader
+from runtime.contract.trust import Trust
 from runtime.contract.window import (
     GRAPH_INPUT_NAME,
     GRAPH_OUTPUT_NAME,
@@ -80,11 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--windows", type=int, default=640)
     options = parser.parse_args(argv)
+    if options.store is not None and "TRUST_ROOT" not in os.environ:
+        parser.error("TRUST_ROOT has to name the root that the store is held against")
     with tempfile.TemporaryDirectory() as folder:
         if options.store is None:
             release = ReleaseSimulator().publish(Path(folder))
         else:
-            release = StoreReader(options.store.resolve(), None).resolve("emulator", "canary")
+            release = StoreReader(
+                options.store.resolve(), Trust.load(Path(os.environ["TRUST_ROOT"]))
+            ).resolve("emulator", "canary")
         found = measure(release, options.rounds, options.windows)
     graph = "the tiny encoder, float32" if options.store is None else release.manifest.artifact
     print(
