@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, hailo_engine, hef, parity, ranges, serving, store
+from bench import chain, engine, hailo_engine, hef, parity, ranges, serving, store
 
 
 def main() -> int:
@@ -17,6 +17,8 @@ def main() -> int:
     parity.main([])
     print("\n## Reading HEF files\n", flush=True)
     hef.main([])
+    print("\n## An engine beside a bare loop\n", flush=True)
+    engine.main([])
     print("\n## The HailoRT engine, beside a double\n", flush=True)
     hailo_engine.main([])
     print("\n## The release store\n", flush=True)

@@ -49,7 +49,7 @@ _NOT_THE_STORES_FAULT: Final = (
     ConfigError,
     TrustRootError,
     NoEngineError,
-    DeviceError,
+    DeviceError,  # but see where it is caught
     ReleaseNotFoundError,
     TargetAmbiguousError,
 )
@@ -293,8 +293,12 @@ def load_active_model(
         if (reason := refused(chosen)) is not None:
             raise reason
         model = load(chosen)
-    except _NOT_THE_STORES_FAULT:
-        raise
+    except _NOT_THE_STORES_FAULT as error:
+        # A device may not bear this one release: the one before tells.
+        last = _last_known(choice, error) if isinstance(error, DeviceError) else None
+        if last is None or chosen is None or chosen.release.id == last.release.id:
+            raise
+        chosen, model = last, _load_last(load, last, error)
     except Exception as error:
         if not isinstance(error, PipelineError):
             _LOGGER.exception("while loading: %s", error, extra={"fields": {"event": "internal"}})

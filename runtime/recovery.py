@@ -213,7 +213,7 @@ def follow(
             return switch.guarded(lambda wanted: load(config, wanted))(chosen)
         except DeviceError as error:
             if choice.served not in ("", chosen.release.id):
-                # Perhaps it is this release that the device does not bear: next comes the one before.
+                # Perhaps it is this release that the device does not bear: the one before is served then.
                 switch.failed(chosen.release.id, chosen.sequence, error)
             raise
 

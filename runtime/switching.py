@@ -258,7 +258,7 @@ class Switch:
         }
 
     def failed(self, release: str, sequence: int, error: PipelineError) -> None:
-        """Remember that a release, named by this entry, could not be loaded; it is not tried again at once."""
+        """Remember that a release, named by this entry, was not loaded: it is not tried again at once."""
         known = self._failures.get((release, sequence))
         attempts = known.attempts + 1 if known else 1
         longest = LONGEST_WAIT_FOR_A_COPY if error.code in _OF_A_COPY else LONGEST_WAIT

@@ -67,8 +67,8 @@ def _are_float32(values: object) -> bool:
 class MotifScorer:
     """A head made ready to score many latents.
 
-    float64 throughout, so that the scores of one latent do not depend on how many were scored
-    with it.
+    The scores of one latent do not depend, in any bit, on how many were scored with it: BLAS gives
+    other last bits for a matrix than for its rows, so each latent is a product of its own.
     """
 
     def __init__(self, head: MotifHead) -> None:
@@ -85,8 +85,10 @@ class MotifScorer:
         Returns:
             float64 (N, M), or (M,); each row sums to 1.
         """
-        logits = latents.astype(np.float64) @ self._weight + self._bias
-        logits -= logits.max(axis=-1, keepdims=True)
+        products = np.matmul(latents.astype(np.float64)[..., None, :], self._weight)
+        logits: npt.NDArray[np.float64] = products[..., 0, :]
+        logits += self._bias
+        logits -= np.maximum.reduce(logits, axis=-1, keepdims=True)
         np.exp(logits, out=logits)
-        result: npt.NDArray[np.float64] = logits / logits.sum(axis=-1, keepdims=True)
-        return result
+        logits /= np.add.reduce(logits, axis=-1, keepdims=True)
+        return logits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +20,6 @@ from runtime.contract.window import (
     WINDOW_SHAPE,
     FloatArray,
     Window,
-    to_graph_layout,
 )
 
 _TAKEN: Final = f"float32 {WINDOW_SHAPE}"
@@ -33,7 +34,8 @@ class Engine(abc.ABC):
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._mean, self._std = manifest.input.normalization.arrays()
+        mean, std = manifest.input.normalization.arrays()
+        self._mean, self._std = mean[:, None], std[:, None]
         self._closed = False
 
     @property
@@ -62,8 +64,10 @@ class Engine(abc.ABC):
         """
         if window.shape != WINDOW_SHAPE:
             raise EngineError(f"got {window.dtype} {window.shape}, takes {_TAKEN}", where="window")
-        normalized = self._normalized(window[None], "x", None)
-        return self._checked(self._infer(to_graph_layout(normalized[0])))
+        latent = _latent(self._infer(self._graph_inputs(window[None], None)[0])).copy()
+        if not np.isfinite(latent).all():
+            raise _not_finite(latent, "latent")
+        return latent
 
     def infer_batch(self, windows: FloatArray, first: int = 0) -> FloatArray:
         """Run several windows, one after the other; each gives what it gives alone, bit for bit.
@@ -80,43 +84,34 @@ class Engine(abc.ABC):
         """
         if windows.ndim != 3 or windows.shape[1:] != WINDOW_SHAPE:
             raise EngineError(f"got {windows.dtype} {windows.shape}, takes N of {_TAKEN}", where="windows")
-        normalized = self._normalized(windows, "x", first)
-        # One copy for all of them: each window's part is then laid out as the graph takes it.
-        laid_out = np.ascontiguousarray(normalized.transpose(0, 2, 1)).reshape(-1, *GRAPH_INPUT_SHAPE)
+        tensors = self._graph_inputs(windows, first)
         latents = np.empty((len(windows), LATENT_SIZE), np.float32)
-        for index, tensor in enumerate(laid_out):
-            latents[index] = self._checked(self._infer(tensor))
+        for index, output in enumerate(self._infer_many(tensors)):
+            latents[index] = _latent(output)
+        finite = np.isfinite(latents)
+        if not finite.all():
+            index = int(np.argwhere(~finite)[0, 0])
+            raise _not_finite(latents[index], f"latent[{first + index}]")
         return latents
 
-    def _normalized(self, windows: FloatArray, place: str, first: int | None) -> FloatArray:
-        """z-scores of float32 (N, 100, 9)."""
+    def _graph_inputs(self, windows: FloatArray, first: int | None) -> FloatArray:
+        """z-scores of float32 (N, 100, 9) as float32 (N, 1, 9, 1, 100), C-contiguous."""
         if self._closed:
             raise EngineError("is closed", where="engine")
         if windows.dtype != np.float32:
             raise EngineError(f"got {windows.dtype}, takes {_TAKEN}", where="window")
+        # Laid out first: the arithmetic then runs along 100 numbers of a channel instead of 9 of a moment.
+        # A copy always: the arithmetic is done in place, and the window is the caller's.
+        normalized: FloatArray = np.array(windows.transpose(0, 2, 1), order="C")
         with np.errstate(over="ignore", invalid="ignore"):
-            normalized: FloatArray = (windows - self._mean) / self._std
-        finite = np.isfinite(normalized)
-        if not finite.all():
-            index, time, channel = (int(i) for i in np.argwhere(~finite)[0])
-            within = "" if first is None else f"[{first + index}]"
-            raise WindowValueError(
-                f"{windows[index, time, channel]} is too large to be normalized as float32",
-                where=f"{place}{within}[{time}][{channel}]",
-                hint="accelerometer in m/s², gyroscope in rad/s, magnetometer in µT",
-            )
-        return normalized
-
-    def _checked(self, output: FloatArray) -> FloatArray:
-        if output.size != LATENT_SIZE or output.dtype != np.float32:
-            raise EngineError(f"gave {output.dtype} {output.shape}, not 64 float32 numbers", where="latent")
-        if not np.isfinite(output).all():
-            raise EngineError(
-                f"value {int(np.argwhere(~np.isfinite(output.reshape(-1)))[0, 0])} is not finite",
-                where="latent",
-                hint="the artifact is broken on this machine: choose another release",
-            )
-        return np.array(output, np.float32).reshape(LATENT_SIZE)
+            np.subtract(normalized, self._mean, out=normalized)
+            np.divide(normalized, self._std, out=normalized)
+            flat = normalized.reshape(-1)
+            squares = np.dot(flat, flat)
+        # A finite sum of squares has finite terms only; one that is not finite is looked into.
+        if not math.isfinite(squares):
+            _check_finite(normalized, windows, first)
+        return normalized.reshape(-1, *GRAPH_INPUT_SHAPE)
 
     def close(self) -> None:
         """Let go of the device and the memory; closing again changes nothing."""
@@ -139,9 +134,42 @@ class Engine(abc.ABC):
     def _infer(self, tensor: FloatArray) -> FloatArray:
         """Run float32 (1, 9, 1, 100), normalized; return float32 with 64 values. EngineError only."""
 
+    def _infer_many(self, tensors: FloatArray) -> Iterator[FloatArray]:
+        """Run float32 (N, 1, 9, 1, 100) in order; each output may be overwritten by the next."""
+        return map(self._infer, tensors)
+
     @abc.abstractmethod
     def _close(self) -> None:
         """Let go of what ``__init__`` took. Called once."""
+
+
+def _check_finite(normalized: FloatArray, windows: FloatArray, first: int | None) -> None:
+    """Refuse the earliest z-score, of float32 (N, 9, 100), that is not finite."""
+    bad = np.argwhere(~np.isfinite(normalized.transpose(0, 2, 1)))
+    if not len(bad):
+        return
+    index, time, channel = (int(i) for i in bad[0])
+    within = "" if first is None else f"[{first + index}]"
+    raise WindowValueError(
+        f"{windows[index, time, channel]} is too large to be normalized as float32",
+        where=f"x{within}[{time}][{channel}]",
+        hint="accelerometer in m/s², gyroscope in rad/s, magnetometer in µT",
+    )
+
+
+def _latent(output: FloatArray) -> FloatArray:
+    """An adapter's output as float32 (64,), still the adapter's own memory."""
+    if output.size != LATENT_SIZE or output.dtype != np.float32:
+        raise EngineError(f"gave {output.dtype} {output.shape}, not 64 float32 numbers", where="latent")
+    return output.reshape(LATENT_SIZE)
+
+
+def _not_finite(latent: FloatArray, where: str) -> EngineError:
+    return EngineError(
+        f"value {int(np.argwhere(~np.isfinite(latent))[0, 0])} is not finite",
+        where=where,
+        hint="the artifact is broken on this machine: choose another release",
+    )
 
 
 def open_engine(release: Release, lock_folder: Path | None = None) -> Engine:

@@ -134,6 +134,38 @@ class EngineConformance(abc.ABC):
             engine.infer(window)
         assert caught.value.where == "x[3][4]"
 
+    @pytest.mark.parametrize("count", [0, 1, 3, 8, 33])
+    def test_many_give_what_each_gives_alone(self, engine: Engine, count: int) -> None:
+        windows = imu_windows(33, seed=5)[:count]
+        before = windows.copy()
+        latents = engine.infer_batch(windows)
+        assert latents.shape == (count, 64)
+        assert latents.dtype == np.float32
+        for window, latent in zip(windows, latents, strict=True):
+            np.testing.assert_array_equal(engine.infer(window), latent)
+        np.testing.assert_array_equal(windows, before)
+
+    def test_of_many_the_one_that_is_too_large_is_named(self, engine: Engine) -> None:
+        windows = imu_windows(4)
+        windows[2, 3, 4] = windows[2, 5, 1] = windows[3, 0, 0] = 3.4e38
+        with pytest.raises(WindowValueError) as caught:
+            engine.infer_batch(windows, first=8)
+        assert caught.value.where == "x[10][3][4]"
+
+    def test_a_large_z_score_that_is_a_float32_is_taken(self, engine: Engine) -> None:
+        """Its square is none: the quick look alone would refuse it."""
+        window = imu_windows(1)[0]
+        window[3, 4] = 1e25
+        assert np.isfinite(engine.infer(window)).all()
+
+    @pytest.mark.parametrize(
+        "windows",
+        [np.zeros((2, 99, 9), np.float32), np.zeros((100, 9), np.float32), np.zeros((2, 100, 9), np.float64)],
+    )
+    def test_many_of_another_shape_or_type_are_refused(self, engine: Engine, windows: FloatArray) -> None:
+        with pytest.raises(EngineError, match=r"float32 \(100, 9\)"):
+            engine.infer_batch(windows)
+
     def test_closed_twice_it_refuses(self, release: Release) -> None:
         engine = self.construct(release)
         engine.close()
@@ -193,6 +225,15 @@ def test_what_is_no_latent_is_not_let_out(tmp_path: Path, answer: FloatArray, me
     engine = FakeEngine(release.manifest, lambda _: answer)
     with pytest.raises(EngineError, match=message):
         engine.infer(imu_windows(1)[0])
+
+
+def test_of_many_the_latent_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    answers = iter([0, 0, np.nan])
+    engine = FakeEngine(release.manifest, lambda _: np.full((1, 64), next(answers), np.float32))
+    with pytest.raises(EngineError, match="value 0 is not finite") as caught:
+        engine.infer_batch(imu_windows(3), first=4)
+    assert caught.value.where == "latent[6]"
 
 
 def test_the_adapter_sees_the_normalized_window_channels_first(tmp_path: Path) -> None:

@@ -37,10 +37,15 @@ def test_the_largest_logit_wins(latent: FloatArray) -> None:
     assert scores[np.argmax(logits)] == scores.max()
 
 
-def test_many_are_scored_as_one() -> None:
-    scorer = MotifScorer(motif_head())
-    latents = np.random.default_rng(0).normal(size=(5, 64)).astype(np.float32)
-    np.testing.assert_allclose(scorer.scores(latents)[3], scorer.scores(latents[3]), rtol=1e-12)
+@pytest.mark.parametrize("motifs", [1, 2, 3, 8, 12, 17])
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 32, 33])
+def test_many_are_scored_as_one_bit_for_bit(motifs: int, count: int) -> None:
+    random = np.random.default_rng(motifs)
+    weight = tuple(tuple(float(value) for value in row) for row in random.normal(size=(motifs, 64)))
+    scorer = MotifScorer(dataclasses.replace(motif_head(motifs), weight=weight))
+    latents = random.normal(size=(count, 64)).astype(np.float32)
+    alone = np.stack([scorer.scores(latent) for latent in latents])
+    np.testing.assert_array_equal(scorer.scores(latents), alone)
 
 
 @pytest.mark.parametrize(

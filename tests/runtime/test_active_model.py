@@ -66,6 +66,19 @@ def test_a_channels_release_is_served(tmp_path: Path) -> None:
         model.infer(window[0])
 
 
+def test_many_windows_give_what_each_gives_alone(tmp_path: Path) -> None:
+    ReleaseSimulator().publish(tmp_path, "stable")
+    model = load_active_model(config(tmp_path))
+    windows = imu_windows(5, seed=78)
+    latents, scores = model.infer_batch(windows)
+    assert (latents.shape, scores.shape) == ((5, 64), (5, 12))
+    for window, latent, score in zip(windows, latents, scores, strict=True):
+        alone = model.infer(window)
+        np.testing.assert_array_equal(alone[0], latent)
+        np.testing.assert_array_equal(alone[1], score)
+    model.close()
+
+
 def test_the_releases_own_normalization_counts(tmp_path: Path) -> None:
     """The same artifact with other statistics gives other latents, or is refused by its golden windows."""
     other = ChannelStatistics(mean=STATISTICS.std, std=STATISTICS.std)

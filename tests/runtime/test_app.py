@@ -174,6 +174,7 @@ def test_healthz_says_what_is_served(service: Service) -> None:
         "motif_head": "checkpoint",
         "motifs": 12,
         "keys": "not judged",
+        "switch": None,
         "store": {"alarm": None, "entry": 0, "memory": ""},
     }
 
