@@ -86,10 +86,15 @@ def internal() -> Answer:
     return error_answer(503, "internal", "an error of the server's own; its log has the request id")
 
 
-def raw_answer(answer: Answer, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The bytes of an answer after which the connection ends."""
-    status = HTTPStatus(answer.status)
-    lines = [b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode())]
-    lines += [b"%s: %s" % field for field in headers]
-    lines += [b"connection: close", b"", answer.body]
-    return b"\r\n".join(lines)
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+def raw_answer(answer: Answer, headers: Iterable[tuple[bytes, bytes]], *, ends: bool) -> bytes:
+    """The bytes of an answer; ``ends`` where the connection ends with it."""
+    parts = [_STATUS_LINES[answer.status]]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"connection: close\r\n\r\n" if ends else b"\r\n", answer.body)
+    return b"".join(parts)

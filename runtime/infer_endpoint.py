@@ -31,7 +31,7 @@ from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Windo
 from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, as_octets, choose, one_as_json
 from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, BodyError, WindowBatch, read_body, read_octets
 from runtime.metrics import RuntimeMetrics
-from runtime.request_record import CROWDED, Queue, RequestRecord, fixed_headers, request_id
+from runtime.request_record import ANSWER, CROWDED, Queue, RequestRecord, fixed_headers, request_id
 
 Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
@@ -142,6 +142,9 @@ class InferEndpoint:
         if model is not None:
             headers += self._headers_of(model)
         self._record.done(fields.request_id, "POST", scope["path"], answer.status, seconds, release)
+        if (whole := scope.get(ANSWER)) is not None:
+            whole(answer, headers)
+            return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
 
