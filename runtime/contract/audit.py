@@ -5,9 +5,14 @@ from __future__ import annotations
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import PipelineError, collect_problems, store_errors
 from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
-from runtime.contract.evidence import MANIFEST_KIND, evidence_kind, evidence_problems, read_evidence
+from runtime.contract.evidence import (
+    MANIFEST_KIND,
+    SIGNATURE_KIND,
+    evidence_kind,
+    evidence_problems,
+    read_evidence,
+)
 from runtime.contract.files import list_directory
-from runtime.contract.pruning import SIGNATURE_KIND
 from runtime.contract.release import TARGETS, parse_manifest, release_id
 from runtime.contract.release_directory import check_statement
 from runtime.contract.store import Release, ReleaseStore
