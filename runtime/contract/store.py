@@ -287,12 +287,8 @@ class ReleaseStore(StoreReader):
 
     def _tip(self, log: ChannelLog, seen: Head | None) -> SignedEntry | None:
         """The end of the chain, which must be what the decision was made on."""
-        chain = log.whole()
+        chain, head = log.whole_and_head()
         tip = chain[-1] if chain else None
-        try:
-            head = log.head()
-        except (SignatureError, ManifestError):
-            head = None  # nothing of it holds under the present keys: the chain's end is continued
         was, now = seen.signed if seen else None, head.signed if head else None
         if (was.digest if was else "") != (now.digest if now else ""):
             who = f"{now.entry.actor} moved it" if now else "it names nothing any more"

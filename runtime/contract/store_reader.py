@@ -24,6 +24,7 @@ from runtime.contract.files import (
     is_directory,
     list_directory,
 )
+from runtime.contract.judgements import Judgements
 from runtime.contract.release import (
     TARGETS,
     check_digest,
@@ -56,6 +57,7 @@ class StoreReader:
     def __init__(self, root: Path, trust: Trust | None) -> None:
         self.root = root
         self._anchor = trust
+        self._judgements = Judgements()
 
     @property
     def trust(self) -> Trust:
@@ -79,7 +81,7 @@ class StoreReader:
         return self._anchor is not None
 
     def _log(self, target: str, channel: str) -> ChannelLog:
-        return ChannelLog(self._channel(target, channel), self.trust)
+        return ChannelLog(self._channel(target, channel), self.trust, self._judgements)
 
     def chain(self, target: str, channel: str) -> list[SignedEntry]:
         """Every move of a channel, oldest first, as far as its history holds."""
