@@ -1,15 +1,17 @@
-"""The writers' lock: who may take it."""
+"""The writers' lock: who may take it, and that it keeps threads of one process apart, too."""
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from runtime.contract.errors import StoreError
+from runtime.contract.errors import StoreBusyError, StoreError
 from runtime.contract.writers_lock import LOCK_NAME, writing
+from tests.keys import a_store
 
 
 def mode(path: Path) -> int:
@@ -56,3 +58,26 @@ def test_no_other_file_is_opened_to_the_group(tmp_path: Path) -> None:
     os.link(other, store / LOCK_NAME)
     with writing(store):
         assert mode(other) == 0o600
+
+
+def test_threads_that_share_a_store_write_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing.__wrapped__, "__defaults__", (0.1,))  # type: ignore[attr-defined]
+    store = a_store(tmp_path)
+    told: list[BaseException | None] = []
+
+    def write() -> None:
+        try:
+            with store.writing():
+                told.append(None)
+        except StoreBusyError as error:
+            told.append(error)
+
+    with store.writing(), store.writing():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert isinstance(told[0], StoreBusyError)
+    write()
+    assert told[1:] == [None]
