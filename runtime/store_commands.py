@@ -31,6 +31,7 @@ from runtime.contract.requests import MoveRequest, drop_request, pending_request
 from runtime.contract.store import ReleaseStore
 from runtime.key_commands import NotConfirmedError, key_command, passphrase, user_name
 from runtime.release_text import entry_line
+from runtime.releasectl_list import list_releases
 
 KEY_VARIABLES: Final = {"canary": "CANARY_KEY_FILE", "stable": "RELEASE_KEY_FILE"}
 Print = Callable[[argparse.Namespace, object, Callable[[], Sequence[str]]], None]
@@ -51,6 +52,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
         parser.set_defaults(command=command, failure=failure, show=show)
         return parser
 
+    commands.choices["list"].set_defaults(command=list_releases, show=show)
     moved = verb("promote", "let stable take a canary's release", _promote)
     moved.add_argument("release", metavar="ID", nargs="?", help="its id, or the first 6 digits or more")
     moved.add_argument("--request", metavar="NAME", help="sign a pending request instead")

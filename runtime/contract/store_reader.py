@@ -91,9 +91,13 @@ class StoreReader:
         """What each move of a channel says, oldest first, as far as its history holds."""
         return [signed.entry for signed in self.chain(target, channel)]
 
+    def whole_chain(self, target: str, channel: str) -> list[SignedEntry]:
+        """As ``chain``, which must reach the head; raises as ``ChannelLog.whole``."""
+        return self._log(target, channel).whole()
+
     def whole_history(self, target: str, channel: str) -> list[ChannelEntry]:
         """As ``history``, which must reach the head; raises as ``ChannelLog.whole``."""
-        return [signed.entry for signed in self._log(target, channel).whole()]
+        return [signed.entry for signed in self.whole_chain(target, channel)]
 
     def history_problems(self, target: str, channel: str) -> list[str]:
         """One sentence for each entry that does not hold."""
