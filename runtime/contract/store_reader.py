@@ -225,10 +225,15 @@ class StoreReader:
 
     def identifiers(self) -> list[str]:
         """Ids of all releases in the store, sorted; unfinished copies are not among them."""
-        folder = self.root / "releases"
-        with store_errors(folder):
-            names = list_directory(folder)
-        return [name for name in names if re.fullmatch(r"[0-9a-f]{64}", name)]
+        return self._ids_in("releases")
+
+    def with_evidence(self) -> list[str]:
+        """Ids beside which evidence may lie, sorted: releases that were pruned are among them."""
+        return self._ids_in(EVIDENCE_FOLDER)
+
+    def _ids_in(self, name: str) -> list[str]:
+        with store_errors(self.root / name):
+            return [each for each in list_directory(self.root / name) if re.fullmatch(r"[0-9a-f]{64}", each)]
 
     def served_targets(self, channel: str) -> list[str]:
         """Targets whose channel of this name has a head that holds and names a release, sorted."""
