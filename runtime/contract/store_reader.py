@@ -136,10 +136,9 @@ class StoreReader:
 
     def open(self, identifier: str) -> Release:
         """Open a release by its id; ReleaseNotFoundError where the store does not hold it."""
-        check_digest(identifier, "release")
         directory = self._directory(identifier)
         with store_errors(directory):
-            there = self.holds(identifier)
+            there = is_directory(directory)
         if not there:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
