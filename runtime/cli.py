@@ -25,15 +25,16 @@ from runtime.contract.errors import (
     store_errors,
 )
 from runtime.contract.evidence import evidence_kind
-from runtime.contract.files import is_directory, list_directory
-from runtime.contract.release import TARGETS, manifest_bytes
+from runtime.contract.files import is_directory
+from runtime.contract.release import manifest_bytes
 from runtime.contract.store import Release, ReleaseStore, open_release
 from runtime.contract.store_reader import SHORTEST_PREFIX
 from runtime.contract.trust import DEFAULT_TRUST_ROOT, Trust
 from runtime.inspect_file import FileMissingError, inspect_file
 from runtime.parity_text import parity_documents, parity_json, parity_lines
 from runtime.release_diff import diff_releases
-from runtime.release_text import Standing, release_lines, table_lines, table_row
+from runtime.release_text import Standing, release_lines
+from runtime.releasectl_list import channel_entries, check_store, list_releases
 from runtime.selftest import as_report, self_test
 from runtime.store_commands import add_commands
 
@@ -86,18 +87,6 @@ def _trust() -> Trust | None:
     return Trust.load(path) if named or path.exists() else None
 
 
-def _check_store(root: Path) -> None:
-    with store_errors(root):
-        if not is_directory(root):
-            raise ReleaseNotFoundError("no such store", where=str(root), hint="--store names one")
-        names = list_directory(root)
-    # A store into which nothing was published yet is empty.
-    if names and not {"releases", "channels"} & set(names):
-        raise ReleaseNotFoundError(
-            "is not a release store", where=str(root), hint="there is neither releases/ nor channels/ in it"
-        )
-
-
 def _as_error(error: PipelineError) -> dict[str, object]:
     """What ``list``, ``show``, ``diff`` and ``inspect`` print with ``--json`` in place of an answer."""
     return {"error": error.code, "message": str(error)}
@@ -118,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="releasectl", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="every release of the store")
-    listing.set_defaults(command=_list, failure=_as_error)
+    listing.set_defaults(command=list_releases, failure=_as_error, show=_print)
     show = commands.add_parser("show", parents=[common], help="one release, in full")
     show.add_argument("release", metavar="ID", help="its id, or the first 6 digits or more")
     show.add_argument("--parity", action="store_true", help="its parity instead: verdict, metrics, layers")
@@ -150,32 +139,6 @@ def _inspect(_: ReleaseStore, options: argparse.Namespace) -> int:
     return OK
 
 
-def _list(store: ReleaseStore, options: argparse.Namespace) -> int:
-    _check_store(store.root)
-    entries, bad = _channel_entries(store)
-    root = store.trust.root if store.has_trust else None
-    rows = [table_row(store, identifier, entries, root) for identifier in store.identifiers()]
-    keys = root.kind if root else "no root of trust: signatures are not judged"
-    _print(options, [row | {"keys": keys} for row in rows], lambda: [*table_lines(rows), keys])
-    _print_bad_channels(bad)
-    return PROBLEMS if bad or any("problem" in row or row["signed"] is False for row in rows) else OK
-
-
-def _channel_entries(store: ReleaseStore) -> tuple[list[ChannelEntry], list[str]]:
-    """What each channel names now, and a sentence for each that cannot be read."""
-    entries: list[ChannelEntry] = []
-    bad: list[str] = []
-    for target in TARGETS if store.has_trust else ():
-        for channel in CHANNELS:
-            try:
-                entry = store.current(target, channel)
-            except PipelineError as error:
-                bad.append(f"channel {channel} of {target} cannot be read: {error}")
-            else:
-                entries += [entry] if entry else []
-    return entries, bad
-
-
 def _print_bad_channels(bad: Sequence[str]) -> None:
     sys.stdout.flush()
     for problem in bad:
@@ -183,7 +146,7 @@ def _print_bad_channels(bad: Sequence[str]) -> None:
 
 
 def _show(store: ReleaseStore, options: argparse.Namespace) -> int:
-    _check_store(store.root)
+    check_store(store.root)
     release = pruned_release(store, options.release) or store.open(store.named(options.release))
     if options.parity:
         documents = parity_documents(store, release)
@@ -218,7 +181,7 @@ def _moved(head: ChannelEntry, about: Sequence[SignedEntry]) -> ChannelEntry:
 
 def _standing(store: ReleaseStore, release: Release) -> tuple[Standing, list[str]]:
     """Where a release stands, and a sentence for each channel that cannot be read or does not hold."""
-    everywhere, bad = _channel_entries(store)
+    everywhere, bad = channel_entries(store)
     broken: list[str] = []
     about: list[SignedEntry] = []
     for channel in CHANNELS if store.has_trust else ():
@@ -241,7 +204,7 @@ def _standing(store: ReleaseStore, release: Release) -> tuple[Standing, list[str
 
 
 def _diff(store: ReleaseStore, options: argparse.Namespace) -> int:
-    _check_store(store.root)
+    check_store(store.root)
     a, b = (store.open(store.named(name)) for name in (options.a, options.b))
     found = diff_releases(a, b)
     _print(options, found.document(), found.lines)
@@ -249,7 +212,7 @@ def _diff(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _verify(store: ReleaseStore, options: argparse.Namespace) -> int:
-    _check_store(store.root)
+    check_store(store.root)
     identifier = store.named(options.release) if options.release else None
     problems = store_problems(store, identifier)
     # Where the releases cannot be listed, that is among the problems.
@@ -288,7 +251,7 @@ def _selftest(store: ReleaseStore, options: argparse.Namespace) -> int:
 def _release_named(store: ReleaseStore, name: str) -> Release:
     """What has the form of an id is one, of the store; anything else is a path, and needs no store."""
     if re.fullmatch(rf"[0-9a-fA-F]{{{SHORTEST_PREFIX},64}}", name):
-        _check_store(store.root)
+        check_store(store.root)
         return store.open(store.named(name))
     path = Path(name)
     with store_errors(path):

@@ -13,6 +13,7 @@ from runtime.contract.channel_log import Head
 from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
 from runtime.contract.errors import ChannelMovedError, ConfigError, ReleaseNotFoundError
 from runtime.contract.keys import PrivateKey, load_key
+from runtime.contract.marks import markable
 from runtime.contract.portable import export, import_file
 from runtime.contract.promotion import (
     UNSEEN,
@@ -63,6 +64,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
     bad = verb("mark-bad", "say that a release is never to be promoted", _mark_bad)
     bad.add_argument("release", metavar="ID")
     bad.add_argument("--channel", choices=CHANNELS, default="stable", help="whose history says it")
+    bad.add_argument("--target", choices=TARGETS, help="whose it is, where nothing that is left of it says")
     _add_decision(bad, force=False)
     told = verb("history", "every move of a channel", _history)
     told.add_argument("target", choices=TARGETS, nargs="?")
@@ -173,21 +175,23 @@ def _carry_out(
 
 
 def _mark_bad(store: ReleaseStore, options: argparse.Namespace) -> int:
-    release = store.open(store.named(options.release))
-    head = store.head(release.manifest.target, options.channel)
+    marked = markable(store, options.release, options.target)
+    target, channel = marked.target, options.channel
+    head = store.head(target, channel)
     decision = _decision(options)
-    place = f"{release.manifest.target}/{options.channel}"
     _confirm(
         options,
         [
-            f"mark {release.id} bad, in the history of {place}",
-            *_release_lines(release),
+            f"mark {marked.identifier} bad, in the history of {target}/{channel}",
+            *(_release_lines(marked.release) if marked.release else ()),
+            *([f"  but     {marked.problem}"] if marked.problem else ()),
             _now_line(head),
             *_decision_lines(store, decision),
         ],
     )
-    key = _key(options, options.channel)
-    return _moved(options, mark_bad(store, release.id, options.channel, decision, key, seen=head))
+    key = _key(options, channel)
+    entry = mark_bad(store, marked.identifier, channel, decision, key, target=target, seen=head)
+    return _moved(options, entry)
 
 
 def _release_lines(release: Release) -> list[str]:

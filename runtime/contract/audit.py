@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import PipelineError, collect_problems, store_errors
 from runtime.contract.evidence import FOLDER as EVIDENCE_FOLDER
-from runtime.contract.evidence import MANIFEST_KIND, evidence_kind, evidence_problems, read_evidence
+from runtime.contract.evidence import (
+    MANIFEST_KIND,
+    SIGNATURE_KIND,
+    evidence_kind,
+    evidence_problems,
+    read_evidence,
+)
 from runtime.contract.files import list_directory
-from runtime.contract.pruning import SIGNATURE_KIND
 from runtime.contract.release import TARGETS, parse_manifest, release_id
 from runtime.contract.release_directory import check_statement
 from runtime.contract.store import Release, ReleaseStore
 from runtime.contract.store_reader import SHORTEST_PREFIX
-from runtime.contract.trust import Root
+from runtime.contract.trust import Root, UnknownKeyError
 
 
 def store_problems(store: ReleaseStore, identifier: str | None = None) -> list[str]:
@@ -93,23 +101,50 @@ def pruned_release(store: ReleaseStore, prefix: str) -> Release | None:
 
 
 def signature_of(store: ReleaseStore, identifier: str) -> dict[str, object]:
-    """Who vouches for a release: ``ok``, ``keys`` (development or own), ``by``, ``problem`` and ``pruned``.
+    """Who vouches for a release, as ``show`` says it.
 
-    Of one that was pruned, the signature that was kept is judged.
+    Of one that was pruned, the signature that was kept is judged. A rotation does not sign it again, so one
+    that a key of an earlier root made is neither held nor refused: nobody can tell on which side of the
+    rotation it was made, and nothing serves it.
+
+    Returns:
+        ``ok``: whether a release key of the present root vouches; None where that is not said.
+        ``keys``: ``development keys`` or ``own keys``, and ``by``, a list of key ids, where it is True.
+        ``problem``: a sentence where it is not.
+        ``pruned``: whether the release is gone.
+        ``earlier_root``: version of the root whose key vouched for a pruned one; None for any other.
     """
     with store_errors(store.root):
         pruned = not store.holds(identifier)
-    told: dict[str, object] = {"ok": None, "keys": None, "by": [], "problem": None, "pruned": pruned}
+    told: dict[str, object] = {"ok": None, "keys": None, "by": [], "problem": None}
+    told |= {"pruned": pruned, "earlier_root": None}
     if not store.has_trust:
         return told | {"problem": "not judged: no root of trust here"}
     try:
-        root = store.trust.root
+        roots = store.trust.roots
+        root = roots[-1]
         by = _kept_by(store, identifier, root) if pruned else store.open(identifier).check_signature(root)
     except PipelineError as error:
-        return told | {"ok": False, "problem": str(error)}
+        rotated = pruned and isinstance(error, UnknownKeyError)
+        earlier = _earlier(store, identifier, roots) if rotated else None
+        return told | (earlier or {"ok": False, "problem": str(error)})
     if not by:
         return told | {"problem": "pruned, and its signature was not kept"}
     return told | {"ok": True, "keys": root.kind, "by": list(by)}
+
+
+def _earlier(store: ReleaseStore, identifier: str, roots: Sequence[Root]) -> dict[str, object] | None:
+    """What is said of a pruned release that a key of an earlier root vouched for; None where none did."""
+    for root in reversed(roots[:-1]):
+        with contextlib.suppress(PipelineError):
+            if by := _kept_by(store, identifier, root):
+                return {
+                    "problem": f"root {roots[-1].version} no longer names key {by[0][:16]}, which signed it "
+                    f"under root {root.version}; a rotation does not sign again what was pruned, and whether "
+                    "this was signed before it cannot be told. Nothing serves it: build it again to use it",
+                    "earlier_root": root.version,
+                }
+    return None
 
 
 def _kept_by(store: ReleaseStore, identifier: str, root: Root) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from runtime.contract.files import (
     sync_directory,
     write_synced,
 )
+from runtime.contract.judgements import Judgements
 from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root, SignatureError, SigningKey, Trust, verify
 
 LARGEST_JUMP: Final = 1000
@@ -106,12 +107,14 @@ class ChannelLog:
     Args:
         folder: ``channels/<target>/<channel>`` of a store.
         trust: Whose entries count.
+        judgements: What was judged already; shared by those who ask for the same history.
     """
 
-    def __init__(self, folder: Path, trust: Trust) -> None:
+    def __init__(self, folder: Path, trust: Trust, judgements: Judgements | None = None) -> None:
         self.folder = folder
         self.channel = folder.name
         self._trust = trust
+        self._judgements = judgements or Judgements()
 
     @property
     def where(self) -> str:
@@ -226,11 +229,15 @@ class ChannelLog:
             ManifestError: The head counts, and the history before it does not hold; names what is wrong.
             StoreError: The store cannot be read.
         """
+        return self.whole_and_head()[0]
+
+    def whole_and_head(self) -> tuple[list[SignedEntry], Head | None]:
+        """As ``whole``, and the head; None where nothing holds under the present keys."""
         chain, found = self._walk()
         try:
             head = self.head()
         except (SignatureError, ManifestError):
-            return chain  # nothing holds under the present keys: what was signed before them is the history
+            return chain, None  # what was signed under earlier keys is the history
         if head and (not chain or chain[-1].digest != head.signed.digest):
             raise ManifestError(
                 f"entry {head.entry.sequence} counts, but the history before it does not hold: "
@@ -238,7 +245,7 @@ class ChannelLog:
                 where=self.where,
                 hint="`releasectl verify` names all; copy the missing entries back",
             )
-        return chain
+        return chain, head
 
     def problems(self) -> list[str]:
         """One sentence for each entry that does not hold or does not continue the one before."""
@@ -270,7 +277,7 @@ class ChannelLog:
 
     def _signed_at(self, path: Path, roots: Sequence[Root]) -> tuple[SignedEntry, int]:
         """The entry, and the version of the newest root whose keys vouch for it: it never falls."""
-        signed = read_entry(path, roots)
+        signed = self._judgements.read_entry(path, roots)
         newest = [r.version for r in roots if set(signed.keyids) & set(r.roles[self.channel].keyids)]
         return signed, newest[-1]
 

@@ -9,7 +9,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,38 +83,65 @@ def from_json(
 
 
 def _decode(kind: Any, value: object, where: str) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _decode_dataclass(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is types.UnionType or origin is typing.Union:
-        inner = next(argument for argument in arguments if argument is not types.NoneType)
-        return None if value is None else _decode(inner, value, where)
-    if origin is tuple and isinstance(value, list):
-        if arguments[0] is float and all(type(item) is float and math.isfinite(item) for item in value):
-            return tuple(value)  # most of a manifest is such numbers
-        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict and isinstance(value, dict):
-        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    return _decode_scalar(kind, value, where)
+    return _decoder(kind)(value, where)
 
 
 @functools.cache
-def _fields_of(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+def _decoder(kind: Any) -> Callable[[Any, str], Any]:
+    """How a kind is read: asked once of the kind, not of each of its values."""
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return functools.partial(_decode_dataclass, kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType or origin is typing.Union:
+        inner = next(argument for argument in arguments if argument is not types.NoneType)
+        return functools.partial(_decode_optional, inner)
+    if origin is tuple:
+        return functools.partial(_decode_tuple, kind, arguments[0])
+    if origin is dict:
+        return functools.partial(_decode_dict, kind, arguments[1])
+    return functools.partial(_decode_scalar, kind)
+
+
+def _decode_optional(inner: Any, value: object, where: str) -> Any:
+    return None if value is None else _decode(inner, value, where)
+
+
+def _decode_tuple(kind: Any, item: Any, value: object, where: str) -> Any:
+    if not isinstance(value, list):
+        return _decode_scalar(kind, value, where)
+    # Most of a manifest is such numbers.
+    if item is float and set(map(type, value)) == {float} and all(map(math.isfinite, value)):
+        return tuple(value)
+    decode = _decoder(item)
+    return tuple([decode(each, f"{where}[{i}]") for i, each in enumerate(value)])
+
+
+def _decode_dict(kind: Any, item: Any, value: object, where: str) -> Any:
+    if not isinstance(value, dict):
+        return _decode_scalar(kind, value, where)
+    decode = _decoder(item)
+    return {key: decode(each, f"{where}.{key}") for key, each in value.items()}
+
+
+@functools.cache
+def _fields_of(kind: type) -> dict[str, Callable[[Any, str], Any]]:
+    return {name: _decoder(hint) for name, hint in typing.get_type_hints(kind).items()}
 
 
 def _decode_dataclass(kind: type, value: object, where: str) -> Any:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise ManifestError(f"{type(value).__name__}, expected an object", where=where)
-    hints = _fields_of(kind)
-    unknown, missing = sorted(value.keys() - hints.keys()), sorted(hints.keys() - value.keys())
-    if unknown or missing:
+    fields = _fields_of(kind)
+    if value.keys() != fields.keys():
+        unknown, missing = sorted(value.keys() - fields.keys()), sorted(fields.keys() - value.keys())
         found = [f"unknown key {key!r}" for key in unknown] + [f"missing key {key!r}" for key in missing]
         raise ManifestError(", ".join(found), where=where)
-    return kind(**{key: _decode(hints[key], value[key], f"{where}.{key}") for key in hints})
+    return kind(**{key: decode(value[key], f"{where}.{key}") for key, decode in fields.items()})
 
 
 def _decode_scalar(kind: Any, value: object, where: str) -> Any:
+    if type(value) is kind and kind in (str, int, bool):
+        return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             number = float(value)
@@ -123,7 +150,5 @@ def _decode_scalar(kind: Any, value: object, where: str) -> Any:
         if not math.isfinite(number):
             raise ManifestError(f"{number} is not finite", where=where)
         return number
-    if kind in (str, int, bool) and type(value) is kind:
-        return value
     expected = getattr(kind, "__name__", str(kind))
     raise ManifestError(f"{type(value).__name__}, expected {expected}", where=where)

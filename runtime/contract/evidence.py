@@ -23,6 +23,8 @@ from runtime.contract.files import list_directory, read_bounded, sync_directory,
 FOLDER: Final = "evidence"
 MANIFEST_KIND: Final = "manifest"
 """The manifest of a release that was pruned: what it was can still be told."""
+SIGNATURE_KIND: Final = "manifest-signature"
+"""Who vouched for a release that was pruned: its ``manifest.dsse.json``."""
 PARITY_KIND: Final = "parity"
 """``PublicationEvidence``: as JSON, and as the HTML report of the same numbers."""
 MAX_EVIDENCE_BYTES: Final = 32 * 1024 * 1024

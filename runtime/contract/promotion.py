@@ -18,6 +18,7 @@ from runtime.contract.errors import (
     TargetMismatchError,
 )
 from runtime.contract.hef_errors import HefError
+from runtime.contract.marks import markable
 from runtime.contract.release import Manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, refuse_double
@@ -323,22 +324,24 @@ def mark_bad(
     decision: Decision,
     key: SigningKey,
     *,
+    target: str | None = None,
     seen: Seen = UNSEEN,
 ) -> ChannelEntry:
-    """Say that a release is never to be promoted; no channel moves.
+    """Say that a release is never to be promoted, though it be damaged or pruned; no channel moves.
 
     Args:
         channel: Whose history says it: ``stable`` for a release manager, ``canary`` for a build host.
+        target: As for ``marks.markable``, which raises.
         seen: What the channel said when this was decided.
 
     Raises:
-        ReleaseNotFoundError: No such release.
+        ReleaseNotFoundError: The store never heard of such a release.
         ChannelMovedError: Somebody else moved the channel meanwhile.
     """
-    release = store.open(identifier)
-    head = store.head(release.manifest.target, channel) if isinstance(seen, Unseen) else seen
+    release = markable(store, identifier, target)
+    head = store.head(release.target, channel) if isinstance(seen, Unseen) else seen
     return store.move(
-        release.manifest.target,
+        release.target,
         channel,
         head.entry.release if head else "",
         action="mark_bad",
@@ -346,7 +349,7 @@ def mark_bad(
         reason=decision.reason,
         key=key,
         seen=head,
-        marked=release.id,
+        marked=release.identifier,
     ).entry
 
 

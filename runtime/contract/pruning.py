@@ -8,18 +8,14 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from runtime.contract.channels import CHANNELS, ChannelEntry
 from runtime.contract.errors import ManifestError, PipelineError, store_errors
-from runtime.contract.evidence import MANIFEST_KIND, write_evidence
+from runtime.contract.evidence import MANIFEST_KIND, SIGNATURE_KIND, write_evidence
 from runtime.contract.files import LEFTOVERS, NotRegularError, is_directory, read_bounded, sync_directory
 from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME, TARGETS
 from runtime.contract.store import ReleaseStore
 from runtime.contract.trust import MAX_ENVELOPE_BYTES, SignatureError
-
-SIGNATURE_KIND: Final = "manifest-signature"
-"""Who vouched for a release that was pruned: its ``manifest.dsse.json``."""
 
 
 @dataclass(frozen=True, kw_only=True)

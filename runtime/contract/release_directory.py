@@ -260,7 +260,11 @@ def open_release(directory: Path) -> Release:
                 where=str(directory),
                 hint="name a release directory or the artifact inside one; a bare file is not a release",
             ) from error
-    identifier, named = release_id(data), directory.resolve().name
+    with store_errors(directory):
+        # Resolved where its own name may not be the last word: each step of a path costs a look at the disk.
+        resolved = directory.name in ("", "..") or directory.is_symlink()
+        named = directory.resolve().name if resolved else directory.name
+    identifier = release_id(data)
     if identifier != named:
         raise DigestMismatchError(
             f"the manifest's sha256 is {identifier[:16]}..., the directory is named {named[:16]}...",

@@ -5,13 +5,16 @@ A request says nothing by itself: whoever signs checks everything again.
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runtime.contract.channels import CHANNELS
-from runtime.contract.document import MAX_DOCUMENT_BYTES, from_json, sha256_bytes, to_json
+from runtime.contract.channels import CHANNELS, MOST_WORDS
+from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.errors import ManifestError, ReleaseNotFoundError, StoreError, store_errors
 from runtime.contract.files import list_directory, read_bounded, sync_directory, write_document
 from runtime.contract.release import TARGETS, check_digest
@@ -21,6 +24,8 @@ FOLDER: Final = "requests"
 REQUEST_SCHEMA: Final = 1
 REQUESTED_ACTIONS: Final = ("promote", "roll_back")
 MOST_REQUESTS: Final = 200
+"""Requests that are shown at once; any other can still be named."""
+MAX_REQUEST_BYTES: Final = 64 * 1024
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.json")
 
 
@@ -59,8 +64,11 @@ class MoveRequest:
             raise ManifestError("a promotion is of a release, to stable", where="channel")
         for field in ("approved_by", "reason", "origin", "at"):
             # It is shown before anybody has vouched for it: nothing that a terminal obeys.
-            if not (text := getattr(self, field)).strip() or not text.isprintable():
-                raise ManifestError("must be said, in one line", where=field)
+            text = getattr(self, field)
+            if not text.strip() or not text.isprintable() or len(text) > MOST_WORDS:
+                raise ManifestError(
+                    f"must be said, in one line of at most {MOST_WORDS} characters", where=field
+                )
         for field in ("release", "seen"):
             if value := getattr(self, field):
                 check_digest(value, field)
@@ -76,28 +84,37 @@ def write_request(store: ReleaseStore, request: MoveRequest) -> str:
     return name
 
 
-def pending_requests(store: ReleaseStore) -> dict[str, MoveRequest]:
-    """Name to request, oldest first; those that are none, or cannot be read, are left out.
+def pending_requests(store: ReleaseStore, prefix: str = "") -> dict[str, MoveRequest]:
+    """Name to request, oldest first; what is none, or cannot be read, is left out and takes no one's place.
+
+    Every file that has a request's name is looked at, one at a time and none of it beyond
+    ``MAX_REQUEST_BYTES``; of those that are requests the oldest ``MOST_REQUESTS`` are kept.
+
+    Args:
+        prefix: Only those whose names begin so.
 
     Raises:
         StoreError: The store cannot be read.
     """
     folder = store.root / FOLDER
-    found = {}
     with store_errors(folder):
         names = [match[1] for name in list_directory(folder) if (match := _NAME.fullmatch(name))]
-    for name in names[:MOST_REQUESTS]:
-        try:
-            found[name] = read_request(folder / f"{name}.json")
-        except (ManifestError, StoreError):
-            continue
-    return dict(sorted(found.items(), key=lambda item: (item[1].at, item[0])))
+    found = _readable(folder, (name for name in names if name.startswith(prefix)))
+    return dict(heapq.nsmallest(MOST_REQUESTS, found, key=lambda item: (item[1].at, item[0])))
+
+
+def _readable(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, MoveRequest]]:
+    for name in names:
+        with contextlib.suppress(ManifestError, StoreError):
+            yield name, read_request(folder / f"{name}.json")
 
 
 def read_request(path: Path) -> MoveRequest:
     """One request; ManifestError where it is none or not what its name says."""
     with store_errors(path):
-        data = read_bounded(path, MAX_DOCUMENT_BYTES)
+        data = read_bounded(path, MAX_REQUEST_BYTES)
+    if len(data) > MAX_REQUEST_BYTES:
+        raise ManifestError(f"more than {MAX_REQUEST_BYTES} bytes are not read", where=str(path))
     if sha256_bytes(data) != path.stem:
         raise ManifestError("is not what its name says", where=str(path))
     return from_json(MoveRequest, data, str(path))
@@ -105,7 +122,7 @@ def read_request(path: Path) -> MoveRequest:
 
 def request_named(store: ReleaseStore, prefix: str) -> tuple[str, MoveRequest]:
     """The only pending request that begins so; ReleaseNotFoundError where there is none or several."""
-    found = [(name, each) for name, each in pending_requests(store).items() if name.startswith(prefix)]
+    found = list(pending_requests(store, prefix).items())
     if len(found) != 1 or not prefix:
         raise ReleaseNotFoundError(
             f"names {len(found) or 'no'} pending request{'s' if len(found) > 1 else ''}",

@@ -14,6 +14,7 @@ Everything appears by rename or link of synced files: a reader sees the old stat
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +89,7 @@ class ReleaseStore(StoreReader):
     def __init__(self, root: Path, trust: Trust | None, *, _accepts_doubles: bool = False) -> None:
         super().__init__(root, trust)
         self._accepts_doubles = _accepts_doubles
-        self._writing = 0
+        self._writer = 0  # the thread that holds the lock, of those of this process
 
     @property
     def accepts_doubles(self) -> bool:
@@ -97,16 +98,17 @@ class ReleaseStore(StoreReader):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only writer for a while; may be nested. Raises as ``writers_lock.writing``."""
-        if self._writing:
+        """Be the only writer for a while; a thread may nest it. Raises as ``writers_lock.writing``."""
+        me = threading.get_ident()
+        if self._writer == me:
             yield
             return
         with writing(self.root):
-            self._writing += 1
+            self._writer = me
             try:
                 yield
             finally:
-                self._writing -= 1
+                self._writer = 0
 
     def publish(self, manifest: Manifest, files: Mapping[str, bytes], key: SigningKey) -> Release:
         """Add a release; the gate is here, whoever calls.
@@ -287,12 +289,8 @@ class ReleaseStore(StoreReader):
 
     def _tip(self, log: ChannelLog, seen: Head | None) -> SignedEntry | None:
         """The end of the chain, which must be what the decision was made on."""
-        chain = log.whole()
+        chain, head = log.whole_and_head()
         tip = chain[-1] if chain else None
-        try:
-            head = log.head()
-        except (SignatureError, ManifestError):
-            head = None  # nothing of it holds under the present keys: the chain's end is continued
         was, now = seen.signed if seen else None, head.signed if head else None
         if (was.digest if was else "") != (now.digest if now else ""):
             who = f"{now.entry.actor} moved it" if now else "it names nothing any more"
@@ -349,7 +347,7 @@ class ReleaseStore(StoreReader):
             trust = self.trust
             trust.add(document, "the new root")
             after = ReleaseStore(self.root, trust, _accepts_doubles=self._accepts_doubles)
-            after._writing = 1
+            after._writer = self._writer
             yield after
             self.add_root(document)
 

@@ -24,6 +24,7 @@ from runtime.contract.files import (
     is_directory,
     list_directory,
 )
+from runtime.contract.judgements import Judgements
 from runtime.contract.release import (
     TARGETS,
     check_digest,
@@ -56,6 +57,7 @@ class StoreReader:
     def __init__(self, root: Path, trust: Trust | None) -> None:
         self.root = root
         self._anchor = trust
+        self._judgements = Judgements()
 
     @property
     def trust(self) -> Trust:
@@ -79,7 +81,7 @@ class StoreReader:
         return self._anchor is not None
 
     def _log(self, target: str, channel: str) -> ChannelLog:
-        return ChannelLog(self._channel(target, channel), self.trust)
+        return ChannelLog(self._channel(target, channel), self.trust, self._judgements)
 
     def chain(self, target: str, channel: str) -> list[SignedEntry]:
         """Every move of a channel, oldest first, as far as its history holds."""
@@ -89,9 +91,13 @@ class StoreReader:
         """What each move of a channel says, oldest first, as far as its history holds."""
         return [signed.entry for signed in self.chain(target, channel)]
 
+    def whole_chain(self, target: str, channel: str) -> list[SignedEntry]:
+        """As ``chain``, which must reach the head; raises as ``ChannelLog.whole``."""
+        return self._log(target, channel).whole()
+
     def whole_history(self, target: str, channel: str) -> list[ChannelEntry]:
         """As ``history``, which must reach the head; raises as ``ChannelLog.whole``."""
-        return [signed.entry for signed in self._log(target, channel).whole()]
+        return [signed.entry for signed in self.whole_chain(target, channel)]
 
     def history_problems(self, target: str, channel: str) -> list[str]:
         """One sentence for each entry that does not hold."""
@@ -130,10 +136,9 @@ class StoreReader:
 
     def open(self, identifier: str) -> Release:
         """Open a release by its id; ReleaseNotFoundError where the store does not hold it."""
-        check_digest(identifier, "release")
         directory = self._directory(identifier)
         with store_errors(directory):
-            there = self.holds(identifier)
+            there = is_directory(directory)
         if not there:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
@@ -219,10 +224,15 @@ class StoreReader:
 
     def identifiers(self) -> list[str]:
         """Ids of all releases in the store, sorted; unfinished copies are not among them."""
-        folder = self.root / "releases"
-        with store_errors(folder):
-            names = list_directory(folder)
-        return [name for name in names if re.fullmatch(r"[0-9a-f]{64}", name)]
+        return self._ids_in("releases")
+
+    def with_evidence(self) -> list[str]:
+        """Ids beside which evidence may lie, sorted: releases that were pruned are among them."""
+        return self._ids_in(EVIDENCE_FOLDER)
+
+    def _ids_in(self, name: str) -> list[str]:
+        with store_errors(self.root / name):
+            return [each for each in list_directory(self.root / name) if re.fullmatch(r"[0-9a-f]{64}", each)]
 
     def served_targets(self, channel: str) -> list[str]:
         """Targets whose channel of this name has a head that holds and names a release, sorted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,11 @@ def writing(root: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     path = root / LOCK_NAME
     with store_errors(path):
         make_directory(root)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        # Not what a link names: it is written to.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
+        with store_errors(path):
+            _open_to_those_of(root, descriptor)
         _take(descriptor, path, patience)
         with store_errors(path):
             os.ftruncate(descriptor, 0)
@@ -38,6 +42,21 @@ def writing(root: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_to_those_of(root: Path, descriptor: int) -> None:
+    """Let whoever may write into the folder take its lock; its owner gives it the folder's rights."""
+    folder, lock = root.stat(), os.fstat(descriptor)
+    if lock.st_uid != os.geteuid() or lock.st_nlink != 1:
+        return  # somebody else's, or another file, too
+    wanted = folder.st_mode & 0o666 | 0o600
+    if lock.st_gid != folder.st_gid:
+        try:
+            os.fchown(descriptor, -1, folder.st_gid)
+        except PermissionError:
+            wanted &= ~0o020  # it would let in a group that is not the folder's
+    if stat.S_IMODE(lock.st_mode) != wanted:
+        os.fchmod(descriptor, wanted)
 
 
 def _take(descriptor: int, path: Path, patience: float) -> None:

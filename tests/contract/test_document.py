@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def test_a_wrong_document_names_the_place(old: bytes, new: bytes, where: str) ->
     with pytest.raises(ManifestError) as caught:
         from_json(Outer, GOOD.replace(old, new, 1), "d")
     assert where in str(caught.value)
+
+
+def test_a_kind_is_looked_into_once_not_for_each_of_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of a thousand releases spent a fifth of its time on asking what a tuple is."""
+    from_json(Outer, GOOD, "d")
+
+    def asked(kind: object) -> None:
+        raise AssertionError(f"{kind} was looked into again")
+
+    monkeypatch.setattr(typing, "get_origin", asked)
+    monkeypatch.setattr(typing, "get_type_hints", asked)
+    assert from_json(Outer, GOOD, "d").table == {"k": 2}
 
 
 def test_deep_nesting_and_size_are_bounded() -> None:

@@ -10,8 +10,8 @@ import pytest
 from runtime.cli import main
 from runtime.contract.audit import pruned_release, signature_of, store_problems
 from runtime.contract.errors import ManifestError
-from runtime.contract.evidence import PARITY_KIND
-from runtime.contract.promotion import Decision, promote, roll_back
+from runtime.contract.evidence import MANIFEST_KIND, PARITY_KIND, SIGNATURE_KIND, evidence_kind
+from runtime.contract.promotion import Decision, promote, reaffirm, roll_back
 from runtime.contract.pruning import prune
 from runtime.contract.release_directory import sign_release
 from runtime.contract.store import ReleaseStore
@@ -81,13 +81,43 @@ def test_the_signature_of_a_pruned_release_is_judged(
     assert "REFUSED" in capsys.readouterr().out
 
 
+def test_a_pruned_release_of_a_key_that_was_rotated_out_is_not_called_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was released by whom one trusted then; that is said, and that it no longer counts."""
+    store, names = five_canaries(tmp_path)
+    stranger = store.open(names[1]).directory / "manifest.dsse.json"
+    put(stranger, sign_release((stranger.parent / "manifest.json").read_bytes(), STRANGER))
+    prune(store, 1, dry_run=False)
+    with store.rotating(next_root(build=NEW)) as after:
+        after.sign_release_again(names[4], NEW)
+        reaffirm(after, "emulator", "canary", WHY, NEW)
+    ours, strangers, last = (signature_of(store, names[number]) for number in (0, 1, 4))
+    assert (ours["ok"], ours["earlier_root"], ours["by"]) == (None, 1, [])
+    assert f"root 2 no longer names key {BUILD.keyid[:16]}, which signed it under root 1" in str(
+        ours["problem"]
+    )
+    assert (strangers["ok"], strangers["earlier_root"]) == (False, None)
+    assert (last["ok"], last["earlier_root"]) == (True, None)
+    assert main(["show", names[0], "--store", str(tmp_path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "REFUSED" not in shown
+    assert "Nothing serves it: build it again to use it" in shown
+
+
+def test_a_release_that_lies_there_with_a_rotated_out_key_is_refused(tmp_path: Path) -> None:
+    store, names = five_canaries(tmp_path)
+    store.add_root(next_root(build=NEW))
+    assert (signature_of(store, names[4])["ok"], signature_of(store, names[4])["pruned"]) == (False, False)
+
+
 def test_a_kept_manifest_is_the_releases_own(tmp_path: Path) -> None:
     """Another one, under its own right name, says nothing about this release."""
     store, names = five_canaries(tmp_path)
     prune(store, 1, dry_run=False)
     mine, other = ((tmp_path / "evidence" / name) for name in names[:2])
     for folder in (mine, other):
-        assert len(list(folder.iterdir())) == 2
+        assert {evidence_kind(path) for path in folder.iterdir()} == {MANIFEST_KIND, SIGNATURE_KIND}
     shutil.rmtree(mine)
     shutil.copytree(other, mine)
     assert store_problems(store) == [f"{mine}: belongs to no release of this store"]

@@ -156,6 +156,24 @@ def test_a_directory_of_another_name_is_refused(tmp_path: Path) -> None:
     link = tmp_path / "current"
     link.symlink_to(release.directory)
     assert open_release(link).id == release.id
+    wrong = tmp_path / "link" / release.id
+    wrong.parent.mkdir()
+    wrong.symlink_to(copy)
+    with pytest.raises(DigestMismatchError, match="keep its directory's name"):
+        open_release(wrong)
+
+
+def test_where_a_path_says_its_name_it_is_not_resolved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That looks at every folder above it, for each release of a list."""
+    release = ReleaseSimulator().publish(tmp_path)
+    monkeypatch.chdir(release.directory)
+    assert open_release(Path()).id == release.id
+    (release.directory / "sub").mkdir()
+    assert open_release(Path("sub/..")).id == release.id
+    monkeypatch.delattr(Path, "resolve")
+    assert open_release(release.directory).id == release.id
 
 
 def test_a_folder_without_manifest_is_no_release(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_list_as_json(tmp_path: Path, releases: list[Release], capsys: Capture) 
         "motif_head": "checkpoint",
         "keys": "development keys",
         "signed": True,
+        "marked_bad": [],
     }
     assert rows[releases[1].id]["channels"] == ["canary"]
 
