@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime.infer_body import parse_infer_body
+from runtime.infer_body import read_body
 from runtime.logs import JsonFormatter
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
@@ -24,9 +24,9 @@ def test_durations_are_seconds_in_metrics_and_milliseconds_in_logs(
 
     def take_long(body: bytes) -> object:
         now[0] += 0.25
-        return parse_infer_body(body)
+        return read_body(body)
 
-    monkeypatch.setattr("runtime.infer_endpoint.parse_infer_body", take_long)
+    monkeypatch.setattr("runtime.infer_endpoint.read_body", take_long)
     counted = Service(service.holder, lambda: now[0])
     with logged("INFO") as lines:
         counted.post(GOOD)
