@@ -19,7 +19,7 @@ RUNTIME_TESTS := tests/contract tests/runtime tests/conformance/test_engine.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv run smoke test test-slow test-runtime lint format check bench lock clean
+.PHONY: help setup venv run smoke test test-slow test-runtime lint format check bench bench-peers lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,7 +59,10 @@ format: venv ## put the code into the house style
 
 check: lint test ## lint and test: run it before each commit
 
-bench: venv ## measure the runtime
+bench-peers: ## install what the runtime is compared with into .venv-bench
+	@$(PYTHON) $(SETUP) --venv .venv-bench --lock locks/bench.txt
+
+bench: venv bench-peers ## measure the runtime
 	@exec $(BIN)/python -m bench $(ARGS)
 
 lock: ## renew the lock files

@@ -1,6 +1,6 @@
 """A load generator in a process of its own: closed loop, keep-alive, raw sockets.
 
-``python -m bench.load PORT CONNECTIONS COUNT SECONDS BODY_FILE`` prints one JSON object.
+``python -m bench.load PORT CONNECTIONS COUNT SECONDS BODY_FILE [ROUTE [octets]]`` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _receive(connection: _Connection) -> int | None:
     return int(head[9:12]) if len(body) >= length else None
 
 
-def post_request(port: int, body: bytes) -> bytes:
-    """The bytes of one ``POST /infer`` with a JSON body."""
+def post_request(port: int, body: bytes, route: str = "/infer", kind: str = "application/json") -> bytes:
+    """The bytes of one ``POST``, whose answer is asked for in kind."""
     head = (
-        f"POST /infer HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"POST {route} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {kind}\r\nAccept: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -101,8 +101,9 @@ def post_request(port: int, body: bytes) -> bytes:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one load and print what came."""
-    port, connections, count, seconds, path = arguments
-    request = post_request(int(port), Path(path).read_bytes())
+    port, connections, count, seconds, path, *rest = arguments
+    kind = "application/octet-stream" if "octets" in rest[1:] else "application/json"
+    request = post_request(int(port), Path(path).read_bytes(), rest[0] if rest else "/infer", kind)
     print(json.dumps(run(int(port), int(connections), int(count), float(seconds), request)))
     return 0
 

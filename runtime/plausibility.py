@@ -40,6 +40,15 @@ class Plausibility:
         np.maximum(self._low[_GYROSCOPE], -GYROSCOPE_LIMIT, out=self._floor[_GYROSCOPE])
         np.minimum(self._high[_GYROSCOPE], GYROSCOPE_LIMIT, out=self._ceiling[_GYROSCOPE])
 
+    def kinds_of_each(self, windows: FloatArray) -> list[str]:
+        """Which of ``KINDS`` are in float32 (N, 100, 9): one name for each window that has it."""
+        largest, smallest = np.maximum.reduce(windows, 1), np.minimum.reduce(windows, 1)
+        doubtful = (largest > self._ceiling) | (smallest < self._floor) | (largest == smallest)
+        if _TRUE not in doubtful.tobytes():
+            return []
+        found = (self.kinds(window) for window in windows[doubtful.any(axis=1)])
+        return [kind for kinds in found for kind in kinds]
+
     def kinds(self, window: FloatArray) -> tuple[str, ...]:
         """Which of ``KINDS`` are in float32 (100, 9); nearly always none."""
         largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)

@@ -23,10 +23,11 @@ compile build.txt --extra build pyproject.toml locks/torch-requires.in
 compile runtime.txt --extra runtime pyproject.toml -c "$work/build.txt"
 compile dev.txt --extra dev pyproject.toml -c "$work/build.txt" -c "$work/runtime.txt"
 compile runtime-test.txt locks/runtime-test.in -c "$work/runtime.txt" -c "$work/dev.txt"
+compile bench.txt locks/bench.in -c "$work/runtime.txt"
 
 # The oldest numpy that the runtime accepts; everything else as in runtime.txt.
 awk '/^[^ ]/ { keep = !/^numpy==/ } keep' "$work/runtime.txt" >"$work/without-numpy.txt"
 echo 'numpy>=1.26,<2' >"$work/numpy1.in"
 compile runtime-numpy1.txt --extra runtime pyproject.toml "$work/numpy1.in" -c "$work/without-numpy.txt"
 
-mv "$work"/{build,runtime,dev,runtime-test,runtime-numpy1}.txt locks/
+mv "$work"/{build,runtime,dev,runtime-test,bench,runtime-numpy1}.txt locks/

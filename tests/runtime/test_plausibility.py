@@ -64,3 +64,14 @@ def test_they_are_answered_named_and_counted(service: Service) -> None:
         assert service.sample("hailo_runtime_implausible_windows_total", kind=kind) == 3
     assert service.sample("hailo_runtime_windows_total") == 4
     assert "x-implausible" not in service.post(infer_body(imu_windows(1)[0])).headers
+
+
+def test_many_at_once_are_each_alone() -> None:
+    windows = imu_windows(30, seed=4)
+    windows[3, 50, 4] = 60.0
+    windows[3, :, 0] = 9.0
+    windows[17, :, 8] = MEAN[8]
+    windows[29, 0, 0] = 1e6
+    found = Plausibility(STATISTICS)
+    assert found.kinds_of_each(windows) == [kind for window in windows for kind in found.kinds(window)]
+    assert found.kinds_of_each(windows[:3]) == []
