@@ -26,7 +26,7 @@ from runtime.contract.store_reader import Release
 from runtime.contract.trust import TrustRootError
 from runtime.contract.window import FloatArray, Window
 from runtime.engines import Engine, open_engine
-from runtime.golden import compare_golden
+from runtime.golden import GoldenWindow, compare_golden
 from runtime.plausibility import Plausibility
 from runtime.release_choice import Choice, ReleaseChoice
 
@@ -76,6 +76,7 @@ class ActiveModel:
         self.plausibility = Plausibility(release.manifest.input.normalization)
         self.in_use = 0
         self._engine = engine
+        self._golden = GoldenWindow(release)
         self._scorer = MotifScorer(release.manifest.motif_head)
 
     @property
@@ -123,6 +124,15 @@ class ActiveModel:
         """
         latent = self._engine.infer(window)
         return latent, self._scorer.scores(latent)
+
+    def repeat_golden_window(self) -> None:
+        """Run a golden window as any other one.
+
+        Raises:
+            GoldenMismatchError: It does not give what was recorded.
+            EngineError: The engine failed.
+        """
+        self._golden.check(self._engine.infer(self._golden.window), self._engine.kernel_family)
 
     def infer_batch(self, windows: FloatArray, first: int = 0) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         """Run several windows; each gives what it gives alone.

@@ -22,6 +22,7 @@ from runtime.answers import CODES, JSON, Answer, error_answer, internal
 from runtime.health import HealthResource
 from runtime.infer_endpoint import ROUTES, Event, InferEndpoint, Receive, Send
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
+from runtime.pages import register_pages
 from runtime.protocol import Limits
 from runtime.request_record import Queue, RequestRecord, fixed_headers, request_id
 
@@ -53,7 +54,7 @@ class App:
         self._inner = inner
         self._infer = infer
         self._record = record
-        self._routes = routes
+        self.routes = routes
         self.queue = queue
         self.limits = limits
         self.at_start: list[Callable[[asyncio.AbstractEventLoop], None]] = []
@@ -86,10 +87,11 @@ class App:
 
     def _route(self, scope: Event) -> str:
         path: str = scope["path"]
-        return path if path in self._routes else _ELSEWHERE
+        return path if path in self.routes else _ELSEWHERE
 
     async def _other(self, scope: Event, receive: Receive, send: Send) -> None:
         record, begin = self._record, self._record.begin(scope)
+        scope["headers"] = list(scope["headers"])  # An ASGI server may give what can be read once.
         identifier = request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         scope["runtime.request_id"] = identifier.decode()
         release, status = record.release(), 0
@@ -157,15 +159,17 @@ def create_app(
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(media_type=JSON)
     resources = {
         "/infer": InferResource(),
+        "/infer/infer": InferResource(),
         "/healthz": HealthResource(holder),
         "/metrics": MetricsResource(metrics),
     }
     for route, resource in resources.items():
         app.add_route(route, resource)
+    pages = register_pages(app, holder)
     app.set_error_serializer(_http_error)
     app.add_error_handler(Exception, _unexpected)
     infer = InferEndpoint(holder, metrics, record, queue, limits.waiting)
-    return App(app, infer, record, queue, limits, frozenset({*resources, *ROUTES}))
+    return App(app, infer, record, queue, limits, frozenset({*resources, *ROUTES, *pages}))
 
 
 async def _unexpected(req: Request, resp: Response | None, error: Exception, params: object) -> None:

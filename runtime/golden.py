@@ -108,6 +108,34 @@ def compare_golden(engine: Engine, release: Release) -> GoldenComparison:
     )
 
 
+class GoldenWindow:
+    """The first golden window of a release, kept to be repeated at any time.
+
+    Raises:
+        GoldenMismatchError, DigestMismatchError: As ``compare_golden``.
+    """
+
+    def __init__(self, release: Release) -> None:
+        windows, expected = _recorded(release)
+        self._manifest, self.window, self._expected = release.manifest, windows[0].copy(), expected[0].copy()
+
+    def check(self, latent: FloatArray, kernel_family: str) -> None:
+        """Hold float32 (64,), computed by these kernels, against the record; raise GoldenMismatchError."""
+        record = self._manifest.golden
+        if record.output is None:
+            worst, allowed = float(np.abs(latent - self._expected).max()), record.artifact_tolerance
+        else:
+            steps = record.output.integers(latent) - record.output.integers(self._expected)
+            worst = float(np.abs(steps).max())
+            allowed = 0 if record.kernel_family == kernel_family else LSB_ELSEWHERE
+        if worst > allowed:
+            raise GoldenMismatchError(
+                f"golden window 0 differs by {worst:.4g}, at most {allowed:.4g} is allowed",
+                where=self._manifest.artifact,
+                hint="it did not when the release was loaded: restart, and look at what the machine does",
+            )
+
+
 def _run(engine: Engine, windows: FloatArray, manifest: Manifest) -> FloatArray:
     scorer = MotifScorer(manifest.motif_head)
     latents = []

@@ -14,6 +14,31 @@ from runtime.contract.errors import PipelineError
 _ENCODER: Final = msgspec.json.Encoder()
 
 
+def health_of(holder: ModelHolder) -> dict[str, object]:
+    """What is served with ``ok: true``, or the reason why nothing is with ``ok: false``."""
+    state = holder.state
+    if isinstance(state, PipelineError):
+        reason: dict[str, object] = {
+            "error": "model_unavailable",
+            "reason": state.code,
+            "message": str(state),
+        }
+        return {"ok": False, **reason} | ({"hint": state.hint} if state.hint else {})
+    return {
+        "ok": True,
+        "model": state.artifact,
+        "release": state.release_id,
+        "target": state.target,
+        "numbers": state.numbers,
+        "calibration_origin": state.calibration_origin,
+        "motif_head": state.motif_head,
+        "motifs": state.motifs,
+        "keys": state.keys,
+        "switch": holder.switch(),
+        "store": {"alarm": state.alarm or None, "entry": state.sequence, "memory": state.memory},
+    }
+
+
 class HealthResource:
     """``GET /healthz``."""
 
@@ -22,29 +47,10 @@ class HealthResource:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer 200 with ``ok: true``, or 503 with ``ok: false`` and the reason."""
-        state = self._holder.state
+        health = health_of(self._holder)
         resp.set_header("Cache-Control", "no-store")
         resp.content_type = JSON
-        health: dict[str, object]
-        if isinstance(state, PipelineError):
-            resp.status = 503
-            health = {"ok": False, "error": "model_unavailable", "reason": state.code, "message": str(state)}
-            if state.hint:
-                health["hint"] = state.hint
-        else:
-            health = {
-                "ok": True,
-                "model": state.artifact,
-                "release": state.release_id,
-                "target": state.target,
-                "numbers": state.numbers,
-                "calibration_origin": state.calibration_origin,
-                "motif_head": state.motif_head,
-                "motifs": state.motifs,
-                "keys": state.keys,
-                "switch": self._holder.switch(),
-                "store": {"alarm": state.alarm or None, "entry": state.sequence, "memory": state.memory},
-            }
+        resp.status = 200 if health["ok"] else 503
         resp.data = _ENCODER.encode(health)
 
     on_head = on_get

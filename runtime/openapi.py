@@ -1,0 +1,182 @@
+"""What the API is, as an OpenAPI 3.1 document: what ``/docs`` shows, and what tests hold us to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from runtime.config import VERSION
+from runtime.contract.window import CHANNELS, LATENT_SIZE, WINDOW_LENGTH
+from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, WINDOW_BYTES
+from runtime.plausibility import KINDS
+
+Schema = dict[str, Any]
+JSON: Final = "application/json"
+OCTETS: Final = "application/octet-stream"
+
+
+def document(motifs: int | None = None) -> Schema:
+    """The document.
+
+    Args:
+        motifs: M of the head that is served; None where nothing is.
+    """
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "hailo-pipeline runtime",
+            "version": VERSION,
+            "description": "Windows of 9-axis IMU data in, latents and motif scores out.",
+        },
+        "paths": {
+            "/infer": {"post": _infer("Run windows.", "infer")},
+            "/": {
+                "get": _got("What is served.", "root", JSON, "Health"),
+                "post": _infer("As /infer, for clients whose address has no path.", "inferAtRoot"),
+            },
+            "/infer/infer": {"post": _infer("As /infer, for clients that append it twice.", "inferTwice")},
+            "/healthz": {
+                "get": _got("Whether a verified model answers.", "health", JSON, "Health", down=True)
+            },
+            "/status": {"get": _got("As /healthz, always 200.", "status", JSON, "Health")},
+            "/metrics": {"get": _got("Prometheus' text.", "metrics", "text/plain", None)},
+            "/test": {"post": _test()},
+            "/docs": {"get": _got("This document as a page.", "docs", "text/html", None)},
+            "/openapi.json": {"get": _got("This document.", "openapi", JSON, None)},
+        },
+        "components": {"schemas": _schemas(motifs), "headers": _headers()},
+    }
+
+
+def _schemas(motifs: int | None) -> Schema:
+    number = {"type": "number"}
+    row = {"type": "array", "items": number, "minItems": len(CHANNELS), "maxItems": len(CHANNELS)}
+    window = {
+        "type": "array",
+        "items": row,
+        "minItems": WINDOW_LENGTH,
+        "maxItems": WINDOW_LENGTH,
+        "description": f"Rows at 100 Hz of {' '.join(CHANNELS)}, in m/s², rad/s and µT; finite float32.",
+    }
+    latent = {"type": "array", "items": number, "minItems": LATENT_SIZE, "maxItems": LATENT_SIZE}
+    scores: Schema = {"type": "array", "items": number, "minItems": 1, "description": "They sum to 1."}
+    if motifs is not None:
+        scores |= {"minItems": motifs, "maxItems": motifs}
+    text = {"type": "string"}
+    return {
+        "Window": window,
+        "Batch": {"type": "array", "items": _ref("Window"), "minItems": 1, "maxItems": MAX_WINDOWS},
+        "InferBody": _object({"x": {"oneOf": [_ref("Window"), _ref("Batch")]}}, closed=True),
+        "Latent": latent,
+        "MotifScores": scores,
+        "Answer": _object({"latent": _ref("Latent"), "motif_scores": _ref("MotifScores")}),
+        "BatchAnswer": _object(
+            {
+                "latent": {"type": "array", "items": _ref("Latent")},
+                "motif_scores": {"type": "array", "items": _ref("MotifScores")},
+            }
+        ),
+        "Error": _object(
+            {"error": text, "message": text, "hint": text, "schema": text, "reason": text},
+            required=("error", "message"),
+        ),
+        "Health": _object({"ok": {"type": "boolean"}}),
+        "TestResult": _object({"ok": {"type": "boolean"}, "message": text, "release": text}),
+    }
+
+
+def _object(properties: Schema, *, required: tuple[str, ...] | None = None, closed: bool = False) -> Schema:
+    found: Schema = {"type": "object", "properties": properties, "required": list(required or properties)}
+    return found | ({"additionalProperties": False} if closed else {})
+
+
+def _ref(name: str, kind: str = "schemas") -> Schema:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _headers() -> Schema:
+    told = {
+        "X-Request-Id": "The client's own, where it is a sane one.",
+        "Server-Timing": "Milliseconds from the whole request's being there to its answer.",
+        "X-Release": "Id of the release that answered.",
+        "X-Target": "emulator, hailo8 or hailo8l.",
+        "X-Numbers": "How the latent comes about: measured or emulated.",
+        "X-Calibration-Origin": "captured, synthetic or unknown.",
+        "X-Motif-Head": "checkpoint, file or fitted.",
+        "X-Implausible": f"Values that cannot be right: {', '.join(KINDS)}.",
+        "X-Columns": "What the numbers of each row are.",
+        "Retry-After": "Seconds.",
+    }
+    return {name: {"description": text, "schema": {"type": "string"}} for name, text in told.items()}
+
+
+_EVERYWHERE: Final = ("X-Request-Id", "Server-Timing")
+_OF_A_MODEL: Final = ("X-Release", "X-Target", "X-Numbers", "X-Calibration-Origin", "X-Motif-Head")
+
+
+def _answer(
+    text: str, content: Mapping[str, Schema | None], headers: tuple[str, ...] = (), **more: Any
+) -> Schema:
+    named = {name: _ref(name, "headers") for name in (*_EVERYWHERE, *headers)}
+    bodies = {kind: {"schema": schema} if schema else {} for kind, schema in content.items()}
+    return {"description": text, "headers": named, "content": bodies, **more}
+
+
+def _error(text: str, headers: tuple[str, ...] = ()) -> Schema:
+    return _answer(text, {JSON: _ref("Error")}, headers)
+
+
+_BUSY: Final = "Nothing is loaded, the engine failed, or too much waits."
+_REFUSED: Final = {
+    "400": "The body is not what it should be; the message names the place.",
+    "406": "Accept allows neither JSON nor octets.",
+    "408": "The request did not end in time.",
+    "413": f"More than {MAX_BODY_BYTES} bytes.",
+    "415": "Another type, or a Content-Encoding.",
+}
+
+
+def _infer(text: str, name: str) -> Schema:
+    octets = {
+        "type": "string",
+        "format": "binary",
+        "description": f"N x {WINDOW_BYTES} bytes: float32 little endian, rows of {len(CHANNELS)}.",
+    }
+    answered = {JSON: {"oneOf": [_ref("Answer"), _ref("BatchAnswer")]}, OCTETS: None}
+    return {
+        "summary": text,
+        "operationId": name,
+        "requestBody": {
+            "required": True,
+            "content": {JSON: {"schema": _ref("InferBody")}, OCTETS: {"schema": octets}},
+        },
+        "responses": {
+            "200": _answer(
+                f"One window's answer, or a batch's; as octets N x ({LATENT_SIZE} + M) float32.",
+                answered,
+                (*_OF_A_MODEL, "X-Implausible", "X-Columns"),
+            ),
+            **{status: _error(reason) for status, reason in _REFUSED.items()},
+            "503": _error(_BUSY, ("Retry-After",)),
+        },
+    }
+
+
+def _got(text: str, name: str, kind: str, schema: str | None, *, down: bool = False) -> Schema:
+    content = {kind: _ref(schema) if schema else None}
+    found: Schema = {"200": _answer(text, content)}
+    if down:
+        found["503"] = _answer("Nothing is served; says why.", content)
+    return {"summary": text, "operationId": name, "responses": found}
+
+
+def _test() -> Schema:
+    content = {JSON: _ref("TestResult")}
+    return {
+        "summary": "Repeat a golden window of the release that is served.",
+        "operationId": "test",
+        "responses": {
+            "200": _answer("It gave what was recorded.", content),
+            "503": _answer("It did not, or nothing is served.", content, ("Retry-After",)),
+        },
+    }

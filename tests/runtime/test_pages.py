@@ -1,0 +1,103 @@
+"""Pages and documents: what EdgeInfer's scripts expect to be there, and an API that is as it says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import numpy as np
+import pytest
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.openapi import document
+from tests.runtime.service import Service
+from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
+
+GETS = ("/", "/status", "/docs", "/openapi.json", "/healthz", "/metrics")
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_scripts_find_what_they_ask_for(service: Service, path: str) -> None:
+    answer = service.client.simulate_get(path)
+    assert answer.status_code == 200
+    assert answer.headers["x-release"] == service.holder.model.release_id  # type: ignore[union-attr]
+    head = service.client.simulate_head(path)
+    assert (head.status_code, head.content) == (200, b"")
+
+
+def test_a_golden_window_is_repeated_on_request(service: Service) -> None:
+    answer = service.client.simulate_post("/test", body=b"anything")
+    assert (answer.status_code, answer.json["ok"]) == (200, True)
+    assert answer.json["release"] == service.holder.model.release_id  # type: ignore[union-attr]
+
+
+def test_a_machine_that_computes_otherwise_now_says_so(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    engine = FakeEngine(release.manifest, lambda _: np.zeros(64, np.float32))
+    answer = Service(ModelHolder(ActiveModel(release, engine))).client.simulate_post("/test")
+    assert (answer.status_code, answer.json["ok"]) == (503, False)
+    assert "golden window 0 differs" in answer.json["message"]
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_without_a_model_pages_answer_and_the_test_fails(without_model: Service) -> None:
+    for path in ("/", "/status", "/docs", "/openapi.json"):
+        assert without_model.client.simulate_get(path).status_code == 200
+    assert without_model.client.simulate_get("/status").json["ok"] is False
+    answer = without_model.client.simulate_post("/test")
+    assert (answer.status_code, answer.json["ok"]) == (503, False)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"), [("text/html,*/*;q=0.8", "text/html"), ("*/*", "application/json")]
+)
+def test_a_browser_gets_a_page(service: Service, accept: str, kind: str) -> None:
+    answer = service.client.simulate_get("/", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith(kind)
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_need_nothing_from_anywhere(service: Service, path: str) -> None:
+    answer = service.client.simulate_get(path, headers={"Accept": "text/html"})
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    found = re.findall(r"(?:src|href)=\"([^\"]*)\"", answer.text)
+    assert all(place.startswith("/") and not place.startswith("//") for place in found)
+    assert not re.search(r"<script|@import|url\(", answer.text)
+
+
+def test_every_route_is_described_and_every_description_a_route(service: Service) -> None:
+    described = {
+        (path, method.upper()) for path, methods in document()["paths"].items() for method in methods
+    }
+    routes: set[tuple[str, str]] = set()
+    for path in service.app.routes:
+        for method in ("GET", "POST", "PUT"):
+            answer = service.client.simulate_request(method, path, body=b"{}")
+            if answer.status_code != 405:
+                routes.add((path, method))
+    assert routes == described
+
+
+def resolved(schema: dict[str, Any], found: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator({**schema, "components": found["components"]})
+
+
+def test_answers_are_what_the_document_says(service: Service) -> None:
+    found = service.client.simulate_get("/openapi.json").json
+    assert found["components"]["schemas"]["MotifScores"]["maxItems"] == 12
+    post = found["paths"]["/infer"]["post"]
+    body = resolved(post["requestBody"]["content"]["application/json"]["schema"], found)
+    answer = resolved(post["responses"]["200"]["content"]["application/json"]["schema"], found)
+    windows = imu_windows(3)
+    for value in (windows[0].tolist(), windows.tolist()):
+        assert body.is_valid({"x": value})
+        assert answer.is_valid(service.client.simulate_post("/infer", json={"x": value}).json)
+    assert not body.is_valid({"x": windows[0, :99].tolist()})
+    error = resolved(post["responses"]["400"]["content"]["application/json"]["schema"], found)
+    for wrong in (b"", b"{}", infer_body(windows[0])[:-1]):
+        assert error.is_valid(service.post(wrong).json)
+    named = set(post["responses"]["200"]["headers"])
+    told = {name for name in service.post(infer_body(windows[0])).headers if name.startswith("x-")}
+    assert told <= {name.lower() for name in named}
