@@ -91,7 +91,8 @@ class App:
 
     async def _other(self, scope: Event, receive: Receive, send: Send) -> None:
         record, begin = self._record, self._record.begin(scope)
-        scope["headers"] = list(scope["headers"])  # An ASGI server may give what can be read once.
+        # An ASGI server may give what can be read once.
+        scope["headers"] = [(name, value) for name, value in scope["headers"]]
         identifier = request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         scope["runtime.request_id"] = identifier.decode()
         release, status = record.release(), 0
