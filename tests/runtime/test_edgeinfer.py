@@ -1,0 +1,88 @@
+"""EdgeInfer's simulator against the real server: nothing that it does gets its users random numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+
+from runtime.contract.motifs import MotifScorer
+from tests.edgeinfer import POOL_IDLE_SECONDS, EdgeInferClient, run_for
+from tests.simulators import (
+    STATISTICS,
+    TINY_ENCODER,
+    RuntimeServer,
+    imu_windows,
+    motif_head,
+    reference_latents,
+)
+
+PATIENT = 10.0  # What is answered is tested here; when is measured by ``make bench``.
+
+
+@pytest.fixture(name="client", params=["/infer", ""])
+def a_client(request: pytest.FixtureRequest, server: RuntimeServer) -> Iterator[EdgeInferClient]:
+    """With either habit of setting MODEL_BACKEND_URL."""
+    client = EdgeInferClient(f"{server.url}{request.param}", server.url, PATIENT)
+    yield client
+    client.close()
+
+
+def test_a_minute_of_its_traffic_on_a_faster_clock(client: EdgeInferClient) -> None:
+    windows = imu_windows(40, seed=21)
+    latents = reference_latents(TINY_ENCODER.read_bytes(), windows, STATISTICS)
+    scores = MotifScorer(motif_head()).scores(latents)
+    answers = run_for(60, client, windows, lambda _: None)
+    assert client.stubbed == []
+    for number, answer in answers:
+        np.testing.assert_allclose(answer["latent"], latents[number], atol=0.08)
+        np.testing.assert_allclose(answer["motif_scores"], scores[number], atol=0.08)
+    late = sum(latency > 0.045 for latency in client.latencies)
+    print(f"{len(client.latencies)} answers, {late} later than 45 ms, largest {max(client.latencies):.4f} s")
+
+
+def test_integers_are_numbers(client: EdgeInferClient) -> None:
+    window: list[list[float]] = (np.arange(900).reshape(100, 9) % 19).tolist()
+    client.infer(window)
+    assert client.stubbed == []
+
+
+def test_a_window_of_another_length_is_400(client: EdgeInferClient) -> None:
+    """Never guessed at: the address is tried with every length that ``synchrony`` sends."""
+    statuses = {rows: client.synchrony(rows) for rows in (1, 2, 50, 99, 100, 101)}
+    assert statuses == {1: 400, 2: 400, 50: 400, 99: 400, 100: 200, 101: 400}
+
+
+def test_what_it_would_stub_is_counted(server: RuntimeServer) -> None:
+    """The simulator itself: it must not call an error an answer."""
+    client = EdgeInferClient(f"{server.url}/nothing", server.url, PATIENT)
+    assert len(client.infer([[0.0] * 9] * 100)["latent"]) == 64
+    assert client.stubbed == ["status 404"]
+    assert not client.probe()
+    client.close()
+    gone = EdgeInferClient("http://127.0.0.1:1/infer", "http://127.0.0.1:1", 0.2)
+    gone.infer([[0.0] * 9] * 100)
+    assert gone.stubbed == ["ConnectError"]
+    gone.close()
+
+
+def test_its_scripts_find_everything(server: RuntimeServer) -> None:
+    for path in ("/", "/status", "/docs", "/openapi.json"):
+        assert httpx.get(f"{server.url}{path}").status_code == 200, path
+    assert httpx.post(f"{server.url}/test").status_code == 200
+    assert httpx.get(f"{server.url}/healthz").json()["ok"] is True
+    assert "hailo_build_info" in httpx.get(f"{server.url}/metrics").text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_pooled_connection_is_good_for_as_long_as_it_keeps_it(client: EdgeInferClient) -> None:
+    window = imu_windows(1)[0].tolist()
+    for idle in (5.0, POOL_IDLE_SECONDS - 0.5):
+        client.infer(window)
+        time.sleep(idle)  # the passing of time is what is tested
+        client.infer(window)
+    assert client.stubbed == []
