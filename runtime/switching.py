@@ -197,6 +197,7 @@ class Switch:
             self.failed("", 0, error)
             self._alarm(model)
             return None
+        self._failures.pop(("", 0), None)
         if chosen.release.id == model.release_id:
             model.sequence, model.keys = chosen.sequence, chosen.keys
             model.alarm, model.alarm_kind = chosen.alarm, chosen.alarm_kind

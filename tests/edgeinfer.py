@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -53,7 +53,7 @@ class EdgeInferClient:
         """Let the pool go."""
         self._client.close()
 
-    def infer(self, rows: list[list[float]]) -> dict[str, list[float]]:
+    def infer(self, rows: Sequence[Sequence[float]]) -> dict[str, list[float]]:
         """What its users get for a window: the answer, or random numbers, which are counted by reason."""
         answer, reason = self._posted(self.backend_url, rows)
         if answer is None:
@@ -64,7 +64,7 @@ class EdgeInferClient:
             }
         return answer
 
-    def _posted(self, url: str, rows: list[list[float]]) -> tuple[dict[str, list[float]] | None, str]:
+    def _posted(self, url: str, rows: Sequence[Sequence[float]]) -> tuple[dict[str, list[float]] | None, str]:
         try:
             answer = self._client.post(
                 url, content=json.dumps({"x": rows}), headers={"Content-Type": "application/json"}

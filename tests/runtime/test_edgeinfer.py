@@ -45,7 +45,7 @@ def test_a_minute_of_its_traffic_on_a_faster_clock(client: EdgeInferClient) -> N
 
 
 def test_integers_are_numbers(client: EdgeInferClient) -> None:
-    window: list[list[float]] = (np.arange(900).reshape(100, 9) % 19).tolist()
+    window = (np.arange(900.0).reshape(100, 9) % 19).astype(int).tolist()
     client.infer(window)
     assert client.stubbed == []
 
