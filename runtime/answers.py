@@ -24,6 +24,7 @@ RETRY_AFTER: Final = (b"retry-after", b"1")
 _ENCODER: Final = msgspec.json.Encoder()
 _HINTS: Final = {
     404: "there are POST /infer, GET /healthz and GET /metrics; GET /openapi.json lists all",
+    406: "send Accept: application/json or application/octet-stream, or leave it out",
     408: "send as many bytes as Content-Length says, or end a chunked body, without long pauses",
     413: "send fewer windows at a time",
     415: f"send {JSON} or application/octet-stream, without Content-Encoding",

@@ -23,7 +23,11 @@ _GENERAL: Final = (b"application/*", b"*/*")
 
 
 def choose(accept: bytes) -> bytes | None:
-    """The media type of an answer to this ``Accept``: JSON, octets where preferred, None for neither."""
+    """The media type of an answer to this ``Accept``: JSON, octets where preferred, None for neither.
+
+    A part whose quality is no number from 0 to 1 counts as one without; more than 512 bytes, which no client
+    sends that knows what it wants, as no ``Accept`` at all.
+    """
     return JSON_TYPE if not accept or len(accept) > _ACCEPT_BYTES else _choose(accept)
 
 

@@ -41,6 +41,8 @@ SCHEMA: Final = (
 )
 _COMMAS: Final = WINDOW_SHAPE[0] * WINDOW_SHAPE[1] - 1
 _UNCOUNTED_BYTES: Final = 32 * 1024  # a body without more cannot hold enough to matter
+_SLICE_BYTES: Final = 160 * 1024  # eight windows as clients write them
+_BRACKETS: Final = WINDOW_LENGTH + 1  # of one window
 _EXPLAIN_BYTES: Final = 64 * 1024
 _PATH: Final = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`", re.DOTALL)
 _BATCH: Final = re.compile(rb'\s*\{\s*"[^"]{1,16}"\s*:\s*\[\s*\[\s*\[')
@@ -87,6 +89,15 @@ class WindowBatch:
     def __len__(self) -> int:
         return len(self._raw)
 
+    def slice_end(self, start: int, most: int) -> int:
+        """Where a slice ends that is read without a pause: at most ``most`` windows, or ``_SLICE_BYTES``."""
+        size = 0
+        for index in range(start, min(start + most, len(self._raw))):
+            size += len(memoryview(self._raw[index]))
+            if size > _SLICE_BYTES and index > start:
+                return index
+        return min(start + most, len(self._raw))
+
     def windows(self, start: int, stop: int) -> FloatArray:
         """float32 (stop - start, 100, 9), finite.
 
@@ -117,6 +128,7 @@ def read_body(body: bytes) -> Window | WindowBatch:
     """
     if not _BATCH.match(body):
         return parse_infer_body(body)
+    _check_outline(body)
     try:
         raw = _BATCH_DECODER.decode(body).x
     except UnicodeDecodeError as error:
@@ -125,7 +137,9 @@ def read_body(body: bytes) -> Window | WindowBatch:
         raise _type_error(str(error)) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidJsonError(str(error)[:200], hint="NaN and Infinity are no JSON") from error
-    _check_one_key(body)
+    # A string within a window is that window's error, told when it is read.
+    if not any(b'"' in bytes(window) for window in raw):
+        _check_one_key(body)
     if len(raw) > MAX_WINDOWS:
         raise BodyError(f"{len(raw)} windows, at most {MAX_WINDOWS} are taken", where="x")
     return WindowBatch(raw)
@@ -209,6 +223,17 @@ def _check_size(data: bytes, where: str) -> None:
     commas = data.count(b",")
     if commas > MAX_COMMAS:
         raise BodyError(f"{commas} commas, a window has {_COMMAS}", where=where, hint=_SEVERAL)
+
+
+def _check_outline(body: bytes) -> None:
+    """Refuse what has far more parts than its brackets allow, before an object is made for each of them."""
+    brackets, commas = body.count(b"["), body.count(b",")
+    most = _BRACKETS * MAX_WINDOWS + 1
+    if brackets > most:
+        raise BodyError(f"{brackets} arrays, {MAX_WINDOWS} windows have {most}", where="x")
+    windows = brackets // _BRACKETS + 1
+    if commas > windows * (_COMMAS + 1):
+        raise BodyError(f"{commas} commas, far more than windows of {brackets} arrays have", where="x")
 
 
 def _check_one_key(body: bytes) -> None:

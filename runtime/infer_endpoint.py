@@ -167,8 +167,9 @@ class InferEndpoint:
         json, octets, kinds = JsonParts(), list[bytes](), set[str]()
         async with self._batches.turn(len(windows)):
             with model.lease():
-                for start in range(0, len(windows), SLICE):
-                    part = _part(windows, start, start + SLICE)
+                start = 0
+                while start < len(windows):
+                    part = _part(windows, start)
                     before = perf_counter()
                     latents, scores = model.infer_batch(part, first=start)
                     found = model.plausibility.kinds_of_each(part)
@@ -178,6 +179,7 @@ class InferEndpoint:
                         octets.append(as_octets(latents, scores))
                     else:
                         json.add(latents, scores)
+                    start += len(part)
                     await asyncio.sleep(0)
         extra = ((IMPLAUSIBLE, "; ".join(sorted(kinds)).encode()),) if kinds else ()
         if fields.answer_type is OCTETS_TYPE:
@@ -277,8 +279,10 @@ async def _read(fields: _Fields, receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-def _part(windows: FloatArray | WindowBatch, start: int, stop: int) -> FloatArray:
-    return windows[start:stop] if isinstance(windows, np.ndarray) else windows.windows(start, stop)
+def _part(windows: FloatArray | WindowBatch, start: int) -> FloatArray:
+    if isinstance(windows, np.ndarray):
+        return windows[start : start + SLICE]
+    return windows.windows(start, windows.slice_end(start, SLICE))
 
 
 def _octets(parts: list[bytes], model: ActiveModel, extra: tuple[tuple[bytes, bytes], ...]) -> Answer:

@@ -106,7 +106,7 @@ class ServedCollector(Collector):
             "Time of one window in the engine and the motif head.",
             labels=by,
         )
-        windows = CounterMetricFamily("hailo_runtime_windows", "Windows answered.", labels=by)
+        windows = CounterMetricFamily("hailo_runtime_windows", "Windows that the engine ran.", labels=by)
         implausible = CounterMetricFamily(
             "hailo_runtime_implausible_windows",
             "Windows answered whose values cannot be right.",

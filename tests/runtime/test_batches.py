@@ -94,6 +94,10 @@ def test_accept_chooses(service: Service, accept: str, status: int, kind: str) -
         (batch_body(imu_windows(3))[:-3], "truncated"),
         (batch_body(imu_windows(3))[:-1] + b', "x": []}', "more than once"),
         (b'{"x": [' + b"[[1]]," * (MAX_WINDOWS) + b"[[1]]]}", f"{MAX_WINDOWS + 1} windows"),
+        (b'{"x": [[[1]]' + b",1" * 400_000 + b"]}", "400000 commas"),
+        (b'{"x": [[[1]]' + b",[]" * 300_000 + b"]}", "300003 arrays"),
+        (batch_body(imu_windows(3)).replace(b"[[[", b'[[["1",'), "x[0][0][0]: Expected `float`"),
+        (batch_body(imu_windows(3)).replace(b"[[[", b'[[[{"x": 1},'), "x[0][0][0]: Expected `float`"),
         (b'{"x": [[[' + b"1" * 140_000 + b"]]]}", "one window has at most"),
         (b'{"x": [[[' + b"1," * 2000 + b"1]]]}", "2000 commas"),
         (b'{"y": [[[1]]]}', "`y`"),
@@ -140,6 +144,22 @@ def test_what_is_not_finite_is_named(service: Service, value: float) -> None:
     assert "x[2][99][8]" in answer.json["message"]
 
 
+GOOD_BATCH = batch_body(imu_windows(2))
+
+
+@given(st.lists(st.tuples(st.integers(0, len(GOOD_BATCH) - 1), st.integers(0, 255)), min_size=1, max_size=4))
+def test_any_damage_to_a_batch_is_read_or_refused(changes: list[tuple[int, int]]) -> None:
+    body = bytearray(GOOD_BATCH)
+    for position, value in changes:
+        body[position] = value
+    try:
+        found = read_body(bytes(body))
+        windows = found.windows(0, len(found)) if isinstance(found, WindowBatch) else found
+    except PipelineError:
+        return
+    assert np.isfinite(windows).all()
+
+
 @given(st.binary(max_size=300).map(lambda tail: b'{"x":[[[' + tail) | st.binary(max_size=7300))
 def test_any_bytes_are_windows_or_one_of_our_errors(body: bytes) -> None:
     for read in (read_body, read_octets):
@@ -150,6 +170,19 @@ def test_any_bytes_are_windows_or_one_of_our_errors(body: bytes) -> None:
         except PipelineError:
             continue
         assert np.isfinite(found).all()
+
+
+def test_what_is_read_without_a_pause_is_bounded_by_bytes_too() -> None:
+    long = b"1.5" + b"0" * 130
+    window = b"[" + b",".join([b"[" + b",".join([long] * 9) + b"]"] * 100) + b"]"
+    batch = read_body(b'{"x": [' + b",".join([window] * 7) + b"]}")
+    assert isinstance(batch, WindowBatch)
+    assert len(window) > 100_000
+    assert [batch.slice_end(start, SLICE) for start in range(7)] == [1, 2, 3, 4, 5, 6, 7]
+    usual = read_body(batch_body(imu_windows(20)))
+    assert isinstance(usual, WindowBatch)
+    assert (usual.slice_end(0, SLICE), usual.slice_end(16, SLICE)) == (SLICE, 20)
+    assert batch.windows(2, 3)[0, 0, 0] == 1.5
 
 
 def test_the_largest_body_is_answered(service: Service) -> None:
