@@ -47,7 +47,9 @@ def compose() -> App:
     def load_watched(chosen: Choice) -> ActiveModel:
         return follower.loading(load_and_remember, chosen)
 
-    switch = Switch(choice, load_watched, LoadMemory.of_process(config.state_dir))
+    memory = LoadMemory.of_process(config.state_dir)
+    choice.served_before = memory.serving
+    switch = Switch(choice, load_watched, memory)
     follower = Follower(switch, loop, metrics)
     first = switch.guarded(lambda chosen: load_chosen(config, chosen))
 
@@ -63,6 +65,7 @@ def compose() -> App:
     show(holder.model)
     recovery = Recovery(holder, load, show, follower=follower if choice.follows else None)
     recovery.start()
+    atexit.register(memory.forget)  # after the one below: an end in order is no crash
     atexit.register(recovery.stop)
     readings = DeviceReadings(
         lambda: holder.model is not None and holder.model.target != "emulator",

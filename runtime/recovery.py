@@ -97,13 +97,13 @@ class Recovery:
         if isinstance(state, ActiveModel):
             return self._follow(state)
         follower = self._follower
-        if not self._recovering and not (follower and follower.switch.anything_new()):
+        new = follower is not None and follower.switch.anything_new()
+        if not self._recovering and not new:
             return LOOK_SECONDS if follower else None
-        if follower and follower.switch.anything_new():
-            self._due = self._clock()
         now = self._clock()
-        if now < self._due:
-            return self._due - now
+        # A device that failed has its own waits: a store that changes is no reason to open it again.
+        if now < self._due and not (new and not isinstance(state, DeviceError)):
+            return min(self._due - now, LOOK_SECONDS) if follower else self._due - now
         self._attempts += 1
         found = self._load(state.code)
         self._holder.replace(found)
@@ -113,7 +113,7 @@ class Recovery:
             self._recovering, self._served_since = False, now
             return LOOK_SECONDS if follower else None
         self._due = now + self._wait(type(found))
-        return self._due - now
+        return min(self._due - now, LOOK_SECONDS) if follower else self._due - now
 
     def _follow(self, model: ActiveModel) -> float | None:
         if self._follower is None:
