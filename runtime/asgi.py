@@ -18,6 +18,7 @@ from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import Limits
 from runtime.recovery import follow
+from runtime.switching import LoadMemory
 
 WORKER_BOOT_ERROR = 3
 """gunicorn's exit code for a worker that cannot start: the arbiter stops instead of retrying."""
@@ -33,8 +34,10 @@ def compose() -> App:
     log = configure_logging(config.log_level)
     metrics = RuntimeMetrics("" if config.hef_path else config.release_channel, lambda: log.dropped)
     loop = EventLoop()
-    holder, recovery = follow(config, metrics, loop)
+    memory = LoadMemory.of_process(config.state_dir)
+    holder, recovery = follow(config, metrics, loop, memory=memory)
     recovery.start()
+    atexit.register(memory.forget)  # after the one below: an end in order is no crash
     atexit.register(recovery.stop)
     readings = DeviceReadings(
         lambda: holder.model is not None and holder.model.target != "emulator",

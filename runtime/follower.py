@@ -21,8 +21,11 @@ _LEASE_LOOK: Final = 0.02
 class SwitchWatcher(Protocol):
     """Who counts switches."""
 
-    def switched(self, seconds: float, stall: float) -> None:
-        """One is done: how long it took, and for how long of that no request was answered."""
+    def loaded(self, seconds: float, stall: float) -> None:
+        """One was loaded, or failed to: how long it took, and the longest in which nobody was answered."""
+
+    def switched(self) -> None:
+        """One is served in place of another."""
 
     def switch_failed(self, reason: str) -> None:
         """One failed."""
@@ -53,12 +56,12 @@ class Follower:
         stall = None
         try:
             with self._loop.watched() as stall:
-                model = load(chosen)
+                return load(chosen)
         except DeviceError as error:
             self._broken = error
             raise
-        self._watcher.switched(time.perf_counter() - begin, stall.seconds)
-        return model
+        finally:
+            self._watcher.loaded(time.perf_counter() - begin, stall.seconds if stall else 0.0)
 
     def follow(self, holder: ModelHolder, model: ActiveModel) -> DeviceError | None:
         """Look once, and switch where there is something to switch to.
@@ -75,6 +78,7 @@ class Follower:
             found.close()  # Its device failed meanwhile: what follows opens anew.
             return None
         holder.replace(found)
+        self._watcher.switched()
         fields = {"event": "switched", "release": found.release_id, "from": model.release_id}
         _LOGGER.info("serving %s", found.artifact, extra={"fields": fields})
         self._retire(model)

@@ -165,8 +165,9 @@ class InferEndpoint:
     ) -> Answer:
         """Run them in slices; in between everybody else has a turn, other batches after this one."""
         json, octets, kinds = JsonParts(), list[bytes](), set[str]()
-        async with self._batches.turn(len(windows)):
-            with model.lease():
+        # Leased before the wait: a switch in between must not close what the batch began with.
+        with model.lease():
+            async with self._batches.turn(len(windows)):
                 start = 0
                 while start < len(windows):
                     part = _part(windows, start)

@@ -163,9 +163,12 @@ class RuntimeMetrics:
         errors = self._served.of(release).engine_errors
         errors[code] = errors.get(code, 0) + 1
 
-    def switched(self, seconds: float, stall: float) -> None:
-        """Count one release that was taken: how long it took, and the longest wait for everybody else."""
+    def switched(self) -> None:
+        """Count one release that is served in place of another."""
         self._switches.inc()
+
+    def loaded(self, seconds: float, stall: float) -> None:
+        """Count one that was loaded or failed to: how long it took, and the longest wait for everybody."""
         self._switch_seconds.observe(seconds)
         self._switch_stall.observe(stall)
 

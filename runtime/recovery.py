@@ -102,13 +102,13 @@ class Recovery:
         if isinstance(state, ActiveModel):
             return self._follow(state)
         follower = self._follower
-        if not self._recovering and not (follower and follower.switch.anything_new()):
+        new = follower is not None and follower.switch.anything_new()
+        if not self._recovering and not new:
             return LOOK_SECONDS if follower else None
-        if follower and follower.switch.anything_new():
-            self._due = self._clock()
         now = self._clock()
-        if now < self._due:
-            return self._due - now
+        # A device that failed has its own waits: a store that changes is no reason to open it again.
+        if now < self._due and not (new and not isinstance(state, DeviceError)):
+            return min(self._due - now, LOOK_SECONDS) if follower else self._due - now
         self._attempts += 1
         found = self._load(state.code)
         self._holder.replace(found)
@@ -118,7 +118,7 @@ class Recovery:
             self._recovering, self._served_since = False, now
             return LOOK_SECONDS if follower else None
         self._due = now + self._wait(type(found))
-        return self._due - now
+        return min(self._due - now, LOOK_SECONDS) if follower else self._due - now
 
     def _follow(self, model: ActiveModel) -> float | None:
         if self._follower is None:
@@ -194,7 +194,8 @@ def follow(
         attempt: Tries one where its crash does no harm.
         clock: Seconds that only grow.
     """
-    choice = ReleaseChoice(config)
+    choice, memory = ReleaseChoice(config), memory or LoadMemory.of_process(config.state_dir)
+    choice.served_before = memory.serving
 
     def load_and_remember(chosen: Choice) -> ActiveModel:
         model = load(config, chosen)
@@ -205,7 +206,7 @@ def follow(
     def load_watched(chosen: Choice) -> ActiveModel:
         return follower.loading(load_and_remember, chosen)
 
-    switch = Switch(choice, load_watched, memory or LoadMemory.of_process(config.state_dir), attempt, clock)
+    switch = Switch(choice, load_watched, memory, attempt, clock)
     follower = Follower(switch, loop, metrics)
 
     def first(chosen: Choice) -> ActiveModel:

@@ -20,6 +20,7 @@ from runtime.contract.errors import (
     store_errors,
 )
 from runtime.contract.files import is_directory, list_directory
+from runtime.contract.release import TARGETS
 from runtime.contract.store_reader import Release, StoreReader, open_release
 from runtime.contract.trust import Trust
 from runtime.store_state import StoreState
@@ -59,6 +60,8 @@ class ReleaseChoice:
         self._config = config
         self._state: StoreState | None = None
         self._followed: tuple[StoreReader, str, str] | None = None
+        self.served_before = ""
+        """What the process before this one served, where nothing else remembers it; empty where none did."""
 
     @property
     def memory(self) -> str:
@@ -118,7 +121,9 @@ class ReleaseChoice:
     def signs(self) -> tuple[object, ...]:
         """What changes whenever ``find`` may find something else; cheap."""
         if self._followed is None:
-            return ()
+            # Nothing was found yet: whatever appears may be what is wanted.
+            store = StoreReader(self._config.release_store, None)
+            return tuple(store.signs(target, self._config.release_channel) for target in TARGETS)
         store, target, channel = self._followed
         return store.signs(target, channel)
 
@@ -132,7 +137,7 @@ class ReleaseChoice:
             return None
         trust, state = self._trust()
         store, target, channel = self._place(trust, state)
-        name = state.of(target, channel).serving
+        name = state.of(target, channel).serving or self.served_before
         with store_errors(store.root):
             if not name or not store.holds(name):
                 return None

@@ -74,8 +74,15 @@ class LoadMemory:
         self._descriptor = descriptor
         self.left, self.crashes = "", 0
         """The release at whose loading the process before this one ended, and how often in a row."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, PipelineError):
+        self.serving = ""
+        """What that process served; empty where ``STATE_DIR`` knows it."""
+        with contextlib.suppress(
+            OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, PipelineError
+        ):
             known = json.loads(self._read())
+            if known.get("serving") and folder is None:
+                check_digest(known["serving"], "serving")
+                self.serving = known["serving"]
             if known["loading"]:
                 check_digest(known["loading"], "loading")
                 self.left, self.crashes = known["loading"], int(known["crashes"])
@@ -89,12 +96,19 @@ class LoadMemory:
     @contextlib.contextmanager
     def loading(self, release: str) -> Iterator[None]:
         """Remember it while it is loaded."""
-        crashes = self.crashes if release == self.left else 0
-        self._write(json.dumps({"loading": release, "crashes": crashes + 1}).encode())
+        self._note(release, (self.crashes if release == self.left else 0) + 1)
         try:
             yield
+            self.serving = release
         finally:
-            self._write(b'{"loading": ""}')
+            self.forget()
+
+    def forget(self) -> None:
+        """Nothing is being loaded: also what is still under way where the process ends in its own order."""
+        self._note("", 0)
+
+    def _note(self, loading: str, crashes: int) -> None:
+        self._write(json.dumps({"loading": loading, "crashes": crashes, "serving": self.serving}).encode())
 
     def _read(self) -> bytes:
         if self._path is not None:
@@ -263,7 +277,9 @@ class Switch:
         known = self._failures.get((release, sequence))
         attempts = known.attempts + 1 if known else 1
         longest = LONGEST_WAIT_FOR_A_COPY if error.code in _OF_A_COPY else LONGEST_WAIT
-        wait = min(longest, FIRST_WAIT * 2.0 ** min(attempts - 1, 20))
+        # Each attempt that breaks the device takes it from who is served for seconds: few of them.
+        first = LONGEST_WAIT if isinstance(error, DeviceError) else FIRST_WAIT
+        wait = min(longest, first * 2.0 ** min(attempts - 1, 20))
         # Not the device's own error: with another release, served before, the device may do.
         told = NotTakenError(error) if isinstance(error, DeviceError) else error
         self.problem = SwitchProblem(

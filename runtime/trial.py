@@ -111,6 +111,8 @@ def main(arguments: Sequence[str]) -> int:
     """Try one release; the reason is one line of JSON."""
     with contextlib.suppress(OSError):
         os.nice(10)  # Serving comes first.
+    # Nobody waits for it any more where the serving process ended: it ends itself.
+    signal.alarm(int(TRIAL_SECONDS) + 1)
     try:
         _run(Path(arguments[0]))
     except PipelineError as error:

@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "run_status": 0,
     "completion_status": 0,
     "hangs": False,
+    "doomed": {},  # sha256 of a HEF to where it ends: "hef" or "configure" (the process), "run" (hangs)
     "silent": False,  # says that it is done and wrote nothing
     "leaks": False,  # what is wrapped elsewhere comes as HailoRTStatusException
     "temperature": [41.5, 43.25],
