@@ -38,6 +38,15 @@ MEMORY_FD: Final = "RUNTIME_MEMORY_FD"
 """Set by gunicorn.conf.py: a file in memory that its workers inherit, one after the other."""
 
 _NAME: Final = "loading.json"
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    RecursionError,
+    PipelineError,
+)
 _MOST_BYTES: Final = 4096
 _LOGGER: Final = logging.getLogger("runtime.model")
 
@@ -76,9 +85,7 @@ class LoadMemory:
         """The release at whose loading the process before this one ended, and how often in a row."""
         self.serving = ""
         """What that process served; empty where ``STATE_DIR`` knows it."""
-        with contextlib.suppress(
-            OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError, PipelineError
-        ):
+        with contextlib.suppress(*_UNREADABLE):
             known = json.loads(self._read())
             if known.get("serving") and folder is None:
                 check_digest(known["serving"], "serving")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,7 +220,7 @@ def test_a_batch_that_waits_for_its_turn_has_a_lease(pi: Following) -> None:
             seen.append(int(str(event.get("status", 0))))
 
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "method": "POST",
             "path": "/infer",
@@ -255,7 +256,7 @@ def test_after_a_crash_the_next_process_serves_the_last_good_one(
     tmp_path: Path, which: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = memories(tmp_path / "state")[which]
-    settings: dict[str, object] = {"state_dir": tmp_path / "state"} if which == 0 else {}
+    settings: dict[str, Any] = {"state_dir": tmp_path / "state"} if which == 0 else {}
     first = stable(tmp_path)
     with closing(Following(tmp_path, memory=memory(), **settings)) as pi:
         second = stable(tmp_path, motifs=13)
