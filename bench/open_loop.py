@@ -19,6 +19,8 @@ from typing import Any, Final
 from bench.load import post_request
 
 WAIT_SECONDS: Final = 10.0
+IDLE_SECONDS: Final = 60.0
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Load:
@@ -29,7 +31,7 @@ class Load:
         self._rate = rate
         self._seconds = seconds
         self._request = request
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._stopping = False
         self.answers: list[tuple[float, float, int, str, int]] = []
         self.lost: list[str] = []
@@ -59,9 +61,7 @@ class Load:
 
     async def _ask(self, due: float) -> None:
         try:
-            reader, writer = (
-                self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-            )
+            reader, writer = await self._connection()
             writer.write(self._request)
             head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_SECONDS)
             fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:-2])
@@ -74,7 +74,16 @@ class Load:
         answer = self._seen.setdefault(body.decode(), len(self._seen))
         release = fields.get(b"x-release", b"").decode()
         self.answers.append((due, latency * 1000, int(head.split(b" ", 2)[1]), release, answer))
-        self._idle.append((reader, writer))
+        self._idle.append((time.monotonic(), reader, writer))
+
+    async def _connection(self) -> Connection:
+        """A pooled one, as EdgeInfer's client pools them: what was idle for a minute is not used again."""
+        while self._idle:
+            since, reader, writer = self._idle.pop()
+            if time.monotonic() - since < IDLE_SECONDS:
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
     def result(self) -> dict[str, Any]:
         """``answers`` as (due on the monotonic clock, ms, status, release, number in ``bodies``)."""

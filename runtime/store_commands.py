@@ -356,10 +356,11 @@ def _prune(store: ReleaseStore, options: argparse.Namespace) -> int:
 
 
 def _export(store: ReleaseStore, options: argparse.Namespace) -> int:
-    release = export(store, store.named(options.release), options.file, force=options.force)
-    size = options.file.stat().st_size
-    document = {"release": release.id, "file": str(options.file), "bytes": size}
-    options.show(options, document, lambda: [f"{release.id}  {size} bytes  {options.file}"])
+    made = export(store, store.named(options.release), options.file, force=options.force)
+    name, size = made.release.id, options.file.stat().st_size
+    document = {"release": name, "file": str(options.file), "bytes": size, "left_out": list(made.left_out)}
+    told = [f"{name}  {size} bytes  {options.file}", *(f"left out: {each}" for each in made.left_out)]
+    options.show(options, document, lambda: told)
     return 0
 
 

@@ -13,8 +13,8 @@ from typing import cast
 from runtime.contract.channel_log import ChannelLog, ForkError, NotThereYetError, check_link
 from runtime.contract.channels import CHANNELS, check_entry, entry_name
 from runtime.contract.document import MAX_DOCUMENT_BYTES
-from runtime.contract.errors import DigestMismatchError, store_errors
-from runtime.contract.evidence import write_evidence
+from runtime.contract.errors import DigestMismatchError, collect_problems, store_errors
+from runtime.contract.evidence import read_evidence, write_evidence
 from runtime.contract.export_file import EVIDENCE, RELEASE, ROOT, ExportFile, ExportFileError
 from runtime.contract.files import make_directory, read_bounded, sync_directory, write_document
 from runtime.contract.gate import check_publishable
@@ -41,7 +41,15 @@ class Imported:
     roots: int
 
 
-def export(store: ReleaseStore, identifier: str, path: Path, *, force: bool = False) -> Release:
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, and a sentence for each file that was not, since it is not what its name says."""
+
+    release: Release
+    left_out: tuple[str, ...]
+
+
+def export(store: ReleaseStore, identifier: str, path: Path, *, force: bool = False) -> Exported:
     """Write a release, its evidence, the roots of trust and the histories that name it into one file.
 
     The same store gives the same bytes. The file appears whole or not at all.
@@ -64,9 +72,9 @@ def export(store: ReleaseStore, identifier: str, path: Path, *, force: bool = Fa
         )
     release = store.open_signed(identifier)
     release.verify()
-    buffer = io.BytesIO()
+    buffer, left_out = io.BytesIO(), list[str]()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in _contents(store, release):
+        for name, data in _contents(store, release, left_out):
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(data), 0o444
             try:
@@ -77,16 +85,19 @@ def export(store: ReleaseStore, identifier: str, path: Path, *, force: bool = Fa
                 ) from error
     with store_errors(path):
         write_document(path, buffer.getvalue())
-    return release
+    return Exported(release=release, left_out=tuple(left_out))
 
 
-def _contents(store: ReleaseStore, release: Release) -> Iterator[tuple[str, bytes]]:
-    with store_errors(release.directory):
-        names = [MANIFEST_NAME, SIGNATURE_NAME, *(each.name for each in release.manifest.artifacts)]
-        for name in names:
-            yield f"releases/{release.id}/{name}", (release.directory / name).read_bytes()
-        for path in store.evidence(release.id):
-            yield f"evidence/{release.id}/{path.name}", path.read_bytes()
+def _contents(store: ReleaseStore, release: Release, left_out: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Every file as it was verified, just read: a link in the store may lead to what is nobody else's."""
+    place = f"releases/{release.id}"
+    for name, data in release.documents(store.trust.roots).items():
+        yield f"{place}/{name}", data
+    for artifact in release.manifest.artifacts:
+        yield f"{place}/{artifact.name}", release.read(artifact.name)
+    for path in store.evidence(release.id):
+        with collect_problems(left_out):
+            yield f"evidence/{release.id}/{path.name}", read_evidence(path)
     trust = store.trust
     for root, document in zip(trust.roots[1:], trust.documents[1:], strict=True):
         yield f"trust/{root.version}.root.json", document

@@ -108,17 +108,49 @@ class Release:
             ManifestError: What is signed is not this release.
             StoreError: It cannot be read.
         """
+        return self._check_signature(self._signature(), root)
+
+    def _check_signature(self, data: bytes, root: Root) -> tuple[str, ...]:
+        return check_statement(data, root, self.id, self._length, str(self.directory / SIGNATURE_NAME))
+
+    def _signature(self) -> bytes:
         path = self.directory / SIGNATURE_NAME
         with store_errors(path):
             try:
-                data = read_bounded(path, MAX_ENVELOPE_BYTES)
+                return read_bounded(path, MAX_ENVELOPE_BYTES)
             except _NO_FILE as error:
                 raise UnsignedError(
                     f"has no signature: {error.strerror}",
                     where=str(path),
                     hint="publish it again with a release key; without one it is nobody's",
                 ) from error
-        return check_statement(data, root, self.id, self._length, str(path))
+
+    def documents(self, roots: Sequence[Root]) -> dict[str, bytes]:
+        """The manifest and its signature, as they were just read and verified.
+
+        Args:
+            roots: Any of them may vouch for it; the newest is asked first.
+
+        Raises:
+            DigestMismatchError: The manifest is not the one that was opened.
+            SignatureError: None of them vouches for it.
+            StoreError: It cannot be read.
+        """
+        path = self.directory / MANIFEST_NAME
+        with _artifact_errors(path):
+            manifest = read_bounded(path, MAX_DOCUMENT_BYTES)
+        if release_id(manifest) != self.id:
+            raise DigestMismatchError("is not what it was a moment ago", where=str(path))
+        signature = self._signature()
+        for number, root in enumerate(reversed(roots)):
+            try:
+                self._check_signature(signature, root)
+            except SignatureError:
+                if number == len(roots) - 1:
+                    raise
+            else:
+                break
+        return {MANIFEST_NAME: manifest, SIGNATURE_NAME: signature}
 
     def check_signature_by(self, roots: Sequence[Root]) -> None:
         """As ``check_signature``, for a release that any of these roots vouches for: the newest first."""
@@ -241,8 +273,12 @@ def check_sum(size: int, digest: str, artifact: Artifact, path: Path) -> None:
         )
 
 
-def open_release(directory: Path) -> Release:
+def open_release(directory: Path, identifier: str | None = None) -> Release:
     """Open a release directory, whose name must be the digest of its manifest.
+
+    Args:
+        directory: The directory, or a link to one.
+        identifier: What the digest must be. A store says it: anybody who may write there can place a link.
 
     Raises:
         NoManifestError: No manifest in it.
@@ -263,12 +299,12 @@ def open_release(directory: Path) -> Release:
     with store_errors(directory):
         # Resolved where its own name may not be the last word: each step of a path costs a look at the disk.
         resolved = directory.name in ("", "..") or directory.is_symlink()
-        named = directory.resolve().name if resolved else directory.name
-    identifier = release_id(data)
-    if identifier != named:
+        named = identifier or (directory.resolve().name if resolved else directory.name)
+    digest = release_id(data)
+    if digest != named:
         raise DigestMismatchError(
-            f"the manifest's sha256 is {identifier[:16]}..., the directory is named {named[:16]}...",
+            f"the manifest's sha256 is {digest[:16]}..., the directory is named {named[:16]}...",
             where=str(path),
             hint="copy the release again, and keep its directory's name",
         )
-    return Release(identifier, directory, parse_manifest(data, str(path)), len(data))
+    return Release(digest, directory, parse_manifest(data, str(path)), len(data))

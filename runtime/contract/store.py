@@ -70,7 +70,7 @@ MOST_EVIDENCE: Final = 50
 def _is_whole(directory: Path) -> bool:
     """Whether every byte is in place; StoreError where that cannot be told."""
     try:
-        open_release(directory).verify()
+        open_release(directory, directory.name).verify()
     except (DigestMismatchError, ManifestError):
         return False
     return True
@@ -156,7 +156,7 @@ class ReleaseStore(StoreReader):
                 self._settle(directory)
             else:
                 write_directory(directory, files)
-        release = open_release(directory)
+        release = open_release(directory, directory.name)
         release.verify()
         try:
             release.check_signature(root)

@@ -143,7 +143,7 @@ class StoreReader:
             raise ReleaseNotFoundError(
                 f"no release {identifier[:16]}...", where=str(self.root), hint="releasectl list shows all"
             )
-        return open_release(directory)
+        return open_release(directory, identifier)
 
     def named(self, prefix: str) -> str:
         """The only id in the store that begins so; ReleaseNotFoundError where there is none, or several."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runtime.contract.store import Release
+from runtime.release_choice import Choice
 from runtime.switching import LONGEST_WAIT, LOOK_SECONDS, LoadMemory
 from runtime.trial import CrashedOnLoadError
 from tests.keys import MANAGER, a_store
@@ -57,7 +58,12 @@ def test_nothing_is_read_while_nothing_changes(pi: Following, monkeypatch: pytes
     pi.run(2)
     finds: list[float] = []
     find = pi.choice.find
-    monkeypatch.setattr(pi.choice, "find", lambda: (finds.append(pi.now), find())[1])
+
+    def counted() -> Choice:
+        finds.append(pi.now)
+        return find()
+
+    monkeypatch.setattr(pi.choice, "find", counted)
     pi.run(120)
     assert len(finds) == 2  # once a minute, whatever the signs say
 
