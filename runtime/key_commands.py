@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import getpass
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ class NotConfirmedError(PipelineError):
     """A move that nobody said yes to."""
 
     code = "not_confirmed"
+
+
+_OF_THE_STORE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def passphrase(path: Path) -> bytes:
@@ -210,7 +214,7 @@ def sign_again(store: ReleaseStore, holder: str, key: PrivateKey, actor: str) ->
     problems: list[str] = []
     decision = Decision(actor=actor, reason=f"the key of {holder} was rotated")
     for identifier in store.identifiers() if holder == "build" else ():
-        with _noted(problems):
+        with _noted(problems, of_one=True):
             store.sign_release_again(identifier, key)
             done.append(identifier)
     channel = CHANNEL_OF.get(holder, "")
@@ -223,11 +227,14 @@ def sign_again(store: ReleaseStore, holder: str, key: PrivateKey, actor: str) ->
 
 
 @contextlib.contextmanager
-def _noted(problems: list[str]) -> Iterator[None]:
+def _noted(problems: list[str], *, of_one: bool = False) -> Iterator[None]:
+    """Go on after what is wrong with one release; not where the store itself cannot be written."""
     try:
         yield
-    except StoreError:
-        raise
+    except StoreError as error:
+        if not of_one or getattr(error.__cause__, "errno", None) in _OF_THE_STORE:
+            raise
+        problems.append(str(error))
     except PipelineError as error:
         problems.append(str(error))
 

@@ -148,7 +148,7 @@ class ChannelLog:
             except StoreError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     continue
-                if not is_no_file(error.__cause__):
+                if not is_no_file(error.__cause__, self.folder / name):
                     raise
                 refused.append(error)
             except PipelineError as error:
@@ -328,7 +328,7 @@ class ChannelLog:
             read_entry(path, [self._trust.root])
         except StoreError as error:
             nothing = isinstance(error.__cause__, FileNotFoundError)
-            if not nothing and not is_no_file(error.__cause__):
+            if not nothing and not is_no_file(error.__cause__, path):
                 raise
             if not nothing or path.is_symlink():
                 self._move_aside(path)

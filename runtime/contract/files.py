@@ -25,11 +25,14 @@ class NotRegularError(OSError):
     """Something that has no bytes of its own: a pipe, a device."""
 
 
-def is_no_file(error: BaseException | None) -> bool:
+def is_no_file(error: BaseException | None, path: Path) -> bool:
     """Whether a name cannot be opened for what it is, not for rights or a failing disk.
 
-    A folder, a pipe, a socket, a link that leads nowhere or in a circle: no other reader would get further.
+    A folder, a pipe, a socket: no other reader would get further. And a link, whatever is amiss where it
+    leads: to a name that is too long, to what nobody may read, to a file of the kernel's.
     """
+    if isinstance(error, OSError) and path.is_symlink():
+        return True
     known = FileNotFoundError | NotADirectoryError | IsADirectoryError | NotRegularError
     return isinstance(error, known) or (
         isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENXIO)
@@ -184,6 +187,12 @@ def write_directory(directory: Path, files: Mapping[str, Contents], mode: int = 
         sync_directory(directory.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def clear_way(path: Path) -> None:
+    """Move aside what is no file where a document is to be written: a folder cannot be renamed over."""
+    if path.is_dir() and not path.is_symlink():
+        move_aside(path)
 
 
 def move_aside(directory: Path) -> Path:

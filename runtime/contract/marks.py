@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from runtime.contract.audit import pruned_release
-from runtime.contract.channels import CHANNELS, SignedEntry
+from runtime.contract.channels import CHANNELS, MOST_WORDS, ChannelEntry, SignedEntry
 from runtime.contract.errors import (
     ManifestError,
     PipelineError,
@@ -37,15 +37,15 @@ class Marks:
         return [signed for name in targets for signed in self.by_release.get((identifier, name), ())]
 
 
-def all_marks(store: StoreReader) -> Marks:
-    """The marks in all histories of a store, each verified, as far as they hold.
+def all_marks(store: StoreReader, targets: Collection[str] = TARGETS) -> Marks:
+    """The marks in all histories of these targets, each verified, as far as they hold.
 
     Raises:
         TrustRootError: There is no root of trust.
     """
     found: dict[tuple[str, str], list[SignedEntry]] = {}
     broken: list[str] = []
-    for target, channel in _channels():
+    for target, channel in _channels(targets):
         chain: list[SignedEntry] = []
         with collect_problems(broken):
             try:
@@ -59,8 +59,36 @@ def all_marks(store: StoreReader) -> Marks:
     return Marks(found, tuple(broken))
 
 
-def _channels() -> Iterator[tuple[str, str]]:
-    for target in sorted(TARGETS):
+def said_against(store: StoreReader, release: Release) -> tuple[str, ...]:
+    """Its newest mark, and each history of its target that does not hold, so that more may be missing.
+
+    All of it yields to force: who damaged one channel's history must not keep the other where it is.
+    """
+    marks = all_marks(store, [release.manifest.target])
+    missing = (f"marks may be missing: {problem}"[:MOST_WORDS] for problem in marks.broken)
+    return (*_newest(marks, release), *missing)
+
+
+def mark_texts(store: StoreReader, release: Release) -> tuple[str, ...]:
+    """Who marked it bad last, and why; nothing where nobody did."""
+    return _newest(all_marks(store, [release.manifest.target]), release)
+
+
+def _newest(marks: Marks, release: Release) -> tuple[str, ...]:
+    entries = (signed.entry for signed in marks.of(release.id, release.manifest.target))
+    newest = max(entries, key=lambda entry: entry.at, default=None)
+    return (_mark_text(newest),) if newest else ()
+
+
+def _mark_text(mark: ChannelEntry) -> str:
+    """Who marked a release bad, and why; short enough for another entry to repeat."""
+    most = MOST_WORDS // 4
+    actor, reason = (each if len(each) <= most else f"{each[:most]}..." for each in (mark.actor, mark.reason))
+    return f"marked bad by {actor} on {mark.at}: {reason}"
+
+
+def _channels(targets: Collection[str] = TARGETS) -> Iterator[tuple[str, str]]:
+    for target in sorted(targets):
         for channel in CHANNELS:
             yield target, channel
 

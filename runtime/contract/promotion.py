@@ -18,7 +18,7 @@ from runtime.contract.errors import (
     TargetMismatchError,
 )
 from runtime.contract.hef_errors import HefError
-from runtime.contract.marks import markable
+from runtime.contract.marks import mark_texts, markable, said_against
 from runtime.contract.release import Manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, refuse_double
@@ -148,12 +148,13 @@ def promote(
         DigestMismatchError, ManifestError, SignatureError: It is not what was released.
         ChannelMovedError: Somebody else moved stable meanwhile; says who.
     """
-    plan = plan_promotion(store, target, identifier, seen=seen)
-    plan.check(decision)
-    head, now = plan.head, store.present(target, "stable")
-    if head and now and head.entry.release == identifier and head.signed.digest == now.signed.digest:
-        return store.settled(head)
-    return _carry_out(store, plan, decision, key)
+    with store.writing():  # What is judged must still be there when it is named: a prune waits.
+        plan = plan_promotion(store, target, identifier, seen=seen)
+        plan.check(decision)
+        head, now = plan.head, store.present(target, "stable")
+        if head and now and head.entry.release == identifier and head.signed.digest == now.signed.digest:
+            return store.settled(head)
+        return _carry_out(store, plan, decision, key)
 
 
 def plan_promotion(store: ReleaseStore, target: str, identifier: str, *, seen: Seen = UNSEEN) -> Plan:
@@ -201,23 +202,11 @@ def _check_toolchain(manifest: Manifest) -> None:
 
 def _advice(store: ReleaseStore, release: Release) -> tuple[str, ...]:
     """What speaks against a promotion and yields to force: a sentence each, recorded in the entry."""
-    found = _marks(store, release)
-    target = release.manifest.target
-    if all(entry.release != release.id for entry in store.whole_history(target, "canary")):
+    found = said_against(store, release)
+    # As far as its history holds: where it does not, that is said already.
+    if all(entry.release != release.id for entry in store.history(release.manifest.target, "canary")):
         found += ("it was never a canary",)
     return found
-
-
-def _marks(store: ReleaseStore, release: Release) -> tuple[str, ...]:
-    mark = store.is_marked_bad(release)
-    return (_mark_text(mark),) if mark else ()
-
-
-def _mark_text(mark: ChannelEntry) -> str:
-    """Who marked a release bad, and why; short enough for another entry to repeat."""
-    most = MOST_WORDS // 4
-    actor, reason = (each if len(each) <= most else f"{each[:most]}..." for each in (mark.actor, mark.reason))
-    return f"marked bad by {actor} on {mark.at}: {reason}"
 
 
 def roll_back(
@@ -242,9 +231,10 @@ def roll_back(
         ReleaseNotFoundError: The channel names nothing, or the release was pruned.
         ChannelMovedError: Somebody else moved it meanwhile; says who.
     """
-    plan = plan_roll_back(store, target, channel, to=to, seen=seen)
-    plan.check(decision)
-    return _carry_out(store, plan, decision, key)
+    with store.writing():
+        plan = plan_roll_back(store, target, channel, to=to, seen=seen)
+        plan.check(decision)
+        return _carry_out(store, plan, decision, key)
 
 
 def plan_roll_back(
@@ -283,7 +273,7 @@ def plan_roll_back(
         channel=channel,
         release=release,
         head=head,
-        advice=_marks(store, release) if release else (),
+        advice=said_against(store, release) if release else (),
         skipped=skipped,
     )
 
@@ -305,7 +295,7 @@ def _newest_good(
         except _UNUSABLE as error:
             skipped.append(f"{name[:12]}: {error}")
             continue
-        if marks := _marks(store, release):
+        if marks := mark_texts(store, release):
             skipped.append(f"{name[:12]}: {marks[0]}")
         else:
             return release, _shortened(skipped)

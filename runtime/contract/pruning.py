@@ -106,11 +106,16 @@ def _raise(error: OSError) -> None:
 def _remove_leftovers(paths: Iterable[Path]) -> None:
     for path in paths:
         sync_directory(path.parent)  # a release that was renamed must not come back without its files
-        if is_directory(path):
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        _discard(path)
         sync_directory(path.parent)
+
+
+def _discard(path: Path) -> None:
+    """Remove what has this name; of a link the link alone, wherever it leads."""
+    if path.is_symlink() or not is_directory(path):
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def _needed(store: ReleaseStore, keep: int) -> dict[str, str]:
@@ -150,7 +155,7 @@ def _remove(store: ReleaseStore, identifier: str) -> None:
         # First out of sight, at once; a reader never sees a release that is half there.
         hidden = (folder / identifier).rename(folder / f".pruned-{identifier}")
         sync_directory(folder)
-        shutil.rmtree(hidden)
+        _discard(hidden)
         sync_directory(folder)
 
 

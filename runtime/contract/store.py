@@ -14,6 +14,7 @@ Everything appears by rename or link of synced files: a reader sees the old stat
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -29,10 +30,13 @@ from runtime.contract.errors import (
     ManifestError,
     PipelineError,
     PublicationRefusedError,
+    StoreError,
     store_errors,
 )
 from runtime.contract.evidence import evidence_record, read_evidence, write_evidence
 from runtime.contract.files import (
+    clear_way,
+    is_no_file,
     move_aside,
     read_bounded,
     sync_directory,
@@ -72,6 +76,10 @@ def _is_whole(directory: Path) -> bool:
     try:
         open_release(directory, directory.name).verify()
     except (DigestMismatchError, ManifestError):
+        return False
+    except StoreError as error:
+        if not is_no_file(error.__cause__, directory):
+            raise
         return False
     return True
 
@@ -150,7 +158,7 @@ class ReleaseStore(StoreReader):
         """Write a release's files, signature included, as they were verified."""
         directory = self._directory(release_id(files[MANIFEST_NAME]))
         with store_errors(self.root):
-            if directory.exists() and not _is_whole(directory):
+            if os.path.lexists(directory) and not _is_whole(directory):
                 move_aside(directory)
             if directory.exists():
                 self._settle(directory)
@@ -162,6 +170,7 @@ class ReleaseStore(StoreReader):
             release.check_signature(root)
         except (SignatureError, ManifestError):
             with store_errors(directory):
+                clear_way(directory / SIGNATURE_NAME)
                 write_document(directory / SIGNATURE_NAME, files[SIGNATURE_NAME])
             release.check_signature(root)
         return release
@@ -358,6 +367,7 @@ class ReleaseStore(StoreReader):
             trust.add(document, "root")
             path = self.root / "trust" / root_name(trust.root.version)
             with store_errors(path):
+                clear_way(path)
                 write_document(path, document)
             return trust.root
 

@@ -325,7 +325,7 @@ class Trust:
                     followed.refused.append(str(error))
                     break
                 except OSError as error:
-                    if not is_no_file(error):
+                    if not is_no_file(error, folder / name):
                         raise
                     followed.refused.append(f"{folder / name}: {error.strerror}")
                     break

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from runtime.contract.errors import StoreBusyError, store_errors
+from runtime.contract.errors import StoreBusyError, StoreError, store_errors
 from runtime.contract.files import make_directory
 
 LOCK_NAME: Final = ".lock"
@@ -33,6 +33,7 @@ def writing(root: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         # Not what a link names: it is written to.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
+        _refuse_another_file(descriptor, path)
         with store_errors(path):
             _open_to_those_of(root, descriptor)
         _take(descriptor, path, patience)
@@ -42,6 +43,14 @@ def writing(root: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _refuse_another_file(descriptor: int, path: Path) -> None:
+    """It is written to: a second name may be that of a key."""
+    if os.fstat(descriptor).st_nlink > 1:
+        raise StoreError(
+            "is another file, too", where=str(path), hint="remove it: no writer needs it to be kept"
+        )
 
 
 def _open_to_those_of(root: Path, descriptor: int) -> None:
