@@ -25,6 +25,7 @@ from runtime.contract.promotion import (
 )
 from runtime.contract.requests import REQUEST_SCHEMA, MoveRequest, write_request
 from runtime.contract.store import ReleaseStore
+from runtime.contract.store_reader import SHORTEST_SIGNED
 
 STABLE: Final = "stable_release"
 AUTOMATION_TAGS: Final = (
@@ -105,7 +106,7 @@ def _move(context: dg.OpExecutionContext, config: MoveConfig, places: Places, ac
             )
         decision = Decision(actor=config.approved_by, reason=config.reason, force=config.force)
         store = places.store()
-        identifier = store.named(config.release)
+        identifier = store.named(config.release, SHORTEST_SIGNED)
         target = store.open(identifier).manifest.target
         if action == "promote":
             plan = plan_promotion(store, target, identifier)

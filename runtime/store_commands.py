@@ -30,6 +30,7 @@ from runtime.contract.release import TARGETS
 from runtime.contract.release_directory import Release
 from runtime.contract.requests import MoveRequest, drop_request, pending_requests, request_named
 from runtime.contract.store import ReleaseStore
+from runtime.contract.store_reader import SHORTEST_SIGNED
 from runtime.key_commands import NotConfirmedError, key_command, passphrase, user_name
 from runtime.release_text import entry_line
 
@@ -107,7 +108,7 @@ def _promote(store: ReleaseStore, options: argparse.Namespace) -> int:
         return _sign_request(store, options)
     if not options.release:
         raise ReleaseNotFoundError("names no release", where="promote", hint="an ID, or --request NAME")
-    identifier = store.named(options.release)
+    identifier = store.named(options.release, SHORTEST_SIGNED)
     target = store.open(identifier).manifest.target
     plan = plan_promotion(store, target, identifier)
     return _moved(options, _carry_out(store, options, plan, _decision(options)))
@@ -140,7 +141,7 @@ def _check_seen(request: MoveRequest, head: Head | None) -> None:
 
 
 def _roll_back(store: ReleaseStore, options: argparse.Namespace) -> int:
-    to = store.named(options.to) if options.to else None
+    to = store.named(options.to, SHORTEST_SIGNED) if options.to else None
     plan = plan_roll_back(store, options.target, options.channel, to=to)
     return _moved(options, _carry_out(store, options, plan, _decision(options)))
 
@@ -207,7 +208,8 @@ def _now_line(head: Head | None) -> str:
     if head is None:
         return "  now     the channel never named anything"
     entry = head.entry
-    return f"  now     {entry.release or 'nothing'}, entry {entry.sequence}, {entry.actor}: {entry.reason}"
+    now = f"  now     {entry.release or 'nothing'}, entry {entry.sequence}, {entry.actor}: {entry.reason}"
+    return "\n".join([now, *(f"  REFUSED {sentence}" for sentence in head.refused[:5])])
 
 
 def _decision_lines(store: ReleaseStore, decision: Decision) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -31,6 +32,9 @@ class SigningKey(Protocol):
 
     def sign(self, data: bytes) -> bytes:
         """64 bytes: an Ed25519 signature."""
+
+
+_KEYID: Final = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,8 @@ def open_envelope(data: bytes, payload_type: str, where: str) -> Envelope:
         raise ManifestError(f"more than {MAX_SIGNATURES} signatures are not read", where=where)
     signatures: dict[str, Signature] = {}
     for each in record.signatures:
+        if not _KEYID.fullmatch(each.keyid):
+            raise ManifestError(f"{each.keyid[:80]!r} is no key's id", where=f"{where}.signatures")
         if each.keyid in signatures:
             raise ManifestError(f"key {each.keyid[:16]} signed twice", where=f"{where}.signatures")
         signatures[each.keyid] = Signature(each.keyid, _decode(each.sig, f"{where}.signatures").hex())

@@ -37,8 +37,14 @@ class PipelineError(Exception):
 
 
 def _encodable(text: str) -> str:
-    """A path that is not UTF-8 holds lone surrogates, which neither JSON nor a log can carry."""
-    return text.encode(errors="backslashreplace").decode()
+    """Without lone surrogates, which neither JSON nor a log carries, and without what a terminal obeys.
+
+    What an error names (a file, a key's id) may be of somebody's making.
+    """
+    if text.isprintable():
+        return text
+    text = text.encode(errors="backslashreplace").decode()
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(PipelineError):

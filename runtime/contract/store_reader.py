@@ -34,6 +34,9 @@ from runtime.contract.release_directory import open_release as open_release
 from runtime.contract.trust import SignatureError, Trust, TrustRootError, UnsignedError
 
 SHORTEST_PREFIX: Final = 6
+SHORTEST_SIGNED: Final = 16
+"""Whoever holds the build key can make releases until one has six digits of another's id, but not 16."""
+
 _NEWEST: Final = 4
 
 
@@ -145,12 +148,17 @@ class StoreReader:
             )
         return open_release(directory, identifier)
 
-    def named(self, prefix: str) -> str:
-        """The only id in the store that begins so; ReleaseNotFoundError where there is none, or several."""
+    def named(self, prefix: str, shortest: int = SHORTEST_PREFIX) -> str:
+        """The only id in the store that begins so; ReleaseNotFoundError where there is none, or several.
+
+        Args:
+            prefix: The first digits.
+            shortest: How many at least; ``SHORTEST_SIGNED`` where something is then signed.
+        """
         wanted = prefix.lower()
-        if len(wanted) < SHORTEST_PREFIX:
+        if len(wanted) < shortest:
             raise ReleaseNotFoundError(
-                "is too short to name a release", where=prefix, hint=f"at least {SHORTEST_PREFIX} digits"
+                "is too short to name a release", where=prefix, hint=f"at least {shortest} digits"
             )
         found = [identifier for identifier in self.identifiers() if identifier.startswith(wanted)]
         if len(found) == 1:
