@@ -253,7 +253,7 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def measure(store: Path, fp32_store: Path | None, rounds: int, seconds: float) -> list[str]:
+def measure(store: Path, onnx: Path | None, rounds: int, seconds: float) -> list[str]:
     """Everything; returns the table."""
     table = Table()
     with tempfile.TemporaryDirectory() as name:
@@ -266,19 +266,20 @@ def measure(store: Path, fp32_store: Path | None, rounds: int, seconds: float) -
         ours = runtime(OURS, "runtime.asgi:app", RELEASE_STORE=str(store.resolve()), **channel)
         measure_instant(table, bodies, folder, rounds, seconds)
         measure_model(table, "int8", ours, int8, bodies, folder, rounds, seconds)
-        if fp32_store is not None:
-            _measure_fp32(table, fp32_store, bodies, folder, rounds, seconds)
+        if onnx is not None:
+            _measure_fp32(table, store, onnx, bodies, folder, rounds, seconds)
         peers = [make(peer, int8) for peer, make in PEERS.items()]
         measure_cold_starts(table, [ours, *peers], folder, rounds)
     return lines(table)
 
 
 def _measure_fp32(
-    table: Table, store: Path, bodies: Bodies, folder: Path, rounds: int, seconds: float
+    table: Table, store: Path, onnx: Path, bodies: Bodies, folder: Path, rounds: int, seconds: float
 ) -> None:
-    from bench.full_precision import serving_stack  # type: ignore[import-not-found]
+    from bench.full_precision import make_release
 
-    stack, release = serving_stack(OURS, store)
+    release = make_release(folder / "fp32-store", _canary(store, Path(DEFAULT_TRUST_ROOT).resolve()), onnx)
+    stack = runtime(OURS, "bench.full_precision_asgi:app", BENCH_RELEASE=str(release.directory))
     model = model_folder(release, release.read(release.manifest.artifact), folder / "fp32")
     measure_model(table, "fp32", stack, model, bodies, folder, rounds, seconds)
 
@@ -303,14 +304,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("--store", type=Path, default=ROOT / "artifacts" / "releases")
-    parser.add_argument("--fp32-store", type=Path, help="made by bench.full_precision")
+    built = sorted((ROOT / "artifacts" / "build" / "onnx_model").glob("*/encoder.onnx"))
+    parser.add_argument("--onnx", type=Path, default=built[-1] if built else None, help="the onnx_model")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5)
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in a document")
     options = parser.parse_args(argv)
     if not PEERS_PYTHON.exists():
         raise SystemExit("the peers are not installed: `make bench-peers`")
-    told = measure(options.store, options.fp32_store, options.rounds, options.seconds)
+    told = measure(options.store, options.onnx, options.rounds, options.seconds)
     told = [f"{machine()}; {options.rounds} rounds of {options.seconds:g} s, medians", "", *told]
     print("\n".join(told))
     if options.write:

@@ -8,7 +8,7 @@ from runtime.contract.errors import PublicationRefusedError
 from runtime.contract.hailo_compatibility import check_architecture, device_of
 from runtime.contract.hef_errors import HefInterfaceError
 from runtime.contract.hef_file import HefFile, HefStream, read_hef
-from runtime.contract.release import Manifest
+from runtime.contract.release import FULL_PRECISION_KIND, Manifest
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE
 
 
@@ -22,6 +22,12 @@ def check_publishable(manifest: Manifest) -> None:
         PublicationRefusedError: Parity is missing, failed, about other bytes, or was judged by
             nothing.
     """
+    if manifest.primary.kind == FULL_PRECISION_KIND:
+        raise PublicationRefusedError(
+            "holds the onnx_model, marked full_precision: it is made to be measured, not to be released",
+            where=manifest.artifact,
+            hint="release the quantized artifact",
+        )
     parity = manifest.parity
     if parity.artifact_sha256 != manifest.primary.sha256:
         raise PublicationRefusedError(

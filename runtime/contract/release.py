@@ -39,6 +39,8 @@ TARGETS: Final = ("emulator", "hailo8", "hailo8l")
 NUMBER_PROVENANCES: Final = ("measured", "emulated", "estimated")
 EMULATED_KIND: Final = "emulated-int8"
 """Kind of the emulator's artifacts, and of nothing else."""
+FULL_PRECISION_KIND: Final = "full_precision"
+"""The ``onnx_model`` itself, for measuring what quantization gains; no gate lets it out."""
 ORIGINS: Final = ("captured", "synthetic")
 UNKNOWN_ORIGIN: Final = "unknown"
 """Of schema 1, which did not say."""
@@ -300,7 +302,7 @@ class Manifest:
                 f"hardware is {self.toolchain.hardware}, the target is {self.target}",
                 where="toolchain.hardware",
             )
-        if (self.primary.kind == EMULATED_KIND) != emulator:
+        if (self.primary.kind in (EMULATED_KIND, FULL_PRECISION_KIND)) != emulator:
             raise ManifestError(
                 f"kind is {self.primary.kind}, the target is {self.target}",
                 where=f"artifacts[{self.artifact}]",

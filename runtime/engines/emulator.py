@@ -26,7 +26,7 @@ _HINT: Final = "the artifact does not run with this onnxruntime: rebuild the rel
 
 
 class EmulatorEngine(Engine):
-    """Runs the verified bytes of an ``emulated-int8`` artifact: a manifest for the emulator has no other.
+    """Runs the verified bytes of an ``emulated-int8`` artifact; of the ``onnx_model`` itself for a benchmark.
 
     Raises:
         EngineError: Bytes that onnxruntime refuses, or a graph whose input or output is not the
