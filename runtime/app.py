@@ -107,6 +107,14 @@ class App:
 
         try:
             await self._inner(scope, receive, send_with_headers)
+        except Exception:
+            # Before Falcon's own handlers: what it could not even begin with.
+            _LOGGER.exception("unexpected", extra={"fields": {"request_id": scope["runtime.request_id"]}})
+            if not status:
+                answer = internal()
+                head = {"type": "http.response.start", "status": answer.status}
+                await send_with_headers(head | {"headers": fixed_headers(answer)})
+                await send({"type": "http.response.body", "body": answer.body})
         finally:
             self.queue.left(scope)
 

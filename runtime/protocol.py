@@ -28,6 +28,7 @@ DISCARD_BYTES: Final = 8 * 1024 * 1024
 """What is read of a body after its answer: who still sends does not read, and would lose it in a reset."""
 
 _LINGER_SECONDS: Final = 5.0
+_VERSIONS: Final = ("1.1", "1.0")
 _IDLE, _HEAD, _BODY, _LINGERING = range(4)
 
 
@@ -121,6 +122,8 @@ class RuntimeProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The application may begin."""
+        if self.parser.get_http_version() not in _VERSIONS:
+            raise ValueError("neither HTTP/1.1 nor HTTP/1.0")  # the parser's error, which is refused above
         if len(self.connections) > self._limits.connections:
             self.scope[CROWDED] = True  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
