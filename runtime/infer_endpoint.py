@@ -142,8 +142,7 @@ class InferEndpoint:
         if model is not None:
             headers += self._headers_of(model)
         self._record.done(fields.request_id, "POST", scope["path"], answer.status, seconds, release)
-        if (whole := scope.get(ANSWER)) is not None:
-            whole(answer, headers)
+        if (whole := scope.get(ANSWER)) is not None and whole(answer, headers):
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})

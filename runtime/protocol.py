@@ -145,16 +145,23 @@ class RuntimeProtocol(HttpToolsProtocol):
             self._queue.arrived(self.scope, now)
         super().on_message_complete()
 
-    def _answer(self, cycle: Any, answer: Answer, headers: Headers) -> None:
-        """What uvicorn's ``send`` does, in one piece: two writes are two packets, and a third of the time."""
+    def _answer(self, cycle: Any, answer: Answer, headers: Headers) -> bool:
+        """What uvicorn's ``send`` does, in one piece: two writes are two packets, and a third of the time.
+
+        Returns:
+            False, and nothing was sent, where the client does not read: ``send`` waits for it.
+        """
+        if self.flow.write_paused:
+            return False
         if cycle.disconnected:
-            return
+            return True
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         self.transport.write(raw_answer(answer, headers, ends=not cycle.keep_alive))
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
+        return True
 
     def look(self, now: float) -> None:
         """End what takes too long; asked of each connection about once a second.
@@ -216,10 +223,13 @@ class RuntimeProtocol(HttpToolsProtocol):
         answer = error_answer(status, error, what)
         self._since, self._state, self._discarded = perf_counter(), _LINGERING, 0
         self.transport.write(self._told(answer, cycle.scope if reading_body else None))
-        if linger and self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        try:
+            if linger and self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
+        except OSError:  # The client has reset it meanwhile; the loop has not heard of it yet.
+            self.transport.abort()
 
     def _told(self, answer: Answer, scope: Any) -> bytes:
         headers = self.app.refused(answer, scope)

@@ -16,7 +16,7 @@ COMPLETE_AT: Final = "runtime.complete_at"
 """Key in a scope: when the whole request was there, on ``perf_counter``'s clock."""
 
 ANSWER: Final = "runtime.answer"
-"""Key in a scope: takes an ``Answer`` and its headers, and sends them as one piece."""
+"""Key in a scope: takes an ``Answer`` and its headers, sends them as one piece, says whether it did."""
 
 QUEUED: Final = "runtime.queued"
 """Key in a scope: it is counted as waiting."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from time import perf_counter
@@ -18,6 +19,7 @@ from runtime.protocol import RuntimeProtocol
 DRAIN_SECONDS: Final = 8
 """How long requests that have begun may take to end after ``SIGTERM``; gunicorn kills after 10 s."""
 
+_LOGGER: Final = logging.getLogger("runtime.app")
 _LOOK_TICKS: Final = 5  # of 0.1 s
 
 
@@ -63,5 +65,10 @@ class RuntimeServer(Server):
         if counter % _LOOK_TICKS == 0:
             now = perf_counter()
             for connection in list(self.server_state.connections):
-                connection.look(now)  # type: ignore[union-attr]
+                try:
+                    connection.look(now)  # type: ignore[union-attr]
+                except Exception:
+                    # What is amiss with one connection must not end the loop that all others are served by.
+                    _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
+                    connection.transport.abort()
         return await super().on_tick(counter)

@@ -37,9 +37,10 @@ def a_holder(tmp_path_factory: pytest.TempPathFactory) -> ModelHolder:
 class Serving:
     """The server in this loop."""
 
-    def __init__(self, app: App, port: int) -> None:
+    def __init__(self, app: App, port: int, connections: set[Any]) -> None:
         self.app = app
         self.port = port
+        self.connections = connections
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -69,7 +70,7 @@ async def serving(holder: ModelHolder, **limits: Any) -> AsyncIterator[Serving]:
         while not server.started:
             await asyncio.sleep(0.01)
         try:
-            yield Serving(app, listener.getsockname()[1])
+            yield Serving(app, listener.getsockname()[1], server.server_state.connections)
         finally:
             server.should_exit = True
             await asyncio.wait_for(running, 20)
@@ -255,3 +256,46 @@ def test_the_end_finishes_what_has_begun(holder: ModelHolder, tmp_path: Path, se
         assert ending is not None
 
     asyncio.run(story())
+
+
+def test_a_failure_at_one_connection_is_not_the_servers(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was reset cannot be shut down; it was the end of the worker once."""
+    looked: list[int] = []
+    look = RuntimeProtocol.look
+
+    def fails_first(self: RuntimeProtocol, now: float) -> None:
+        looked.append(1)
+        if len(looked) == 1:
+            raise OSError(107, "Transport endpoint is not connected")
+        look(self, now)
+
+    monkeypatch.setattr(RuntimeProtocol, "look", fails_first)
+
+    async def story(server: Serving) -> None:
+        with logged("ERROR") as lines:
+            assert await server.exchange(HEAD) == b""
+        assert "not connected" in lines[0]["traceback"]
+        assert parted(await server.exchange(WHOLE, end=True))[0] == 200
+
+    run(holder, story)
+
+
+def test_who_does_not_read_is_waited_for_and_not_kept_in_memory(holder: ModelHolder) -> None:
+    """Hundreds of answers are due to it; the server holds a few, and reads no further requests meanwhile."""
+
+    async def story(server: Serving) -> None:
+        connections: set[Any] = server.connections
+        with socket.create_connection(("127.0.0.1", server.port)) as peer:
+            peer.setblocking(False)
+            sent, request = 0, memoryview((HEAD + b"Content-Length: 2\r\n\r\n{}") * 100_000)
+            for _ in range(200):
+                with contextlib.suppress(BlockingIOError):
+                    sent += peer.send(request[sent:])
+                await asyncio.sleep(0.01)
+            (connection,) = connections
+            assert sent < len(request)
+            assert connection.transport.get_write_buffer_size() < 300_000
+
+    run(holder, story)
