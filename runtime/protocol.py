@@ -7,12 +7,14 @@ and answers what it cannot parse in plain text. What is refused here is answered
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.answers import Answer, Headers, error_answer, raw_answer
@@ -28,6 +30,7 @@ DISCARD_BYTES: Final = 8 * 1024 * 1024
 """What is read of a body after its answer: who still sends does not read, and would lose it in a reset."""
 
 _LINGER_SECONDS: Final = 5.0
+_MOST_IN_LINE: Final = 32
 _VERSIONS: Final = ("1.1", "1.0")
 _IDLE, _HEAD, _BODY, _LINGERING = range(4)
 
@@ -50,6 +53,22 @@ class Limits:
     head_bytes: int = 32 * 1024
     connections: int = 512
     waiting: int = 96
+
+
+class _Flow(FlowControl):
+    """Reads no further while many requests of the connection are in line: each takes memory, and has no turn.
+
+    uvicorn's own reads on whenever one of them is taken up.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Where there is room in the line."""
+        if len(self._pipeline) < _MOST_IN_LINE:
+            super().resume_reading()
 
 
 class RuntimeProtocol(HttpToolsProtocol):
@@ -76,6 +95,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         # The size of a read is an attribute of asyncio's socket transports, not a setting.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A client is gone: what it still had in the queue is not answered."""

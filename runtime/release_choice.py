@@ -111,7 +111,7 @@ class ReleaseChoice:
         """The release that was served last; empty where none was."""
         if self._followed is None or self._state is None:
             return ""
-        return self._state.of(*self._followed[1:]).serving
+        return self._state.of(*self._followed[1:]).serving or self.served_before
 
     @property
     def follows(self) -> bool:

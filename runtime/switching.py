@@ -187,9 +187,15 @@ class Switch:
     def _refused(self, chosen: Choice) -> SwitchProblem | None:
         for sequence in (chosen.sequence, _ANY_ENTRY):
             problem = self._failures.get((chosen.release.id, sequence))
+            if sequence == _ANY_ENTRY and self._served_before(chosen):
+                continue
             if problem and self._clock() < problem.due:
                 return problem
         return None
+
+    def _served_before(self, chosen: Choice) -> bool:
+        """Whether it was, so that one end at its loading was rather the power's."""
+        return self._memory.crashes < 2 and self._choice.served == chosen.release.id
 
     def anything_new(self) -> bool:
         """Whether the store may name something else than at the last look."""

@@ -297,5 +297,6 @@ def test_who_does_not_read_is_waited_for_and_not_kept_in_memory(holder: ModelHol
             (connection,) = connections
             assert sent < len(request)
             assert connection.transport.get_write_buffer_size() < 300_000
+            assert len(connection.pipeline) < 1000
 
     run(holder, story)

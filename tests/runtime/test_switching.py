@@ -344,6 +344,19 @@ def test_a_release_that_ends_the_process_is_not_loaded_by_the_next_one(tmp_path:
     os.close(descriptor)
 
 
+def test_a_power_cut_at_the_loading_of_what_was_served_costs_nothing(tmp_path: Path) -> None:
+    descriptor = os.memfd_create("loading")
+    pi = Pi(tmp_path, LoadMemory(None, descriptor))
+    release = pi.publish(3)
+    pi.point(release)
+    pi.start()
+    pi.memory.loading(release.id).__enter__()  # and then the process ends
+    again = Pi(tmp_path, LoadMemory(None, descriptor))
+    again.start()
+    assert again.serving == release.id
+    os.close(descriptor)
+
+
 def test_crashes_in_a_row_are_counted_and_forgotten_after_a_success(tmp_path: Path) -> None:
     name = "a" * 64
     for crashes in range(1, 4):
