@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import sys
 
-from bench import chain, engine, hailo_engine, hef, parity, ranges, serving, store
+from bench import (
+    bodies,
+    chain,
+    compare,
+    engine,
+    hailo_engine,
+    hef,
+    load_test,
+    parity,
+    ranges,
+    serving,
+    store,
+    switching,
+)
 
 
 def main() -> int:
@@ -23,8 +36,17 @@ def main() -> int:
     hailo_engine.main([])
     print("\n## The release store\n", flush=True)
     store.main([])
-    print("\n## Serving\n", flush=True)
-    return serving.main([])
+    print("\n## Bodies\n", flush=True)
+    bodies.main()
+    print("\n## Serving beside other servers of the same app\n", flush=True)
+    serving.main([])
+    print("\n## Switches under load\n", flush=True)
+    switching.main([])
+    switching.main(["--configure-ms", "20"])
+    print("\n## The load that was asked for\n", flush=True)
+    load_test.main([])
+    print("\n## Beside the peers\n", flush=True)
+    return compare.main([])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from tests.simulators import ROOT
 
 TYPE = "application/vnd.hailo-pipeline.test+json"
 PAYLOAD = b'{"word": 1}\n'
+NOBODYS = {"keyid": "a" * 64, "sig": ""}
 
 
 class Borrowed:
@@ -135,7 +136,10 @@ def test_a_signature_that_is_none_is_refused(signature: str) -> None:
         (edited(sign(PAYLOAD, TYPE, [BUILD]), payload="ä"), "is not base64"),
         (edited(sign(PAYLOAD, TYPE, [BUILD]), signatures="x"), "expected tuple"),
         (edited(sign(PAYLOAD, TYPE, [BUILD]), more=1), "unknown key 'more'"),
-        (edited(sign(PAYLOAD, TYPE, [BUILD]), signatures=[{"keyid": "a", "sig": ""}] * 2), "signed twice"),
+        (
+            edited(sign(PAYLOAD, TYPE, [BUILD]), signatures=[{"keyid": "a" * 64, "sig": ""}] * 2),
+            "signed twice",
+        ),
         (
             edited(
                 sign(PAYLOAD, TYPE, [BUILD]),

@@ -56,8 +56,9 @@ def test_no_other_file_is_opened_to_the_group(tmp_path: Path) -> None:
     assert other.read_text() == "mine"
     (store / LOCK_NAME).unlink()
     os.link(other, store / LOCK_NAME)
-    with writing(store):
-        assert mode(other) == 0o600
+    with pytest.raises(StoreError, match="another file"), writing(store):
+        pass
+    assert (other.read_text(), mode(other)) == ("mine", 0o600)
 
 
 def test_threads_that_share_a_store_write_one_at_a_time(

@@ -94,7 +94,7 @@ def two_canaries(root: Path) -> tuple[str, str]:
 
 def test_a_promotion_is_signed_and_seen(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     first, second = two_canaries(tmp_path)
-    assert move(tmp_path, instance, first[:8]).success
+    assert move(tmp_path, instance, first[:16]).success
     assert move(tmp_path, instance, second, approved_by="bert").success
     assert move(tmp_path, instance, first, "roll_back", reason="heat").success
     history = a_store(tmp_path / "store").history("emulator", "stable")

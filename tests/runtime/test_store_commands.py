@@ -52,7 +52,7 @@ def two_canaries(tmp_path: Path) -> list[Release]:
 
 def test_promote_roll_back_and_mark(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
     for release in releases:
-        moved = answer(capsys, tmp_path, "promote", release.id[:12], "--yes", "--by", "Ada", *REASON)
+        moved = answer(capsys, tmp_path, "promote", release.id[:16], "--yes", "--by", "Ada", *REASON)
         assert (moved["release"], moved["action"], moved["actor"]) == (release.id, "promote", "Ada")
     back = answer(capsys, tmp_path, "rollback", "emulator", "stable", "--yes", *REASON)
     assert (back["release"], back["previous"]) == (releases[0].id, releases[1].id)
