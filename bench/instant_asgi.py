@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.app import App, create_app
-from runtime.contract.window import LATENT_SIZE, FloatArray
+from runtime.contract.window import LATENT_SIZE, FloatArray, Window
 from runtime.engines import Engine
 from runtime.metrics import RuntimeMetrics
 from tests.simulators import ReleaseSimulator
@@ -23,7 +23,15 @@ _CONSTANT: Final = np.linspace(-1, 1, LATENT_SIZE, dtype=np.float32)
 
 
 class InstantEngine(Engine):
-    """Checks, normalizes and lays out as every engine does, and then runs nothing."""
+    """Runs nothing: what is measured is everything around it."""
+
+    def infer(self, window: Window) -> FloatArray:
+        """The constant."""
+        return _CONSTANT
+
+    def infer_batch(self, windows: FloatArray, first: int = 0) -> FloatArray:
+        """The constant, for each."""
+        return np.broadcast_to(_CONSTANT, (len(windows), LATENT_SIZE))
 
     @property
     def kernel_family(self) -> str:
