@@ -86,9 +86,7 @@ ROWS: Final = (
     Row(f"{_AT_ONCE}JSON, 8 connections", "instant json 8", OURS, FASTAPI, "3x, then 4x", "requests/s"),
     Row(f"{_AT_ONCE}JSON, 32 connections", "instant json 32", OURS, FASTAPI, "3x, then 4x", "requests/s"),
     Row(f"{_AT_ONCE}float32 both ways", "instant octets 8", OURS, FASTAPI, "", "requests/s"),
-    Row(
-        f"{_AT_ONCE}float32, the others JSON", "instant octets 8", OURS, FASTAPI, "6x", *_of("instant json 8")
-    ),
+    Row(f"{_AT_ONCE}float32, others JSON", "instant octets 8", OURS, FASTAPI, "6x", *_of("instant json 8")),
     Row(f"{_AT_ONCE}p99 of JSON, 8 connections", "instant p99 8", OURS, FASTAPI, "0.5x", "ms"),
     Row(f"{_AT_ONCE}CPU a request at 20/s", "instant cpu 20", OURS, FASTAPI, "0.6x", "ms", 1000),
     Row("int8, JSON, 1 connection", "int8 json 1", OURS, FASTAPI, "", "windows/s"),

@@ -46,7 +46,7 @@ _BRACKETS: Final = WINDOW_LENGTH + 1  # of one window
 _EXPLAIN_BYTES: Final = 64 * 1024
 _PATH: Final = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`", re.DOTALL)
 _BATCH: Final = re.compile(rb'\s*\{\s*"[^"]{1,16}"\s*:\s*\[\s*\[\s*\[')
-_PACK: Final = struct.Struct(f"{_COMMAS + 1}f").pack
+_PACK: Final = struct.Struct(f"<{_COMMAS + 1}f").pack  # "<" refuses what float32 has not
 _WIDTHS: Final = {len(CHANNELS)}
 _SEVERAL: Final = 'several windows are {"x": [window, window]}, or application/octet-stream'
 
@@ -217,7 +217,7 @@ def _packed(rows: list[list[float]]) -> Window | None:
         packed = _PACK(*chain.from_iterable(rows))
     except OverflowError:
         return None
-    return np.frombuffer(packed, np.float32).reshape(WINDOW_SHAPE)
+    return np.frombuffer(packed, "<f4").reshape(WINDOW_SHAPE)
 
 
 def _check_size(data: bytes, where: str) -> None:
