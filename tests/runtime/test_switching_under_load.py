@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from functools import partial
@@ -14,6 +15,8 @@ import pytest
 from bench.switching import judged, load, measure
 from runtime.contract.document import to_json
 from runtime.contract.release_directory import Release
+from tests.doubles.hailo import HailoDouble
+from tests.doubles.tiny_hef import tiny_hef
 from tests.keys import a_store, write_entry
 from tests.moves import after
 from tests.simulators import (
@@ -89,12 +92,12 @@ def health(server: RuntimeServer) -> dict[str, Any]:
 
 def refused(server: RuntimeServer, wanted: str, reason: str) -> bool:
     """Where the channel's own entry is refused, there is no release to name."""
-    switch = health(server)["switch"]
+    switch = health(server).get("switch")
     return bool(switch and switch["reason"] == reason and switch["wanted"] in (wanted, None))
 
 
 def serves(server: RuntimeServer, wanted: str) -> bool:
-    return bool(health(server)["release"] == wanted)
+    return bool(health(server).get("release") == wanted)
 
 
 @pytest.mark.slow
@@ -146,3 +149,29 @@ def told_of(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     process.stdin.close()
     told: dict[str, Any] = json.loads(process.stdout.read())
     return told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("remembers", [True, False])
+def test_a_hef_that_ends_the_worker_costs_one_restart(tmp_path: Path, remembers: bool) -> None:
+    """HailoRT's ``configure`` is where no trial comes: the next worker serves the last good release."""
+    store, chip = tmp_path / "store", HailoDouble(tmp_path / "chip", configure_ms=0)
+    first = ReleaseSimulator(target="hailo8").publish(store, "stable")
+    hef = tiny_hef(timestamp_ms=1_700_000_000_000)
+    chip.set(doomed={hashlib.sha256(hef).hexdigest(): "configure"})
+    environment = {"RELEASE_STORE": str(store), "LOG_LEVEL": "ERROR"} | chip.environment
+    if remembers:
+        (tmp_path / "state").mkdir()
+        environment["STATE_DIR"] = str(tmp_path / "state")
+    with running_server(tmp_path, **environment) as server:
+        (worker,) = server.children()
+        bad = ReleaseSimulator(target="hailo8", hef=hef, motifs=13).publish(store, "stable")
+        wait_for(lambda: server.children() not in ([], [worker]), "another worker")
+        server.wait_until_answering()
+        wait_for(partial(serves, server, first.id), "the last good one")
+        (again,) = server.children()
+        wait_for(partial(refused, server, bad.id, "crashed_on_load"), "why the new one is not")
+        good = ReleaseSimulator(target="hailo8", motifs=14).publish(store, "stable")
+        wait_for(partial(serves, server, good.id), "the next good one")
+        assert server.children() == [again]
