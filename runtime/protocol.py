@@ -85,8 +85,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._limits: Limits = self.app.limits
         self._queue = self.app.queue
         self._state = _IDLE
-        self._since = perf_counter()
-        self._unread_since = 0.0
+        self._since = self._unread_since = perf_counter()
         self._head_bytes = 0
         self._discarded = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -49,8 +50,11 @@ def quantized(graph: bytes, windows: FloatArray, tmp_path_factory: pytest.TempPa
 
 def at_work() -> bool:
     """Whether a child of this process runs the worker."""
-    children = psutil.Process().children(recursive=True)
-    return any("dfc_worker.py" in " ".join(child.cmdline()) for child in children if child.is_running())
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # It may end while it is looked at.
+            if "dfc_worker.py" in " ".join(child.cmdline()):
+                return True
+    return False
 
 
 class Heard(Listener):

@@ -294,6 +294,7 @@ def test_who_does_not_read_is_waited_for_and_not_kept_in_memory(holder: ModelHol
                 with contextlib.suppress(BlockingIOError):
                     sent += peer.send(request[sent:])
                 await asyncio.sleep(0.01)
+                assert connections, "given up though the bound is 30 s"
             (connection,) = connections
             assert sent < len(request)
             assert connection.transport.get_write_buffer_size() < 300_000
