@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import httpx
+import numpy as np
+
 from bench.serving import machine
 from bench.stacks import (
     PEERS_PYTHON,
@@ -27,6 +30,7 @@ from bench.stacks import (
     Stack,
     bentoml,
     fastapi,
+    fastapi_bytes,
     litserve,
     running,
     runtime,
@@ -194,6 +198,7 @@ def measure_model(
     """With the encoder itself: ``kind`` is int8 or fp32."""
     stacks = [ours, *(make(name, model) for name, make in PEERS.items())]
     with running(stacks, _logs(folder, kind)) as servers:
+        _check_answers(servers, bodies)
         for number in range(rounds + 1):
             length, found = (seconds if number else 0.3), Table()
             found.add(f"{kind} bare", BARE, bare_loop(model, length))
@@ -209,6 +214,18 @@ def measure_model(
             _take(table, found, counted=number > 0)
 
 
+def _check_answers(servers: Sequence[Running], bodies: Bodies) -> None:
+    """All compute the same, or the comparison says nothing."""
+    answers = []
+    for server in servers:
+        url = f"http://127.0.0.1:{server.port}{server.stack.json_route}"
+        headers = {"Content-Type": "application/json"}
+        told = httpx.post(url, content=bodies.json.read_bytes(), headers=headers, timeout=30).json()
+        answers.append(np.asarray([*told["latent"], *told["motif_scores"]]))
+        if not np.allclose(answers[0], answers[-1], atol=1e-4):
+            raise RuntimeError(f"{server.stack.name} computes something else")
+
+
 def measure_cold_starts(table: Table, stacks: Sequence[Stack], folder: Path, rounds: int) -> None:
     """From the start of the process to the first 200."""
     logs = _logs(folder, "cold")
@@ -219,7 +236,12 @@ def measure_cold_starts(table: Table, stacks: Sequence[Stack], folder: Path, rou
             server.stop()
 
 
-PEERS: Final[dict[str, Callable[..., Stack]]] = {FASTAPI: fastapi, "LitServe": litserve, "BentoML": bentoml}
+PEERS: Final[dict[str, Callable[..., Stack]]] = {
+    FASTAPI: fastapi,
+    "FastAPI, bytes to Pydantic": fastapi_bytes,
+    "LitServe": litserve,
+    "BentoML": bentoml,
+}
 
 
 def _logs(folder: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -61,6 +62,13 @@ def fastapi(name: str, model: Path, **environment: str) -> Stack:
     return Stack(name, lambda port: [*command, str(port)], settings, octets_route="/octets")
 
 
+def fastapi_bytes(name: str, model: Path, **environment: str) -> Stack:
+    """The same, where Pydantic reads the body's bytes."""
+    return dataclasses.replace(
+        fastapi(name, model, **environment), json_route="/infer-bytes", octets_route=""
+    )
+
+
 def litserve(name: str, model: Path, **environment: str) -> Stack:
     """LitServe."""
     command = [str(PEERS_PYTHON), "-m", "bench.peers.litserve_app"]
@@ -71,7 +79,7 @@ def bentoml(name: str, model: Path, **environment: str) -> Stack:
     """BentoML."""
     command = [str(PEERS_PYTHON), "-m", "bentoml", "serve", "bench.peers.bentoml_service:Service", "--port"]
     settings = {"BENCH_MODEL": str(model), "BENTOML_DO_NOT_TRACK": "True"} | environment
-    return Stack(name, lambda port: [*command, str(port)], settings, health_route="/livez")
+    return Stack(name, lambda port: [*command, str(port)], settings, health_route="/readyz")
 
 
 class Running:
@@ -108,14 +116,14 @@ class Running:
         raise RuntimeError(f"{self.stack.name} does not answer: {log.read_text()[-2000:]}")
 
     def cpu_seconds(self) -> float:
-        """Of all its processes."""
-        ticks = 0
+        """Of all threads of all its processes, to the nanosecond."""
+        spent = 0
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
-                fields = stat.read_text().rpartition(")")[2].split()
-                if int(fields[3]) == self.process.pid:  # its session
-                    ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+                if int(stat.read_text().rpartition(")")[2].split()[3]) == self.process.pid:  # its session
+                    for task in stat.parent.glob("task/*/schedstat"):
+                        spent += int(task.read_text().split()[0])
+        return spent / 1e9
 
     def load(self, connections: int, seconds: float, body: Path, *, octets: bool = False) -> dict[str, Any]:
         """Closed loop from the other core; adds ``cpu``, seconds a request."""
@@ -129,13 +137,13 @@ class Running:
 
     def paced(self, rate: float, count: int, body: Path) -> dict[str, Any]:
         """Open loop at a rate; adds ``cpu``, the share of a core."""
-        before, begin = self.cpu_seconds(), time.perf_counter()
+        before = self.cpu_seconds()
         arguments = [str(self.port), str(rate), str(count / rate), str(body)]
         result = _asked("bench.open_loop", arguments, count / rate)
         if result["lost"] or any(status != 200 for _, _, status, _, _ in result["answers"]):
             raise RuntimeError(f"{self.stack.name}: {len(result['lost'])} lost, or not all are 200")
         latencies = sorted(ms for _, ms, _, _, _ in result["answers"])
-        cpu = (self.cpu_seconds() - before) / (time.perf_counter() - begin)
+        cpu = (self.cpu_seconds() - before) / (count / rate)
         return {"latencies_ms": latencies, "cpu": cpu, "requests": len(latencies)}
 
     def stop(self) -> None:

@@ -1,7 +1,8 @@
 """The user's former stack, as its documentation says: FastAPI, Pydantic models both ways, uvicorn.
 
-Pydantic reads the body and writes the answer in Rust, which is what FastAPI's documentation now calls the
-fastest way; ``async def``, since a thread for each request costs more than the inference (measured).
+Pydantic writes the answer in Rust, which FastAPI's documentation now calls the fastest way. The body it is
+handed as Python's ``json`` read it; ``/infer-bytes`` lets Pydantic read the bytes instead, as Pydantic's own
+documentation advises. ``async def``: a thread for each request costs more than the inference.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.peers.encoder import Encoder
 
@@ -24,12 +25,6 @@ class Window(BaseModel):
     """The body."""
 
     x: Annotated[list[Row], Field(min_length=100, max_length=100)]
-
-
-class Batch(BaseModel):
-    """The body of several."""
-
-    x: list[Annotated[list[Row], Field(min_length=100, max_length=100)]]
 
 
 class Answer(BaseModel):
@@ -52,6 +47,17 @@ async def bad_input(request: Request, error: RequestValidationError) -> JSONResp
 @app.post("/infer")
 async def infer(window: Window) -> Answer:
     """One window."""
+    latent, scores = encoder(np.asarray(window.x, np.float32))
+    return Answer(latent=latent.tolist(), motif_scores=scores.tolist())
+
+
+@app.post("/infer-bytes")
+async def infer_bytes(request: Request) -> Answer:
+    """One window, its JSON read by Pydantic itself, around FastAPI's own way: nearly twice as fast."""
+    try:
+        window = Window.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
     latent, scores = encoder(np.asarray(window.x, np.float32))
     return Answer(latent=latent.tolist(), motif_scores=scores.tolist())
 
