@@ -174,7 +174,7 @@ def create_app(
     }
     for route, resource in resources.items():
         app.add_route(route, resource)
-    pages = register_pages(app, holder)
+    pages = register_pages(app, holder, metrics)
     app.set_error_serializer(_http_error)
     app.add_error_handler(Exception, _unexpected)
     infer = InferEndpoint(holder, metrics, record, queue, limits.waiting)

@@ -214,7 +214,7 @@ class InferEndpoint:
         if isinstance(error, EngineError):
             if isinstance(error, DeviceError) and model is not None:
                 self._holder.lost(model, error)
-            self._metrics.engine_failed(error.code)
+            self._metrics.engine_failed(error.code, model.release_id if model else "")
             _LOGGER.error("engine: %s", error, extra=logged)
             return engine_failed(error)
         _LOGGER.error("unexpected", exc_info=error, extra=logged)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import logging
 from typing import Any, Final
 
 import falcon.asgi
@@ -10,10 +11,12 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from runtime.active_model import ModelHolder
-from runtime.contract.errors import PipelineError
+from runtime.contract.errors import DeviceError, EngineError, PipelineError
 from runtime.health import health_of
+from runtime.metrics import RuntimeMetrics
 from runtime.openapi import document
 
+_LOGGER: Final = logging.getLogger("runtime.app")
 _ENCODER: Final = msgspec.json.Encoder()
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE: Final = (
@@ -81,9 +84,13 @@ class OpenApiResource:
 class DocsResource:
     """``GET /docs``: the same as a page that needs nothing from anywhere."""
 
+    def __init__(self, holder: ModelHolder) -> None:
+        self._holder = holder
+
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer 200."""
-        found = document()
+        model = self._holder.model
+        found = document(model.motifs if model else None)
         parts = [f"<p>{_text(found['info']['description'])}", f"<h2>Example</h2><pre>{_text(_EXAMPLE)}</pre>"]
         for path, methods in found["paths"].items():
             parts += [_operation(path, method, operation) for method, operation in methods.items()]
@@ -99,8 +106,9 @@ class DocsResource:
 class TestResource:
     """``POST /test``: one golden window through the model that is served."""
 
-    def __init__(self, holder: ModelHolder) -> None:
+    def __init__(self, holder: ModelHolder, metrics: RuntimeMetrics) -> None:
         self._holder = holder
+        self._metrics = metrics
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer 200 where it gives what was recorded, else 503; a body is not looked at."""
@@ -113,6 +121,12 @@ class TestResource:
                 state.repeat_golden_window()
                 told = {"ok": True, "message": "a golden window gives what was recorded"}
             except PipelineError as error:
+                # As at /infer: a device that failed here must not wait for a client to find it.
+                if isinstance(error, DeviceError):
+                    self._holder.lost(state, error)
+                if isinstance(error, EngineError):
+                    self._metrics.engine_failed(error.code, state.release_id)
+                _LOGGER.error("golden window: %s", error, extra={"fields": {"event": "test_failed"}})
                 told = {"ok": False, "message": str(error)}
             told |= {"release": state.release_id}
         if not told["ok"]:
@@ -121,14 +135,16 @@ class TestResource:
         resp.data = _ENCODER.encode(told)
 
 
-def register_pages(app: falcon.asgi.App[Any, Any], holder: ModelHolder) -> tuple[str, ...]:
+def register_pages(
+    app: falcon.asgi.App[Any, Any], holder: ModelHolder, metrics: RuntimeMetrics
+) -> tuple[str, ...]:
     """Add the routes; returns their paths."""
     resources = {
         "/": RootResource(holder),
         "/status": StatusResource(holder),
-        "/docs": DocsResource(),
+        "/docs": DocsResource(holder),
         "/openapi.json": OpenApiResource(holder),
-        "/test": TestResource(holder),
+        "/test": TestResource(holder, metrics),
     }
     for path, resource in resources.items():
         app.add_route(path, resource)

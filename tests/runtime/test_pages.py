@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
+from runtime.engines.hailo_errors import DeviceLostError
 from runtime.openapi import document
 from tests.runtime.service import Service
 from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
@@ -40,6 +41,21 @@ def test_a_machine_that_computes_otherwise_now_says_so(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json["ok"]) == (503, False)
     assert "golden window 0 differs" in answer.json["message"]
     assert answer.headers["retry-after"] == "1"
+
+
+def test_a_device_that_fails_in_the_test_is_lost_for_everybody(tmp_path: Path) -> None:
+    """Otherwise ``/healthz`` would go on saying that all is well until a client's window fails."""
+
+    def fails(_: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        raise DeviceLostError("is gone", where="HailoRT")
+
+    release = ReleaseSimulator().publish(tmp_path)
+    service = Service(ModelHolder(ActiveModel(release, FakeEngine(release.manifest, fails))))
+    assert service.client.simulate_post("/test").status_code == 503
+    health = service.client.simulate_get("/healthz")
+    assert (health.status_code, health.json["reason"]) == (503, "device_lost")
+    assert service.holder.trouble.is_set()
+    assert service.sample("hailo_runtime_engine_errors_total", code="device_lost") == 1
 
 
 def test_without_a_model_pages_answer_and_the_test_fails(without_model: Service) -> None:
