@@ -336,6 +336,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit("the peers are not installed: `make bench-peers`")
     told = measure(options.store, options.onnx, options.rounds, options.seconds)
     told = [f"{machine()}; {options.rounds} rounds of {options.seconds:g} s, medians", "", *told]
+    if options.onnx is None:
+        told += [
+            "",
+            "The fp32 rows were not measured: no onnx_model in artifacts/build; `make smoke` makes one.",
+        ]
     print("\n".join(told))
     if options.write:
         write(options.write, told)
