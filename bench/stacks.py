@@ -37,6 +37,8 @@ class Stack:
         json_route: Takes one window as JSON.
         octets_route: Takes float32; empty where it does not.
         health_route: Answers 200 once it serves.
+        one_session: Whether its processes stay in the session that they are started in, by which they are
+            known: whose do not, their CPU time is not measured.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Stack:
     json_route: str = "/infer"
     octets_route: str = ""
     health_route: str = "/healthz"
+    one_session: bool = True
 
 
 def runtime(name: str, app: str, **environment: str) -> Stack:
@@ -79,7 +82,9 @@ def bentoml(name: str, model: Path, **environment: str) -> Stack:
     """BentoML."""
     command = [str(PEERS_PYTHON), "-m", "bentoml", "serve", "bench.peers.bentoml_service:Service", "--port"]
     settings = {"BENCH_MODEL": str(model), "BENTOML_DO_NOT_TRACK": "True"} | environment
-    return Stack(name, lambda port: [*command, str(port)], settings, health_route="/readyz")
+    return Stack(
+        name, lambda port: [*command, str(port)], settings, health_route="/readyz", one_session=False
+    )
 
 
 class Running:
