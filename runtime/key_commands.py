@@ -37,7 +37,8 @@ class NotConfirmedError(PipelineError):
     code = "not_confirmed"
 
 
-_OF_THE_STORE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+_OF_THE_STORE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Not EIO: a link planted in one release can say it, and a disk that fails stops the new root anyway."""
 
 
 def passphrase(path: Path) -> bytes:

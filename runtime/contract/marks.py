@@ -16,7 +16,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.release import TARGETS
 from runtime.contract.store import Release, ReleaseStore
-from runtime.contract.store_reader import SHORTEST_PREFIX, StoreReader
+from runtime.contract.store_reader import SHORTEST_SIGNED, StoreReader
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,12 @@ def _named_by_histories(store: ReleaseStore) -> dict[str, set[str]]:
 def _only(prefix: str, names: Collection[str]) -> str:
     wanted = prefix.lower()
     found = [name for name in names if name.startswith(wanted)]
-    if len(wanted) < SHORTEST_PREFIX or len(found) != 1:
+    if len(wanted) < SHORTEST_SIGNED or len(found) != 1:
         many = f"names {len(found)} releases" if found else "names no release, pruned or lost ones among them"
         raise ReleaseNotFoundError(
-            "is too short to name a release" if len(wanted) < SHORTEST_PREFIX else many,
+            "is too short to name a release" if len(wanted) < SHORTEST_SIGNED else many,
             where=prefix,
-            hint=f"at least {SHORTEST_PREFIX} digits: `releasectl list` and `history` show them",
+            hint=f"at least {SHORTEST_SIGNED} digits: `releasectl list` and `history` show them",
         )
     return found[0]
 

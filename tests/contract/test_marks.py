@@ -46,7 +46,7 @@ def test_whatever_is_left_of_a_release_it_can_be_marked(
     whole = shutil.copytree(first.directory, tmp_path / "whole" / first.id)
     DAMAGES[damage](tmp_path, first)
     arguments = ["--yes", "--by", "anna", "--reason", "wrong axes", "--store", str(tmp_path)]
-    assert main(["mark-bad", first.id[:12], *arguments]) == 0
+    assert main(["mark-bad", first.id[:16], *arguments]) == 0
     assert f"marks {first.id[:12]} bad  anna: wrong axes" in capsys.readouterr().out
     store = a_store(tmp_path)
     (mark,) = all_marks(store).of(first.id, "emulator")

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from runtime.cli import main
 from runtime.contract import promotion
 from runtime.contract.channel_log import Floor
 from runtime.contract.errors import StoreBusyError, StoreError
 from runtime.contract.keys import make_root, sign_root
 from runtime.contract.promotion import Decision, PromotionRefusedError, mark_bad, promote, roll_back
 from runtime.contract.pruning import prune
-from runtime.contract.release import SIGNATURE_NAME
+from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore
 from runtime.contract.writers_lock import LOCK_NAME, writing
@@ -116,9 +117,14 @@ def test_a_prune_waits_for_a_promotion_that_has_been_judged(
     assert set(busy) == {StoreBusyError.code}
 
 
-def test_a_rotation_goes_on_past_a_release_that_cannot_be_read(root: Path) -> None:
+@pytest.mark.parametrize("kind", ["link to itself", "manifest that cannot be read"])
+def test_a_rotation_goes_on_past_a_release_that_cannot_be_read(root: Path, kind: str) -> None:
     name = "f" * 64
-    (root / "releases" / name).symlink_to(name)
+    if kind == "link to itself":
+        (root / "releases" / name).symlink_to(name)
+    else:
+        (root / "releases" / name).mkdir()
+        (root / "releases" / name / MANIFEST_NAME).symlink_to("/proc/self/mem")
     store, _, new = releases(root)
     done, problems = sign_again(store, "build", BUILD, "anna")
     assert new.id in done
@@ -175,3 +181,14 @@ def test_a_lock_that_is_another_file_too_is_not_written_to(root: Path) -> None:
     with pytest.raises(StoreError, match="another file"):
         ReleaseSimulator(version="v8.0.0").publish(root, "canary")
     assert key.read_bytes() == MANAGER.pem()
+
+
+@pytest.mark.parametrize("verb", ["promote", "mark-bad"])
+def test_what_is_signed_is_named_by_more_digits_than_can_be_ground(
+    root: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, new = releases(root)
+    arguments = ["--store", str(root), "--by", "anna", "--reason", "looked at it", "--yes"]
+    assert main([verb, new.id[:15], *arguments]) != 0
+    assert "at least 16 digits" in capsys.readouterr().err
+    assert main([verb, new.id[:16], *arguments]) == 0
