@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,25 @@ def test_a_status_is_found_however_it_is_wrapped() -> None:
     wrapped.__cause__ = bare("92")
     assert status_of(wrapped) == 92
     assert status_of(ValueError("26")) is None
+
+
+def test_no_network_is_configured_while_a_window_has_its_turn(tmp_path: Path, chip: HailoDouble) -> None:
+    """Its completion could not be told meanwhile: it would end as a timeout, and take the device with it."""
+    release = hailo_release(tmp_path, version="v1.0.1")
+    with open_on(chip, hailo_release(tmp_path, version="v1.0.0")) as first:
+        opened: list[HailoEngine] = []
+        opening = threading.Thread(target=lambda: opened.append(open_on(chip, release)))
+        with first._device.turn:
+            opening.start()
+            opening.join(0.5)
+            assert opened == []
+        opening.join(20)
+        assert len(opened) == 1
+        opened[0].close()
+        with first._device.turn:
+            asking = threading.Thread(target=first.infer, args=(WINDOW,))
+            asking.start()
+            asking.join(0.3)
+            assert asking.is_alive()
+        asking.join(20)
+        assert not asking.is_alive()

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -301,3 +302,32 @@ def test_who_does_not_read_is_waited_for_and_not_kept_in_memory(holder: ModelHol
             assert len(connection.pipeline) < 1000
 
     run(holder, story)
+
+
+def test_an_answer_that_waits_at_the_first_look_is_not_given_up(holder: ModelHolder) -> None:
+    """Its bound counts from when it was first seen to wait, not from the machine's start."""
+    aborted: list[bool] = []
+
+    class Full(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return 100
+
+        def abort(self) -> None:
+            aborted.append(True)
+
+        def is_closing(self) -> bool:
+            return False
+
+    async def story() -> None:
+        app = create_app(holder, RuntimeMetrics())
+        config = Config(app, log_config=None, **RuntimeWorker.CONFIG_KWARGS)
+        config.load()
+        connection = RuntimeProtocol(config, RuntimeServer(config).server_state, {})
+        connection.transport = Full()
+        now = perf_counter()
+        connection.look(now)
+        assert aborted == []
+        connection.look(now + 31)
+        assert aborted
+
+    asyncio.run(story())

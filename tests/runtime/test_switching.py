@@ -284,6 +284,18 @@ def test_a_device_that_is_gone_for_both_is_opened_again(pi: Pi) -> None:
     assert pi.serving == first
 
 
+def test_the_first_attempt_after_a_device_failed_ends_with_what_it_bears(pi: Pi) -> None:
+    first, bad = pi.holder.model, pi.publish(4)
+    assert first is not None
+    lost = DeviceLostError("is gone", where="HailoRT")
+    pi.breaks = lambda release: lost if release.id == bad.id else None
+    pi.point(bad)
+    pi.holder.lost(first, lost)
+    pi.run(0.3)
+    assert pi.loaded[-2:] == [bad.id, first.release_id]
+    assert pi.serving == first.release_id
+
+
 def test_where_nothing_is_served_a_later_release_is_taken(tmp_path: Path) -> None:
     """What made the first one fail is no device's and no store's fault, and nobody restarts the process."""
     pi = Pi(tmp_path)
@@ -350,9 +362,11 @@ def test_a_power_cut_at_the_loading_of_what_was_served_costs_nothing(tmp_path: P
     release = pi.publish(3)
     pi.point(release)
     pi.start()
-    pi.memory.loading(release.id).__enter__()  # and then the process ends
+    loading = pi.memory.loading(release.id)
+    loading.__enter__()  # and then the process ends
     again = Pi(tmp_path, LoadMemory(None, descriptor))
     again.start()
+    assert again.memory.left == release.id
     assert again.serving == release.id
     os.close(descriptor)
 
