@@ -206,10 +206,9 @@ def _target(store: StoreReader, channel: str, known: str) -> str:
     """The only one, or the one that was served: what somebody adds to a store takes nothing away."""
     if known:
         try:
-            targets = store.targets()
+            if known in store.targets() or not store.served_targets(channel):
+                return known
         except StoreError:
-            return known
-        if known in targets or not targets:
             return known
     return _only_target(store, channel)
 

@@ -41,7 +41,15 @@ from runtime.contract.files import (
     write_synced,
 )
 from runtime.contract.judgements import Judgements
-from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root, SignatureError, SigningKey, Trust, verify
+from runtime.contract.trust import (
+    MAX_ENVELOPE_BYTES,
+    Root,
+    SignatureError,
+    SigningKey,
+    Trust,
+    UnsignedError,
+    verify,
+)
 
 LARGEST_JUMP: Final = 1000
 """Entries by which a channel may be ahead of what was seen: a stolen key cannot use up all numbers."""
@@ -246,6 +254,25 @@ class ChannelLog:
                 hint="`releasectl verify` names all; copy the missing entries back",
             )
         return chain, head
+
+    def displaced(self) -> list[str]:
+        """One sentence for each file above the chain that may have been an entry and does not hold.
+
+        Something newer than the head may be lost, a mark among it. A link was never an entry, and what was
+        written before anything was signed is a history that a new one replaces.
+        """
+        found = []
+        for name in self.names()[len(self.chain()) :]:
+            path = self.folder / name
+            if path.is_symlink() or not path.is_file():
+                continue
+            try:
+                read_entry(path, self._trust.roots)
+            except UnsignedError:
+                continue
+            except PipelineError as error:
+                found.append(f"{self.where}: {name} does not hold: {error.what}")
+        return found
 
     def problems(self) -> list[str]:
         """One sentence for each entry that does not hold or does not continue the one before."""

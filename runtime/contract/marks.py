@@ -50,6 +50,7 @@ def all_marks(store: StoreReader, targets: Collection[str] = TARGETS) -> Marks:
         with collect_problems(broken):
             try:
                 chain = store.whole_chain(target, channel)
+                broken += store.displaced(target, channel)
             except ManifestError:
                 chain = store.chain(target, channel)
                 raise
@@ -65,7 +66,9 @@ def said_against(store: StoreReader, release: Release) -> tuple[str, ...]:
     All of it yields to force: who damaged one channel's history must not keep the other where it is.
     """
     marks = all_marks(store, [release.manifest.target])
-    missing = (f"marks may be missing: {problem}"[:MOST_WORDS] for problem in marks.broken)
+    # An entry repeats it, for everybody to read: where this store lies is the operator's business.
+    broken = (problem.replace(f"{store.root}/", "") for problem in marks.broken)
+    missing = (f"marks may be missing: {problem}"[:MOST_WORDS] for problem in broken)
     return (*_newest(marks, release), *missing)
 
 

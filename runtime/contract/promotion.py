@@ -203,9 +203,10 @@ def _check_toolchain(manifest: Manifest) -> None:
 def _advice(store: ReleaseStore, release: Release) -> tuple[str, ...]:
     """What speaks against a promotion and yields to force: a sentence each, recorded in the entry."""
     found = said_against(store, release)
-    # As far as its history holds: where it does not, that is said already.
-    if all(entry.release != release.id for entry in store.history(release.manifest.target, "canary")):
-        found += ("it was never a canary",)
+    target = release.manifest.target
+    if all(entry.release != release.id for entry in store.history(target, "canary")):
+        lost = bool(store.history_problems(target, "canary"))
+        found += ("no canary entry that holds names it" if lost else "it was never a canary",)
     return found
 
 

@@ -7,6 +7,7 @@ path or duration.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -347,9 +348,22 @@ def parse_manifest(data: bytes, where: str = MANIFEST_NAME) -> Manifest:
 
     Raises:
         RuntimeTooOldError: A newer runtime is needed; known before anything else is read.
-        ManifestError: Names the document, ``where``, and the field that is wrong.
+        ManifestError: Names the document, ``where``, and the field that is wrong; or the same content
+            would have another id, too, since it is not written as ``manifest_bytes`` writes it.
     """
-    return from_json(Manifest, data, where, upgrade=_from_older_schemas)
+    manifest = from_json(Manifest, data, where, upgrade=_from_older_schemas)
+    if not _is_canonical(data):
+        raise ManifestError(
+            "is not written canonically: one content has one id", where=where, hint="publish it again"
+        )
+    return manifest
+
+
+def _is_canonical(data: bytes) -> bool:
+    try:
+        return to_json(json.loads(data)) == data
+    except ValueError:  # half a character, which no writer writes
+        return False
 
 
 def _check_schema(schema: int) -> None:

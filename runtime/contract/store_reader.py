@@ -102,6 +102,10 @@ class StoreReader:
         """As ``history``, which must reach the head; raises as ``ChannelLog.whole``."""
         return [signed.entry for signed in self.whole_chain(target, channel)]
 
+    def displaced(self, target: str, channel: str) -> list[str]:
+        """As ``ChannelLog.displaced``."""
+        return self._log(target, channel).displaced()
+
     def history_problems(self, target: str, channel: str) -> list[str]:
         """One sentence for each entry that does not hold."""
         return self._log(target, channel).problems()

@@ -21,7 +21,7 @@ from runtime.contract.errors import (
     ReleaseNotFoundError,
     TargetMismatchError,
 )
-from runtime.contract.promotion import Decision, promote
+from runtime.contract.promotion import Decision, PromotionRefusedError, promote
 from runtime.contract.store import ReleaseStore
 from runtime.contract.trust import UnknownKeyError, WrongRoleError, sign
 from tests.keys import BUILD, MANAGER, a_key, a_store, a_trust, entry_payload, resign, write_entry
@@ -229,7 +229,10 @@ def test_a_person_may_promote_where_nothing_of_stable_holds(tmp_path: Path) -> N
     store = a_store(tmp_path)
     with pytest.raises(UnknownKeyError):
         store.resolve("emulator", "stable")
-    entry = promote(store, "emulator", release.id, Decision(actor="Ada", reason="good"), MANAGER)
+    with pytest.raises(PromotionRefusedError, match="marks may be missing"):
+        promote(store, "emulator", release.id, Decision(actor="Ada", reason="good"), MANAGER)
+    forced = Decision(actor="Ada", reason="good", force=True)
+    entry = promote(store, "emulator", release.id, forced, MANAGER)
     assert (entry.sequence, entry.actor) == (1, "Ada")
     assert store.resolve("emulator", "stable").id == release.id
     assert store_problems(store) == []

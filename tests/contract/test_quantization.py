@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.contract.document import to_json
 from runtime.contract.errors import ManifestError
 from runtime.contract.release import FIRST_RUNTIME, OutputQuantization, manifest_bytes, parse_manifest
 from tests.simulators import ReleaseSimulator
@@ -78,7 +79,7 @@ JSON: st.SearchStrategy[object] = (
 
 
 def test_what_was_not_said_is_not_known() -> None:
-    manifest = parse_manifest(json.dumps(DOCUMENT).encode())
+    manifest = parse_manifest(to_json(DOCUMENT))
     assert (manifest.schema, manifest.calibration.origin, manifest.calibration.windows) == (1, "unknown", 0)
     assert manifest.minimum_runtime == FIRST_RUNTIME
 
@@ -130,5 +131,6 @@ def check_refused(place: tuple[str, ...], key: str, value: object) -> None:
     for step in place:
         inner = inner[step]
     inner[key] = value
-    with pytest.raises(ManifestError):
-        parse_manifest(json.dumps(document).encode())
+    with pytest.raises(ManifestError) as refused:
+        parse_manifest(to_json(document))
+    assert "canonically" not in str(refused.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from runtime.contract.document import to_json
 from runtime.contract.errors import ManifestError, PublicationRefusedError
 from runtime.contract.gate import check_publishable
 from runtime.contract.release import (
@@ -88,7 +89,7 @@ def test_a_wrong_field_is_named(
         place = place[step]
     place[path[-1]] = value
     with pytest.raises(ManifestError) as caught:
-        parse_manifest(json.dumps(document).encode(), "/store/manifest.json")
+        parse_manifest(to_json(document), "/store/manifest.json")
     assert message in str(caught.value)
     assert caught.value.where.startswith("/store/manifest.json")
 

@@ -12,11 +12,11 @@ import pytest
 from runtime.cli import main
 from runtime.contract import promotion
 from runtime.contract.channel_log import Floor
-from runtime.contract.errors import StoreBusyError, StoreError
+from runtime.contract.errors import ManifestError, StoreBusyError, StoreError
 from runtime.contract.keys import make_root, sign_root
 from runtime.contract.promotion import Decision, PromotionRefusedError, mark_bad, promote, roll_back
 from runtime.contract.pruning import prune
-from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME
+from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME, parse_manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore
 from runtime.contract.writers_lock import LOCK_NAME, writing
@@ -192,3 +192,36 @@ def test_what_is_signed_is_named_by_more_digits_than_can_be_ground(
     assert main([verb, new.id[:15], *arguments]) != 0
     assert "at least 16 digits" in capsys.readouterr().err
     assert main([verb, new.id[:16], *arguments]) == 0
+
+
+@pytest.mark.parametrize("where", ["stable", "canary"])
+def test_a_mark_that_was_written_over_stops_a_promotion(root: Path, where: str) -> None:
+    store, _, new = releases(root)
+    mark_bad(store, new.id, where, ANNA, MANAGER if where == "stable" else BUILD)
+    newest = max(channel(root, where).glob("*.json"))
+    newest.chmod(0o644)
+    newest.write_text("damaged")
+    with pytest.raises(PromotionRefusedError, match=f"marks may be missing: .*{newest.name} does not hold"):
+        promote(store, "emulator", new.id, ANNA, MANAGER)
+    entry = promote(store, "emulator", new.id, FORCED, MANAGER)
+    assert any(newest.name in said for said in entry.overridden)
+    assert not any(str(root) in said for said in entry.overridden)
+
+
+def test_what_was_overridden_does_not_say_where_the_store_lies(root: Path) -> None:
+    store, _, new = releases(root)
+    for path in channel(root, "canary").glob("*.json"):
+        path.chmod(0o644)
+        path.write_text("damaged")
+    entry = promote(store, "emulator", new.id, FORCED, MANAGER)
+    assert "no canary entry that holds names it" in entry.overridden
+    assert not any(str(root) in said for said in entry.overridden)
+
+
+def test_one_content_has_one_id(root: Path) -> None:
+    _, _, new = releases(root)
+    data = (new.directory / MANIFEST_NAME).read_bytes()
+    assert parse_manifest(data) == new.manifest
+    for other in (data + b" ", b" " + data, data.replace(b'": ', b'":', 1), data.rstrip()):
+        with pytest.raises(ManifestError, match="canonically"):
+            parse_manifest(other)
