@@ -23,7 +23,7 @@ from runtime.health import HealthResource
 from runtime.infer_endpoint import ROUTES, Event, InferEndpoint, Receive, Send
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 from runtime.pages import register_pages
-from runtime.protocol import Limits
+from runtime.protocol import Limits, Turns
 from runtime.request_record import Queue, RequestRecord, fixed_headers, request_id
 
 _LOGGER: Final = logging.getLogger("runtime.app")
@@ -53,10 +53,12 @@ class App:
     ) -> None:
         self._inner = inner
         self._infer = infer
+        self.at_once = infer.at_once
         self._record = record
         self.routes = routes
         self.queue = queue
         self.limits = limits
+        self.turns = Turns()
         self.at_start: list[Callable[[asyncio.AbstractEventLoop], None]] = []
         """Called in the event loop before the first request; may begin to watch it."""
 

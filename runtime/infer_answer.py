@@ -51,9 +51,8 @@ def one_as_json(latent: FloatArray, scores: Scores) -> bytes:
 
 
 def as_octets(latents: FloatArray, scores: Scores) -> bytes:
-    """float32, little endian: for each window 64 of the latent, then M motif scores."""
-    both = np.concatenate([np.atleast_2d(latents), np.atleast_2d(scores)], axis=1)
-    return both.astype("<f4").tobytes()
+    """float32, little endian: for each window its latent, then its scores; of one or of N of each."""
+    return np.concatenate([latents, scores], axis=-1).astype("<f4").tobytes()
 
 
 class JsonParts:

@@ -6,10 +6,11 @@ import json
 import re
 import struct
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import simdjson
 
 from runtime.contract.errors import PipelineError, WindowError, WindowValueError
 from runtime.contract.window import CHANNELS, WINDOW_LENGTH, WINDOW_SHAPE, FloatArray, Window, check_window
@@ -48,6 +49,9 @@ _PATH: Final = re.compile(r"(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`", re.DOTAL
 _BATCH: Final = re.compile(rb'\s*\{\s*"[^"]{1,16}"\s*:\s*\[\s*\[\s*\[')
 _PACK: Final = struct.Struct(f"<{_COMMAS + 1}f").pack  # "<" refuses what float32 has not
 _WIDTHS: Final = {len(CHANNELS)}
+_ROWS: Final = [len(CHANNELS)] * WINDOW_LENGTH
+_OBJECT: Final = ord("{")
+_BRACKET: Final = ord("[")
 _SEVERAL: Final = 'several windows are {"x": [window, window]}, or application/octet-stream'
 
 
@@ -73,6 +77,8 @@ class _Batch(msgspec.Struct, forbid_unknown_fields=True):
 
 _DECODER: Final = msgspec.json.Decoder(_Body)
 _BATCH_DECODER: Final = msgspec.json.Decoder(_Batch)
+_PARSER: Final = simdjson.Parser()
+_UNUSUAL: Final = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, FloatingPointError)
 _ROWS_DECODER: Final = msgspec.json.Decoder(list[list[float]])
 
 
@@ -108,6 +114,8 @@ class WindowBatch:
 
     def _window(self, index: int) -> Window:
         data, place = bytes(self._raw[index]), f"x[{index}]"
+        if (found := _plain(data, within=True)) is not None:
+            return found
         _check_size(data, place)
         try:
             rows = _ROWS_DECODER.decode(data)
@@ -115,6 +123,11 @@ class WindowBatch:
             raise _type_error(str(error), place) from error
         window = _packed(rows)
         return check_window(rows, place) if window is None else window
+
+
+def are_several(body: bytes) -> bool:
+    """Whether JSON begins as several windows do."""
+    return _BATCH.match(body) is not None
 
 
 def read_body(body: bytes) -> Window | WindowBatch:
@@ -126,7 +139,7 @@ def read_body(body: bytes) -> Window | WindowBatch:
     Raises:
         BodyError, WindowError: As ``parse_infer_body``; or more than ``MAX_WINDOWS`` windows.
     """
-    if not _BATCH.match(body):
+    if not are_several(body):
         return parse_infer_body(body)
     _check_outline(body)
     try:
@@ -191,6 +204,8 @@ def parse_infer_body(body: bytes) -> Window:
     """
     if not body:
         raise InvalidJsonError("the body is empty")
+    if (found := _plain(body)) is not None:
+        return found
     if len(body) > _UNCOUNTED_BYTES:
         _check_size(body, "")
     try:
@@ -204,6 +219,33 @@ def parse_infer_body(body: bytes) -> Window:
     _check_one_key(body)
     window = _packed(rows)
     return check_window(rows) if window is None else window
+
+
+def _plain(data: bytes, *, within: bool = False) -> Window | None:
+    """The window, where nothing about it is unusual; None where a closer look has to say what is.
+
+    Args:
+        data: A whole body, or, ``within`` it, the JSON of one window.
+    """
+    if len(data) > _UNCOUNTED_BYTES or data[0] != (_BRACKET if within else _OBJECT):
+        return None
+    # simdjson lays out arrays of whatever nesting: as many brackets as a window has, in rows of 9, leave one.
+    if np.count_nonzero(np.frombuffer(data, np.uint8) == _BRACKET) != _BRACKETS:
+        return None
+    document: Any = None
+    rows: Any = None
+    try:
+        document = _PARSER.parse(data)
+        rows = document if within else document["x"]
+        if (not within and len(document) != 1) or [len(row) for row in rows] != _ROWS:
+            return None
+        with np.errstate(over="raise"):
+            return np.frombuffer(rows.as_buffer(of_type="d")).astype("<f4").reshape(WINDOW_SHAPE)
+    except _UNUSUAL:
+        return None
+    finally:
+        # The parser is used again only when nothing of its last document is left.
+        del document, rows
 
 
 def _packed(rows: list[list[float]]) -> Window | None:

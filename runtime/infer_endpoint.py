@@ -29,7 +29,17 @@ from runtime.answers import (
 from runtime.contract.errors import DeviceError, EngineError, PipelineError, WindowError
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
 from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, as_octets, choose, one_as_json
-from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, BodyError, WindowBatch, read_body, read_octets
+from runtime.infer_body import (
+    MAX_BODY_BYTES,
+    MAX_WINDOWS,
+    WINDOW_BYTES,
+    BodyError,
+    WindowBatch,
+    are_several,
+    parse_infer_body,
+    read_body,
+    read_octets,
+)
 from runtime.metrics import RuntimeMetrics
 from runtime.request_record import ANSWER, CROWDED, Queue, RequestRecord, fixed_headers, request_id
 
@@ -120,7 +130,8 @@ class InferEndpoint:
         model: ActiveModel | None = None
         begin = self._record.clock()
         try:
-            body = await _read(fields, receive)
+            _check(fields)
+            body = await _read(receive)
             begin = self._record.begin(scope)
             self._queue.left(scope)
             model = self._admit(scope)
@@ -135,6 +146,43 @@ class InferEndpoint:
             answer = self._failed(error, model, fields.request_id)
         finally:
             self._queue.left(scope)
+        headers = self._done(scope, fields, model, answer, begin)
+        if (whole := scope.get(ANSWER)) is not None and whole(answer, headers):
+            return
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    def at_once(self, scope: Event, body: bytes) -> tuple[Answer, Headers] | None:
+        """Answer a request that is there in whole: as ``__call__``, which costs a task and three awaits.
+
+        Args:
+            scope: ASGI's, of a ``POST`` on one of ``ROUTES``.
+            body: All of it.
+
+        Returns:
+            The answer and its headers, counted; None, and nothing is counted, for several windows:
+            they take turns.
+        """
+        fields = _Fields(scope["headers"])
+        model: ActiveModel | None = None
+        begin = self._record.begin(scope)
+        try:
+            _check(fields)
+            if len(body) > WINDOW_BYTES if fields.octets else are_several(body):
+                return None
+            self._queue.left(scope)
+            model = self._admit(scope)
+            window = read_octets(body)[0] if fields.octets else parse_infer_body(body)
+            answer = self._one(model, window, fields)
+        except Exception as error:
+            answer = self._failed(error, model, fields.request_id)
+        self._queue.left(scope)
+        return answer, self._done(scope, fields, model, answer, begin)
+
+    def _done(
+        self, scope: Event, fields: _Fields, model: ActiveModel | None, answer: Answer, begin: float
+    ) -> Headers:
+        """Count it; the answer's headers."""
         seconds = self._record.clock() - begin
         release = model.release_id if model else self._record.release()
         headers = fixed_headers(answer)
@@ -142,10 +190,7 @@ class InferEndpoint:
         if model is not None:
             headers += self._headers_of(model)
         self._record.done(fields.request_id, "POST", scope["path"], answer.status, seconds, release)
-        if (whole := scope.get(ANSWER)) is not None and whole(answer, headers):
-            return
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        return headers
 
     def _one(self, model: ActiveModel, window: Window, fields: _Fields) -> Answer:
         before = perf_counter()
@@ -245,8 +290,8 @@ class _Fields:
         self.octets = self.media_type == OCTETS_TYPE
 
 
-async def _read(fields: _Fields, receive: Receive) -> bytes:
-    """The whole body. What is refused is refused before it is read; the server drops what still comes."""
+def _check(fields: _Fields) -> None:
+    """Refuse what can be refused before a body is read; the server drops what still comes."""
     if not fields.octets and fields.media_type not in _JSON_TYPES:
         media_type = fields.media_type.partition(b";")[0].strip().lower()
         fields.octets = media_type == OCTETS_TYPE
@@ -261,6 +306,10 @@ async def _read(fields: _Fields, receive: Receive) -> bytes:
         raise _AnsweredError(error_answer(415, CODES[415], f"content encoding {shown!r} is not read"))
     if fields.length > MAX_BODY_BYTES:
         raise _too_large()
+
+
+async def _read(receive: Receive) -> bytes:
+    """The whole body."""
     event = await receive()
     if event["type"] == "http.disconnect":
         raise _NobodyThereError

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from runtime.contract.window import CHANNELS, ChannelStatistics, FloatArray
+from runtime.contract.window import CHANNELS, WINDOW_LENGTH, ChannelStatistics, FloatArray
 
 GYROSCOPE_LIMIT: Final = 35.0
 """rad/s. A consumer's gyroscope ends at 2000 deg/s, which are 34.9 rad/s: what is beyond is in deg/s."""
@@ -22,6 +22,7 @@ KINDS: Final = ("gyroscope_unit", "z_beyond_40", "constant_channel")
 """Beyond ``GYROSCOPE_LIMIT``; beyond ``Z_LIMIT``; one value throughout the window."""
 
 _GYROSCOPE: Final = slice(3, 6)
+_LENGTH: Final = (WINDOW_LENGTH, 1)
 _TRUE: Final = b"\x01"
 
 
@@ -39,23 +40,23 @@ class Plausibility:
         self._floor, self._ceiling = self._low.copy(), self._high.copy()
         np.maximum(self._low[_GYROSCOPE], -GYROSCOPE_LIMIT, out=self._floor[_GYROSCOPE])
         np.minimum(self._high[_GYROSCOPE], GYROSCOPE_LIMIT, out=self._ceiling[_GYROSCOPE])
+        # As large as a window: numpy compares 900 numbers in a row four times as fast as 100 rows of 9.
+        self._floors, self._ceilings = np.tile(self._floor, _LENGTH), np.tile(self._ceiling, _LENGTH)
 
     def kinds_of_each(self, windows: FloatArray) -> list[str]:
         """Which of ``KINDS`` are in float32 (N, 100, 9): one name for each window that has it."""
-        largest, smallest = np.maximum.reduce(windows, 1), np.minimum.reduce(windows, 1)
-        doubtful = (largest > self._ceiling) | (smallest < self._floor) | (largest == smallest)
-        if _TRUE not in doubtful.tobytes():
-            return []
-        found = (self.kinds(window) for window in windows[doubtful.any(axis=1)])
-        return [kind for kinds in found for kind in kinds]
+        return [kind for window in windows for kind in self.kinds(window)]
 
     def kinds(self, window: FloatArray) -> tuple[str, ...]:
         """Which of ``KINDS`` are in float32 (100, 9); nearly always none."""
-        largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
-        beyond = (largest > self._ceiling) | (smallest < self._floor)
-        constant = largest == smallest
-        if _TRUE not in (beyond | constant).tobytes():
+        if not (
+            _TRUE in (window[0] == window[50]).tobytes()  # else no channel is constant
+            or _TRUE in (window > self._ceilings).tobytes()
+            or _TRUE in (window < self._floors).tobytes()
+        ):
             return ()
+        largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
+        constant = largest == smallest
         gyroscope = max(float(largest[_GYROSCOPE].max()), -float(smallest[_GYROSCOPE].min()))
         found = (
             gyroscope > GYROSCOPE_LIMIT,

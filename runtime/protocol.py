@@ -7,7 +7,8 @@ and answers what it cannot parse in plain text. What is refused here is answered
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sized
+import logging
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.answers import Answer, Headers, error_answer, raw_answer
+from runtime.infer_endpoint import ROUTES
 from runtime.request_record import ANSWER, CROWDED
 
 READ_BYTES: Final = 32 * 1024
@@ -29,6 +31,7 @@ A piece may be chunks of one byte each, which are parsed one by one while everyb
 DISCARD_BYTES: Final = 8 * 1024 * 1024
 """What is read of a body after its answer: who still sends does not read, and would lose it in a reset."""
 
+_LOGGER: Final = logging.getLogger("runtime.app")
 _LINGER_SECONDS: Final = 5.0
 _MOST_IN_LINE: Final = 32
 _VERSIONS: Final = ("1.1", "1.0")
@@ -53,6 +56,27 @@ class Limits:
     head_bytes: int = 32 * 1024
     connections: int = 512
     waiting: int = 96
+
+
+class Turns:
+    """Whole requests in the order in which they came, one after the other in one go of the event loop."""
+
+    def __init__(self) -> None:
+        self._due: list[Callable[[], None]] = []
+
+    def take(self, loop: asyncio.AbstractEventLoop, turn: Callable[[], None]) -> None:
+        """Call it when everything that is there now has been read."""
+        if not self._due:
+            loop.call_soon(self._take_all)
+        self._due.append(turn)
+
+    def _take_all(self) -> None:
+        due, self._due = self._due, []
+        for turn in due:
+            try:
+                turn()
+            except Exception:  # One connection's trouble is not that of all others.
+                _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
 
 
 class _Flow(FlowControl):
@@ -88,6 +112,8 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._since = self._unread_since = perf_counter()
         self._head_bytes = 0
         self._discarded = 0
+        self._parsing = False
+        self._whole: Any = None  # A request that may be answered without a task, if its end is in this piece.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
@@ -108,7 +134,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._state == _LINGERING:
             self._discard(len(data))
             return
-        self._unset_keepalive_if_required()
+        self._parsing = True
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -123,6 +149,40 @@ class RuntimeProtocol(HttpToolsProtocol):
             if self._head_bytes > self._limits.head_bytes:
                 what = f"request line and headers have more than {self._limits.head_bytes} bytes"
                 self._refuse(431, "head_too_large", what)
+        self._parsing = False
+        if self._whole is not None:
+            cycle, self._whole = self._whole, None
+            if cycle.more_body:
+                super()._start_asgi_task(cycle, self.app)
+            else:
+                self.app.turns.take(self.loop, partial(self._take_turn, cycle))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self._parsing and cycle.scope["method"] == "POST" and cycle.scope["path"] in ROUTES:
+            self._whole = cycle
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _take_turn(self, cycle: Any) -> None:
+        """Answer a whole request, as its task would; several windows get one."""
+        if cycle.disconnected:
+            self._queue.left(cycle.scope)
+        elif self.flow.write_paused or (answered := self.app.at_once(cycle.scope, bytes(cycle.body))) is None:
+            super()._start_asgi_task(cycle, self.app)
+        else:
+            self._answer(cycle, *answered)
+
+    def on_response_complete(self) -> None:
+        """As uvicorn's, without a timer for each answer: ``look`` ends what is idle."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self._state == _IDLE:
+            self._since = perf_counter()
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client sends no more, but may still read."""
@@ -224,7 +284,6 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle, reading_body = self.cycle, self._state == _BODY
-        self._unset_keepalive_if_required()
         if not self._nothing_due():
             if cycle.response_started or not reading_body:
                 # The answer to what came before is due first, and is the last one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.contract.errors import PipelineError, WindowError
-from runtime.infer_body import MAX_BODY_BYTES, MAX_COMMAS, BodyError, parse_infer_body
+from runtime.infer_body import MAX_BODY_BYTES, MAX_COMMAS, BodyError, parse_infer_body, read_body
 from tests.simulators import imu_windows, infer_body
 
 GOOD = infer_body(imu_windows(1, seed=4)[0])
@@ -125,13 +126,34 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+def by_the_book(body: bytes) -> bytes | None:
+    """What Python's own parser makes of it, number by number; None where it is no window."""
+    try:
+        document = json.loads(body.decode(), object_pairs_hook=tuple)
+        ((key, rows),) = document
+        numbers = [number for row in rows for number in row]
+        right = isinstance(document, tuple) and isinstance(rows, list)
+        right = right and key == "x" and [len(row) for row in rows] == [9] * 100
+        right = right and all(isinstance(row, list) for row in rows)
+        if not right or not all(type(number) in (int, float) for number in numbers):
+            return None
+        packed = struct.pack("<900f", *numbers)
+    except (ValueError, TypeError, OverflowError, struct.error, RecursionError):
+        return None
+    return packed if np.isfinite(np.frombuffer(packed, "<f4")).all() else None
+
+
 def parses_or_is_refused(body: bytes) -> None:
+    """Whichever of the parsers took it: what is taken is what the book says, and nothing else is."""
+    expected = by_the_book(body)
     try:
         window = parse_infer_body(body)
     except (BodyError, WindowError):
+        assert expected is None
         return
     assert window.shape == (100, 9)
-    assert np.isfinite(window).all()
+    assert window.dtype == np.float32
+    assert window.tobytes() == expected
 
 
 @given(st.binary(max_size=200) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
@@ -188,3 +210,59 @@ def test_the_most_verbose_window_fits() -> None:
     assert len(rows[0][0]) == 25
     assert len(body) < MAX_BODY_BYTES / 4
     assert parse_infer_body(body)[99, 8] == np.float32("-12.345678901234567")
+
+
+NUMBERS = st.one_of(
+    st.floats(width=32, allow_nan=False, allow_infinity=False).map(repr),
+    st.floats().map(json.dumps),
+    st.integers(-(10**25), 10**25).map(str),
+    st.sampled_from(
+        ["1e38", "3.4028235e38", "3.4028236e38", "-0", "-0.0", "1E5", "1e-400", "01", "1.", ".5", "+1"]
+    ),
+)
+"""As text: most of them JSON, and not all of them float32."""
+
+
+@given(st.lists(st.tuples(NUMBERS, st.integers(0, 99), st.integers(0, 8)), max_size=5))
+def test_every_number_is_read_as_the_book_reads_it(changes: list[tuple[str, int, int]]) -> None:
+    rows = [["0.5"] * 9 for _ in range(100)]
+    for text, row, channel in changes:
+        rows[row][channel] = text
+    parses_or_is_refused(('{"x":[' + ",".join(f"[{','.join(row)}]" for row in rows) + "]}").encode())
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"[", b"]", b",", b'"x"', b'"', b"{", b"}", b":", b"0", b"[0]", b"],[", b" "]),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(st.integers(0, 10_000), min_size=4, max_size=4),
+    st.booleans(),
+)
+def test_a_window_whose_brackets_are_moved_is_none(
+    pieces: list[bytes], places: list[int], removed: bool
+) -> None:
+    """The quick parser flattens whatever nesting: the shape is held against more than a count of numbers."""
+    body = with_value("0.5")
+    for piece, place in zip(pieces, places, strict=False):
+        at = body.find(piece, place % len(body)) if removed else place % len(body)
+        if at >= 0:
+            body = body[:at] + body[at + len(piece) :] if removed else body[:at] + piece + body[at:]
+    parses_or_is_refused(body)
+
+
+def test_rows_that_only_add_up_are_no_window() -> None:
+    wrong: list[Any] = [
+        [[1] * 8 + [[1]]] + [[1] * 9] * 99,
+        [[1] * 8, [1] * 10] + [[1] * 9] * 98,
+        [[1] * 9 + [[]]] + [[1] * 9] * 98,
+        [[[1] * 9]] + [[1] * 9] * 99,
+        [[1] * 900] + [[]] * 99,
+    ]
+    for rows in wrong:
+        body = json.dumps({"x": rows}).encode()
+        assert by_the_book(body) is None
+        parses_or_is_refused(body)
+        with pytest.raises((BodyError, WindowError)):
+            read_body(b'{"x":[' + body[5:-1] + b"," + body[5:-1] + b"]}").windows(0, 2)  # type: ignore[union-attr]
