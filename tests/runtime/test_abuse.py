@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import httpx
 import pytest
@@ -41,65 +42,147 @@ def chunked(*chunks: bytes) -> bytes:
     return b"".join([POST, b"Transfer-Encoding: chunked\r\n\r\n", *parts, b"0\r\n\r\n"])
 
 
-CASES: Final[dict[str, tuple[bytes, tuple[int, ...]]]] = {
-    "no body": (post(b""), (400,)),
-    "no JSON": (post(b"<xml/>"), (400,)),
-    "wrong type": (post(GOOD, b"Content-Type: text/plain"), (415,)),
-    "gzip": (post(gzip.compress(b"0" * 10_000_000), b"Content-Encoding: gzip"), (415,)),
-    "gzip unnamed": (post(gzip.compress(GOOD)), (400,)),
-    "missing key": (post(b"{}"), (400,)),
-    "key twice": (post(GOOD[:-1] + b', "x": 1}'), (400,)),
-    "further key": (post(GOOD[:-1] + b', "y": 1}'), (400,)),
-    "ragged": (post(json.dumps({"x": [[0] * 9] * 99 + [[0] * 8]}).encode()), (400,)),
-    "NaN": (post(GOOD.replace(b"[[", b"[[NaN, ", 1)), (400,)),
-    "1e400": (post(GOOD.replace(b"[[", b"[[1e400, ", 1)), (400,)),
-    "deep": (post(b'{"x":' + b"[" * 500_000), (400,)),
-    "invalid UTF-8": (post(b'{"\xff\xfe": 1}'), (400,)),
-    "NUL": (post(b"\0" * 100), (400,)),
-    "too long": (post(b" " * 1_000_001), (413,)),
-    "too long in chunks": (chunked(*[b" " * 100_000] * 11), (413,)),
-    "chunks of one byte": (chunked(*[b" "] * 20_000), (400,)),
-    "chunk size no number": (POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", (400,)),
-    "chunk size beyond": (POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n", (400,)),
-    "length and chunks": (POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", (400,)),
-    "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", (400,)),
-    "negative length": (POST + b"Content-Length: -1\r\n\r\n", (400,)),
-    "huge length": (POST + b"Content-Length: 99999999999999999999\r\n\r\n", (400,)),
-    "length beyond what is read": (POST + b"Content-Length: 5000000000\r\n\r\n", (413,)),
-    "huge header": (GET + b"A: " + b"a" * 100_000 + b"\r\n\r\n", (431, 400)),
-    "many headers": (GET + b"A: b\r\n" * 20_000 + b"\r\n", (431, 400)),
-    "huge path": (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (431, 400, 404)),
-    "space in a header": (GET + b"A b: c\r\n\r\n", (400,)),
-    "NUL in a header": (GET + b"A: b\0c\r\n\r\n", (400,)),
-    "HTTP/1.0": (b"GET /healthz HTTP/1.0\r\n\r\n", (200,)),
-    "HTTP/0.9": (b"GET /healthz\r\n\r\n", (400,)),
-    "HTTP/9.9": (b"GET /healthz HTTP/9.9\r\n\r\n", (400,)),
-    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100, (400,)),
-    "absolute form": (b"GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (200, 404, 400)),
-    "escaped path": (b"GET /%ff%00%2e%2e/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (404,)),
-    "other methods": (b"TRACE /infer HTTP/1.1\r\nHost: x\r\n\r\n", (405, 400)),
-    "connect": (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400, 404, 405)),
-    "unknown method": (b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", (400, 405)),
-    "websocket": (GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", (200,)),
-    "h2c": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,)),
-    "expectation": (POST + b"Expect: something\r\nContent-Length: 2\r\n\r\n{}", (400, 417)),
-    "pipelined": (post(GOOD) * 5, (200,)),
-    "batch with one bad": (post(b'{"x": [%s, [[1]]]}' % GOOD[6:-1]), (400,)),
+def first(value: bytes) -> bytes:
+    """A good body whose first number is another text."""
+    return b'{"x":[[' + value + GOOD[GOOD.index(b",") :]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is sent, the statuses of all answers in order, and a word of the last one."""
+
+    data: bytes
+    statuses: tuple[int, ...]
+    says: bytes = b""
+
+
+WINDOW: Final = GOOD[GOOD.index(b"[") : -1]
+CASES: Final[dict[str, Case]] = {
+    "good": Case(post(GOOD), (200,), b'"latent"'),
+    "no body": Case(post(b""), (400,), b"the body is empty"),
+    "no JSON": Case(post(b"<xml/>"), (400,), b"byte 0"),
+    "wrong type": Case(post(GOOD, b"Content-Type: text/plain"), (415,), b"text/plain"),
+    "gzip": Case(post(gzip.compress(b"0" * 10_000_000), b"Content-Encoding: gzip"), (415,), b"gzip"),
+    "gzip unnamed": Case(post(gzip.compress(GOOD)), (400,), b"invalid_json"),
+    "missing key": Case(post(b"{}"), (400,), b"missing required field `x`"),
+    "key twice": Case(post(GOOD[:-1] + b', "x": []}'), (400,), b"the key is there more than once"),
+    "further key": Case(post(GOOD[:-1] + b', "y": 1}'), (400,), b"`y`"),
+    "ragged": Case(
+        post(json.dumps({"x": [[0] * 9] * 99 + [[0] * 8]}).encode()), (400,), b"x[99]: 8 values, expected 9"
+    ),
+    "NaN": Case(post(first(b"NaN")), (400,), b"x[0][0]: nan is not a finite float32"),
+    "Infinity": Case(post(first(b"-Infinity")), (400,), b"x[0][0]: -inf is not a finite float32"),
+    "1e400": Case(post(first(b"1e400")), (400,), b"out of range"),
+    "beyond float32": Case(post(first(b"1e39")), (400,), b"x[0][0]: "),
+    "boolean": Case(post(first(b"true")), (400,), b"x[0][0]: Expected `float`, got `bool`"),
+    "text": Case(post(first(b'"1"')), (400,), b"x[0][0]: Expected `float`, got `str`"),
+    "deep": Case(post(b'{"x":' + b"[" * 500_000), (400,), b"arrays"),
+    "invalid UTF-8": Case(post(b'{"\xff\xfe": 1}'), (400,), b"UTF-8"),
+    "NUL": Case(post(b"\0" * 100), (400,), b"byte 0"),
+    "too long": Case(post(b" " * 1_000_001), (413,), b"1000000 bytes"),
+    "too long in chunks": Case(chunked(*[b" " * 100_000] * 11), (413,), b"1000000 bytes"),
+    "chunks of one byte": Case(chunked(*[b" "] * 20_000), (400,), b"invalid_json"),
+    "chunk extensions": Case(
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2;a=b;c\r\n{}\r\n0;d\r\n\r\n", (400,), b"`x`"
+    ),
+    "trailers": Case(
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r\n", (400,), b"`x`"
+    ),
+    "chunk size no number": Case(
+        POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", (400,), b"invalid_http"
+    ),
+    "chunk size beyond": Case(
+        POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n", (400,), b"invalid_http"
+    ),
+    "length and chunks": Case(
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", (400,), b"invalid_http"
+    ),
+    "two lengths": Case(POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", (400,), b"invalid_http"),
+    "negative length": Case(POST + b"Content-Length: -1\r\n\r\n", (400,), b"invalid_http"),
+    "huge length": Case(POST + b"Content-Length: 99999999999999999999\r\n\r\n", (400,), b"invalid_http"),
+    "length beyond what is read": Case(POST + b"Content-Length: 5000000000\r\n\r\n", (413,), b"1000000"),
+    "length too short": Case(
+        POST + b"Content-Length: %d\r\n\r\n" % (len(GOOD) - 5) + GOOD, (400,), b"truncated"
+    ),
+    "huge header": Case(GET + b"A: " + b"a" * 100_000 + b"\r\n\r\n", (431,), b"head_too_large"),
+    "many headers": Case(GET + b"A: b\r\n" * 20_000 + b"\r\n", (431,), b"head_too_large"),
+    "huge path": Case(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (431,), b"head_too_large"),
+    "space in a header": Case(GET + b"A b: c\r\n\r\n", (400,), b"invalid_http"),
+    "folded header": Case(GET + b"A: b\r\n c\r\n\r\n", (400,), b"invalid_http"),
+    "bare line feeds": Case(b"GET /healthz HTTP/1.1\nHost: x\n\n", (400,), b"invalid_http"),
+    "NUL in a header": Case(GET + b"A: b\0c\r\n\r\n", (400,), b"invalid_http"),
+    "HTTP/1.0": Case(b"GET /healthz HTTP/1.0\r\n\r\n", (200,), b'"ok":true'),
+    "HTTP/0.9": Case(b"GET /healthz\r\n\r\n", (400,), b"invalid_http"),
+    "HTTP/9.9": Case(b"GET /healthz HTTP/9.9\r\n\r\n", (400,), b"invalid_http"),
+    "TLS": Case(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100, (400,), b"invalid_http"),
+    "absolute form": Case(b"GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (200,), b'"ok":true'),
+    "escaped path": Case(b"GET /%ff%00%2e%2e/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (404,), b"not_found"),
+    "TRACE": Case(b"TRACE /infer HTTP/1.1\r\nHost: x\r\n\r\n", (405,), b"method_not_allowed"),
+    "PUT": Case(post(GOOD).replace(b"POST", b"PUT", 1), (405,), b"allowed are POST"),
+    "PATCH": Case(post(GOOD).replace(b"POST", b"PATCH", 1), (405,), b"allowed are POST"),
+    "DELETE": Case(b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", (405,), b"allowed are GET"),
+    "OPTIONS": Case(b"OPTIONS /infer HTTP/1.1\r\nHost: x\r\n\r\n", (200,)),
+    "connect": Case(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400,), b"invalid_http"),
+    "unknown method": Case(b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", (400,), b"invalid_http"),
+    "websocket": Case(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", (200,), b'"ok":true'),
+    "h2c by upgrade": Case(
+        GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
+        (200,),
+        b'"ok":true',
+    ),
+    "h2c": Case(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,), b"invalid_http"),
+    "expects to go on": Case(post(GOOD, b"Expect: 100-continue"), (200,), b'"latent"'),
+    "expects something": Case(post(b"{}", b"Expect: something"), (400,), b"`x`"),
+    "pipelined": Case(post(GOOD) * 5, (200,) * 5, b'"latent"'),
+    "pipelined, one bad": Case(post(GOOD) + post(b"{}") + post(GOOD), (200, 400, 200), b'"latent"'),
+    "batch with one bad": Case(post(b'{"x": [%s, [[1]]]}' % WINDOW), (400,), b"x[1]: "),
+    "batch with one NaN": Case(
+        post(b'{"x": [%s, %s]}' % (WINDOW, first(b"NaN")[5:-1])), (400,), b"invalid_json"
+    ),
 }
 
 
-def asked(port: int, data: bytes) -> int:
-    """The first status; 0 where the connection was closed without one."""
+def asked(port: int, case: Case, *, ends: bool, piece: int = 0) -> list[tuple[int, bytes]]:
+    """Status and body of each answer.
+
+    Args:
+        port: The server's.
+        case: What is sent, and how many answers are due.
+        ends: Say that no more is sent, and read until the server closes.
+        piece: Bytes that are sent at a time; 0 for all at once.
+    """
+    answers: list[tuple[int, bytes]] = []
     with socket.create_connection(("127.0.0.1", port), timeout=20) as peer:
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(ConnectionError):
-            peer.sendall(data)
-        with suppress(ConnectionError, OSError):
-            peer.shutdown(socket.SHUT_WR)
-        received = b""
+            for start in range(0, len(case.data), piece or len(case.data)):
+                peer.sendall(case.data[start : start + (piece or len(case.data))])
+        if ends:
+            with suppress(OSError):
+                peer.shutdown(socket.SHUT_WR)
+        stream = peer.makefile("rb")
         with suppress(ConnectionError):
-            while piece := peer.recv(65536):
-                received += piece
-    return int(received[9:12]) if received.startswith(b"HTTP/1.1 ") else 0
+            while ends or len(answers) < len(case.statuses):
+                answer = one_answer(stream, bodiless=case.data.startswith(b"HEAD"))
+                if answer is None:
+                    break
+                answers.append(answer)
+    return answers
+
+
+def one_answer(stream: IO[bytes], *, bodiless: bool) -> tuple[int, bytes] | None:
+    status = stream.readline()
+    if not status:
+        return None
+    assert status.startswith(b"HTTP/1.1 ")
+    length = 0
+    while (line := stream.readline()) not in (b"\r\n", b""):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    if status.startswith(b"HTTP/1.1 100"):
+        return one_answer(stream, bodiless=bodiless)
+    return int(status[9:12]), b"" if bodiless else stream.read(length)
 
 
 @contextmanager
@@ -130,12 +213,27 @@ def others(server: RuntimeServer) -> Iterator[list[str]]:
     assert len(asked_for) > 20
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "stays"])
 @pytest.mark.parametrize("name", CASES)
-def test_each_is_refused_by_its_status(server: RuntimeServer, name: str) -> None:
-    data, statuses = CASES[name]
-    assert asked(server.port, data) in statuses
+def test_each_is_answered_by_its_status_and_reason(server: RuntimeServer, name: str, ends: bool) -> None:
+    case = CASES[name]
+    answers = asked(server.port, case, ends=ends)
+    assert tuple(status for status, _ in answers) == case.statuses
+    assert case.says in answers[-1][1]
     assert httpx.get(f"{server.url}/healthz").status_code == 200
     assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["good", "key twice", "two lengths", "pipelined, one bad", "chunk extensions"]
+)
+def test_however_it_is_cut_the_answers_are_the_same(server: RuntimeServer, name: str) -> None:
+    """The end of a request is not where a piece ends."""
+    case = CASES[name]
+    for piece in (1 if len(case.data) < 1000 else 997, 4096):
+        answers = asked(server.port, case, ends=False, piece=piece)
+        assert tuple(status for status, _ in answers) == case.statuses
+        assert case.says in answers[-1][1]
 
 
 def held(pid: int) -> tuple[int, int, int]:
@@ -167,20 +265,47 @@ def test_nothing_grows_and_nobody_else_notices(tmp_path: Path) -> None:
         assert "Traceback" not in server.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_silent_connections_and_dripped_requests_keep_nobody_waiting(tmp_path: Path) -> None:
+    ReleaseSimulator().publish(tmp_path, "stable")
+    with running_server(tmp_path, RELEASE_STORE=str(tmp_path), REQUEST_TIMEOUT="2") as server:
+        (worker,) = server.children()
+        before = held(worker)
+        with others(server) as amiss:
+            address = ("127.0.0.1", server.port)
+            silent = [socket.create_connection(address, timeout=20) for _ in range(500)]
+            with socket.create_connection(address, timeout=20) as peer:
+                answer = b""
+                peer.settimeout(0.05)
+                for byte in post(GOOD):  # each byte is in time, and the whole is not
+                    with suppress(TimeoutError):
+                        answer = answer or peer.recv(100)
+                    if answer:
+                        break
+                    peer.sendall(bytes([byte]))
+            assert answer.startswith(b"HTTP/1.1 408")
+            for peer in silent:
+                peer.close()
+        assert amiss == []
+        wait_for(lambda: held(worker)[0] <= before[0] + 3, "connections that end")
+        assert held(worker)[2] - before[2] < 30
+
+
 def everything(server: RuntimeServer) -> None:
     """All cases, and what takes its time or ends in a reset."""
-    for data, _ in CASES.values():
-        asked(server.port, data)
+    for case in CASES.values():
+        asked(server.port, case, ends=True)
     slow = []
     for _ in range(60):
         peer = socket.create_connection(("127.0.0.1", server.port), timeout=20)
         peer.sendall(POST[:10])
         slow.append(peer)
-    for _ in range(60):
+    for number in range(120):
         peer = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-        peer.sendall(post(GOOD)[:-5])
+        peer.sendall(post(GOOD)[: -5 if number % 2 else None])
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        peer.close()  # a reset
+        peer.close()  # a reset, before the end of a request and right after it
     for _ in range(100):
         socket.create_connection(("127.0.0.1", server.port), timeout=20).close()
     unread = socket.create_connection(("127.0.0.1", server.port), timeout=20)
