@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -52,8 +54,8 @@ def test_integers_are_numbers(client: EdgeInferClient) -> None:
 
 def test_a_window_of_another_length_is_400(client: EdgeInferClient) -> None:
     """Never guessed at: the address is tried with every length that ``synchrony`` sends."""
-    statuses = {rows: client.synchrony(rows) for rows in (1, 2, 50, 99, 100, 101)}
-    assert statuses == {1: 400, 2: 400, 50: 400, 99: 400, 100: 200, 101: 400}
+    statuses = {rows: client.synchrony(rows) for rows in range(1, 102)}
+    assert statuses == {rows: 200 if rows == 100 else 400 for rows in range(1, 102)}
 
 
 def test_what_it_would_stub_is_counted(server: RuntimeServer) -> None:
@@ -77,12 +79,39 @@ def test_its_scripts_find_everything(server: RuntimeServer) -> None:
     assert "hailo_build_info" in httpx.get(f"{server.url}/metrics").text
 
 
+def test_several_of_it_at_once_each_hear_their_own_answer(server: RuntimeServer) -> None:
+    windows = imu_windows(8, seed=22)
+    latents = reference_latents(TINY_ENCODER.read_bytes(), windows, STATISTICS)
+
+    def talk(number: int) -> list[str]:
+        client = EdgeInferClient(f"{server.url}/infer", server.url, PATIENT)
+        for _ in range(40):
+            answer = client.infer(windows[number].tolist())
+            np.testing.assert_allclose(answer["latent"], latents[number], atol=0.08)
+        client.close()
+        return client.stubbed
+
+    with ThreadPoolExecutor(len(windows)) as pool:
+        assert list(pool.map(talk, range(len(windows)))) == [[]] * len(windows)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_pooled_connection_is_good_for_as_long_as_it_keeps_it(client: EdgeInferClient) -> None:
+def test_a_pooled_connection_is_good_for_as_long_as_it_keeps_it(
+    server: RuntimeServer, client: EdgeInferClient
+) -> None:
     window = imu_windows(1)[0].tolist()
     for idle in (5.0, POOL_IDLE_SECONDS - 0.5):
         client.infer(window)
-        time.sleep(idle)  # the passing of time is what is tested
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as pooled:
+            pooled.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += pooled.recv(65536)
+            time.sleep(idle)  # the passing of time is what is tested
+            # A client that finds the connection closed opens another and says nothing: look at the socket.
+            pooled.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                pooled.recv(1)
         client.infer(window)
     assert client.stubbed == []
