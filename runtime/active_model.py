@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.config import RuntimeConfig
+from runtime.contract.cpu import this_machine
 from runtime.contract.errors import (
     ConfigError,
     DeviceError,
@@ -31,6 +33,7 @@ from runtime.plausibility import Plausibility
 from runtime.release_choice import Choice, ReleaseChoice
 
 _LOGGER: Final = logging.getLogger("runtime.model")
+_SYSTEM: Final = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 class MotifCountError(PipelineError):
@@ -76,8 +79,14 @@ class ActiveModel:
         self.plausibility = Plausibility(release.manifest.input.normalization)
         self.in_use = 0
         self._engine = engine
-        self._golden = GoldenWindow(release)
+        self._golden = GoldenWindow.all_of(release)
+        self._repeated = 0
         self._scorer = MotifScorer(release.manifest.motif_head)
+        self.runs_on: Final = {
+            "machine": f"{this_machine()}, {_SYSTEM}",
+            "program": engine.program,
+            "kernel_family": engine.kernel_family,
+        }
 
     @property
     def target(self) -> str:
@@ -126,13 +135,15 @@ class ActiveModel:
         return latent, self._scorer.scores(latent)
 
     def repeat_golden_window(self) -> None:
-        """Run a golden window as any other one.
+        """Run a golden window as any other one, each time the next.
 
         Raises:
             GoldenMismatchError: It does not give what was recorded.
             EngineError: The engine failed.
         """
-        self._golden.check(self._engine.infer(self._golden.window), self._engine.kernel_family)
+        golden = self._golden[self._repeated % len(self._golden)]
+        self._repeated += 1
+        golden.check(self._engine.infer(golden.window), self._engine.kernel_family)
 
     def infer_batch(self, windows: FloatArray, first: int = 0) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         """Run several windows; each gives what it gives alone.
@@ -176,6 +187,8 @@ class ModelHolder:
         self.state = state
         self.switch: Callable[[], Mapping[str, object] | None] = lambda: None
         """Why what is served is not what the channel names, for ``/healthz``; None where it is."""
+        self.shadow: Callable[[], Mapping[str, object] | None] = lambda: None
+        """What runs beside it, for ``/healthz``; None where nothing is to."""
         self.trouble: Final = threading.Event()
         """Set where a device failed; whoever opens it again waits for this."""
         self._failed: ActiveModel | None = None

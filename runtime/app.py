@@ -52,7 +52,7 @@ class App:
         routes: frozenset[str],
     ) -> None:
         self._inner = inner
-        self._infer = infer
+        self.infer = infer
         self.at_once = infer.at_once
         self._record = record
         self.routes = routes
@@ -66,7 +66,7 @@ class App:
         """Answer one request."""
         if scope["type"] == "http":
             if scope["method"] == "POST" and scope["path"] in ROUTES:
-                await self._infer(scope, receive, send)
+                await self.infer(scope, receive, send)
             else:
                 await self._other(scope, receive, send)
         elif scope["type"] == "lifespan":

@@ -18,6 +18,8 @@ from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import Limits
 from runtime.recovery import follow
+from runtime.replay import Replay
+from runtime.shadow import Shadow
 from runtime.switching import LoadMemory
 
 WORKER_BOOT_ERROR = 3
@@ -48,6 +50,12 @@ def compose() -> App:
     atexit.register(readings.stop)
     app = create_app(holder, metrics, Limits(request_seconds=config.request_timeout))
     app.at_start.append(loop.attach)
+    app.at_start.append(Replay(holder, metrics).begin)
+    if config.canary_mode == "shadow":
+        shadow = Shadow(config, holder, metrics.shadow(), lambda: app.queue.waiting > 0)
+        holder.shadow, app.infer.answered = shadow.told, shadow.offer
+        shadow.start()
+        atexit.register(shadow.stop)
     return app
 
 

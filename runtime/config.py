@@ -17,6 +17,7 @@ from runtime.contract.version import VERSION as VERSION
 
 DEFAULT_STORE: Final = "artifacts/releases"
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+CANARY_MODES: Final = ("off", "shadow")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class RuntimeConfig:
         state_dir: Small and writable: what was seen of the store is remembered in it; None for this process
             alone (``STATE_DIR``).
         request_timeout: Seconds from a request's first byte to its last, 1 to 3600 (``REQUEST_TIMEOUT``).
+        canary_mode: ``off``, or ``shadow``: canary runs beside stable on the same windows (``CANARY_MODE``).
         log_level: One of ``LOG_LEVELS`` (``LOG_LEVEL``).
     """
 
@@ -54,6 +56,7 @@ class RuntimeConfig:
     trust_root: Path = Path(DEFAULT_TRUST_ROOT)
     state_dir: Path | None = None
     request_timeout: int = 30
+    canary_mode: str = "off"
     log_level: str = "INFO"
 
     @classmethod
@@ -77,8 +80,11 @@ class RuntimeConfig:
             trust_root=reader.read("TRUST_ROOT", Path, Path(DEFAULT_TRUST_ROOT)),
             state_dir=reader.read("STATE_DIR", Path, None),
             request_timeout=reader.read("REQUEST_TIMEOUT", _integer(1, 3600), 30),
+            canary_mode=reader.read("CANARY_MODE", _one_of(CANARY_MODES), "off"),
             log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),
         )
+        if config.canary_mode == "shadow" and (config.hef_path or config.release_channel != "stable"):
+            reader.problems.append("CANARY_MODE='shadow': needs RELEASE_CHANNEL=stable, and no HEF_PATH")
         if reader.problems:
             raise ConfigError("; ".join(reader.problems))
         return config

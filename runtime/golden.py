@@ -13,7 +13,7 @@ from runtime.contract.errors import GoldenMismatchError, PipelineError, WindowEr
 from runtime.contract.motifs import MotifScorer
 from runtime.contract.release import LSB_ELSEWHERE, Manifest
 from runtime.contract.store import Release
-from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray
+from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
 from runtime.engines import Engine
 
 LSB: Final = "LSB"
@@ -109,28 +109,37 @@ def compare_golden(engine: Engine, release: Release) -> GoldenComparison:
 
 
 class GoldenWindow:
-    """The first golden window of a release, kept to be repeated at any time.
+    """A golden window of a release, kept to be repeated at any time.
 
-    Raises:
-        GoldenMismatchError, DigestMismatchError: As ``compare_golden``.
+    Args:
+        manifest: The release's.
+        window: float32 (100, 9).
+        expected: float32 (64,), the recorded latent.
+        number: Which one it is.
     """
 
-    def __init__(self, release: Release) -> None:
+    def __init__(self, manifest: Manifest, window: Window, expected: FloatArray, number: int) -> None:
+        self._manifest, self.window, self.expected, self.number = manifest, window, expected, number
+
+    @classmethod
+    def all_of(cls, release: Release) -> list[GoldenWindow]:
+        """All of a release; raises as ``compare_golden``."""
         windows, expected = _recorded(release)
-        self._manifest, self.window, self._expected = release.manifest, windows[0].copy(), expected[0].copy()
+        pairs = enumerate(zip(windows, expected, strict=True))
+        return [cls(release.manifest, window.copy(), latent.copy(), n) for n, (window, latent) in pairs]
 
     def check(self, latent: FloatArray, kernel_family: str) -> None:
         """Hold float32 (64,), computed by these kernels, against the record; raise GoldenMismatchError."""
         record = self._manifest.golden
         if record.output is None:
-            worst, allowed = float(np.abs(latent - self._expected).max()), record.artifact_tolerance
+            worst, allowed = float(np.abs(latent - self.expected).max()), record.artifact_tolerance
         else:
-            steps = record.output.integers(latent) - record.output.integers(self._expected)
+            steps = record.output.integers(latent) - record.output.integers(self.expected)
             worst = float(np.abs(steps).max())
             allowed = 0 if record.kernel_family == kernel_family else LSB_ELSEWHERE
         if worst > allowed:
             raise GoldenMismatchError(
-                f"golden window 0 differs by {worst:.4g}, at most {allowed:.4g} is allowed",
+                f"golden window {self.number} differs by {worst:.4g}, at most {allowed:.4g} is allowed",
                 where=self._manifest.artifact,
                 hint="it did not when the release was loaded: restart, and look at what the machine does",
             )

@@ -34,7 +34,9 @@ def health_of(holder: ModelHolder) -> dict[str, object]:
         "motif_head": state.motif_head,
         "motifs": state.motifs,
         "keys": state.keys,
+        "runs_on": state.runs_on,
         "switch": holder.switch(),
+        "shadow": holder.shadow(),
         "store": {"alarm": state.alarm or None, "entry": state.sequence, "memory": state.memory},
     }
 

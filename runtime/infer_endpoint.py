@@ -123,6 +123,8 @@ class InferEndpoint:
         self._most_waiting = most_waiting
         self._batches = BatchTurns()
         self._of_model: tuple[ActiveModel | None, Headers] = (None, [])
+        self.answered: Callable[[ActiveModel, Window, FloatArray], None] | None = None
+        """Told each window that was answered, with its latent; must not wait."""
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; a client that has left is neither answered nor counted."""
@@ -199,6 +201,8 @@ class InferEndpoint:
         latent, scores = model.infer(window)
         kinds = model.plausibility.kinds(window)
         self._metrics.windows_done(1, perf_counter() - before, model.release_id, kinds)
+        if self.answered is not None:
+            self.answered(model, window, latent)
         extra = ((IMPLAUSIBLE, model.plausibility.named(window).encode()),) if kinds else ()
         if fields.answer_type is OCTETS_TYPE:
             return _octets([as_octets(latent, scores)], model, extra)
@@ -220,6 +224,8 @@ class InferEndpoint:
                     found = model.plausibility.kinds_of_each(part)
                     self._metrics.windows_done(len(part), perf_counter() - before, model.release_id, found)
                     kinds.update(found)
+                    if self.answered is not None:
+                        self.answered(model, part[0], latents[0])  # one of a slice: the line is short
                     if fields.answer_type is OCTETS_TYPE:
                         octets.append(as_octets(latents, scores))
                     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter
 from typing import Final
 
 from prometheus_client import (
@@ -22,6 +23,7 @@ from runtime.active_model import ActiveModel
 from runtime.config import VERSION
 from runtime.device_readings import DeviceReading
 from runtime.served_metrics import ServedCollector
+from runtime.shadow_metrics import ShadowCollector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 SWITCH_BUCKETS_SECONDS: Final = (0.001, 0.005, 0.010, 0.020, 0.045, 0.100, 0.250, 0.5, 1.0, 2.5, 10.0)
@@ -56,6 +58,8 @@ class RuntimeMetrics:
         self._served = ServedCollector(channel)
         self.registry.register(self._served)
         self.registry.register(_LogCollector(dropped_lines))
+        self._channel = channel
+        self._watch_time()
         self._loaded = Gauge(
             "hailo_model_loaded", "1 where a verified model answers, else 0.", registry=self.registry
         )
@@ -72,6 +76,33 @@ class RuntimeMetrics:
             ("kind",),
             registry=self.registry,
         )
+        self._count_switches()
+        self._reading_errors = Counter(
+            "hailo_device_reading_errors_total",
+            "Readings of temperature and power that failed.",
+            registry=self.registry,
+        )
+        self._device = _DeviceCollector()
+        self.registry.register(self._device)
+        ProcessCollector(registry=self.registry)
+        self.show_model(None)
+
+    def _watch_time(self) -> None:
+        self._served_since: tuple[str, float] = ("", 0.0)
+        self._served_for = Gauge(
+            "hailo_release_served_seconds",
+            "For how long the release has been served without a pause.",
+            ("release", "channel"),
+            registry=self.registry,
+        )
+        self._replays = Counter(
+            "hailo_golden_replays_total",
+            "Golden windows that were run, since there was no traffic.",
+            ("release", "channel", "result"),
+            registry=self.registry,
+        )
+
+    def _count_switches(self) -> None:
         self._switches = Counter(
             "hailo_release_switches_total", "Releases taken in place of another one.", registry=self.registry
         )
@@ -98,15 +129,6 @@ class RuntimeMetrics:
             buckets=SWITCH_BUCKETS_SECONDS,
             registry=self.registry,
         )
-        self._reading_errors = Counter(
-            "hailo_device_reading_errors_total",
-            "Readings of temperature and power that failed.",
-            registry=self.registry,
-        )
-        self._device = _DeviceCollector()
-        self.registry.register(self._device)
-        ProcessCollector(registry=self.registry)
-        self.show_model(None)
 
     def show_model(self, model: ActiveModel | None, alarm_kind: str = "") -> None:
         """Say from now on that this model, or none, is being served.
@@ -130,6 +152,14 @@ class RuntimeMetrics:
                 "keys": model.keys,
             }
         self._build.labels(**shown).set(1)
+        if shown["release"] != self._served_since[0]:
+            self._served_for.clear()
+            self._served_since = shown["release"], perf_counter()
+            if model is not None:
+                since = self._served_since[1]
+                self._served_for.labels(model.release_id, self._channel).set_function(
+                    lambda: perf_counter() - since
+                )
         self._alarm.labels(alarm_kind).set(1 if alarm_kind else 0)
 
     def request_done(self, route: str, status: int, seconds: float, release: str = "") -> None:
@@ -158,10 +188,24 @@ class RuntimeMetrics:
         for kind in kinds:
             served.implausible[kind] = served.implausible.get(kind, 0) + 1
 
+    def windows_of(self, release: str) -> int:
+        """How many windows a release ran for clients."""
+        return self._served.of(release).windows
+
+    def replayed(self, release: str, result: str) -> None:
+        """Count one golden window that was run without a client: ``repeated``, ``missed`` or ``failed``."""
+        self._replays.labels(release, self._channel, result).inc()
+
     def engine_failed(self, code: str, release: str = "") -> None:
         """Count one window that the engine failed to run; ``code`` is the error's."""
         errors = self._served.of(release).engine_errors
         errors[code] = errors.get(code, 0) + 1
+
+    def shadow(self) -> ShadowCollector:
+        """What counts a canary beside stable, on the page from now on."""
+        collector = ShadowCollector()
+        self.registry.register(collector)
+        return collector
 
     def switched(self) -> None:
         """Count one release that is served in place of another."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from runtime.accept import add_acceptance
 from runtime.contract.channel_log import Head
 from runtime.contract.channels import CHANNELS, ChannelEntry, as_document
 from runtime.contract.errors import ChannelMovedError, ConfigError, ReleaseNotFoundError
@@ -53,6 +54,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
         parser.set_defaults(command=command, failure=failure, show=show)
         return parser
 
+    add_acceptance(verb)
     moved = verb("promote", "let stable take a canary's release", _promote)
     moved.add_argument("release", metavar="ID", nargs="?", help="its id, or the first 6 digits or more")
     moved.add_argument("--request", metavar="NAME", help="sign a pending request instead")

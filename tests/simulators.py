@@ -56,6 +56,7 @@ from runtime.contract.window import (
 from runtime.engines import Engine
 from tests.doubles.tiny_hef import tiny_hef
 from tests.keys import BUILD, KEY_OF, a_store
+from tests.verdicts import judged_well
 
 ROOT: Final = Path(__file__).parent.parent
 TINY_ENCODER: Final = Path(__file__).parent / "data" / "tiny_encoder.onnx"
@@ -209,8 +210,10 @@ class ReleaseSimulator:
         )
         return dataclasses.replace(manifest, **self.changes)
 
-    def publish(self, root: Path, *channels: str) -> Release:
+    def publish(self, root: Path, *channels: str, judged: bool = True) -> Release:
         """Publish into a store, through its gate, and point channels to the release.
+
+        A canary has a verdict, and on a chip an acceptance report, unless it is not ``judged``.
 
         The HEF of a simulated release is a double's, which only a store made like this takes.
         """
@@ -219,6 +222,8 @@ class ReleaseSimulator:
         release = store.publish(self.manifest(contents), contents, BUILD)
         for channel in channels:
             store.point(channel, release, actor="test", reason="simulated", key=KEY_OF[channel])
+        if judged and "canary" in channels:
+            judged_well(store, release)
         return release
 
     def place(self, root: Path) -> Release:

@@ -258,8 +258,7 @@ class ChannelLog:
     def displaced(self) -> list[str]:
         """One sentence for each file above the chain that may have been an entry and does not hold.
 
-        Something newer than the head may be lost, a mark among it. A link was never an entry, and what was
-        written before anything was signed is a history that a new one replaces.
+        A mark may be lost there. A link was never an entry, and an unsigned history gives way to a new one.
         """
         found = []
         for name in self.names()[len(self.chain()) :]:
@@ -268,10 +267,9 @@ class ChannelLog:
                 continue
             try:
                 read_entry(path, self._trust.roots)
-            except UnsignedError:
-                continue
             except PipelineError as error:
-                found.append(f"{self.where}: {name} does not hold: {error.what}")
+                if not isinstance(error, UnsignedError):
+                    found.append(str(error))
         return found
 
     def problems(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,19 @@ def this_cpu() -> tuple[str, frozenset[str]]:
         if name.strip() in ("flags", "Features"):
             flags.update(value.split())
     return platform.machine(), frozenset(flags)
+
+
+def this_machine() -> str:
+    """The board where it says one, the CPU's name where it does, and how many cores this process may use."""
+    names = []
+    for path, mark in (("/proc/device-tree/model", ""), ("/proc/cpuinfo", "model name")):
+        try:
+            text = Path(path).read_text(errors="replace").strip("\0\n ")
+        except OSError:
+            continue
+        found = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith(mark)]
+        names += found[:1] if mark else [text]
+    return ", ".join([*names, platform.machine(), f"{len(os.sched_getaffinity(0))} cores"])
 
 
 def is_x86(architecture: str) -> bool:

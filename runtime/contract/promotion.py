@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from runtime.contract.acceptance import said_by_acceptance
 from runtime.contract.channel_log import Head
 from runtime.contract.channels import MOST_WORDS as MOST_WORDS
 from runtime.contract.channels import ChannelEntry
@@ -23,6 +24,7 @@ from runtime.contract.release import Manifest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, refuse_double
 from runtime.contract.trust import SignatureError, SigningKey
+from runtime.contract.verdict import said_by_verdict
 
 TOOLCHAIN_OF: Final = {"emulator": "emulator", "hailo8": "hailo-dfc", "hailo8l": "hailo-dfc"}
 """Whose numbers count for a target: what another toolchain emulated says nothing about its chip."""
@@ -55,7 +57,8 @@ class Decision:
     Args:
         actor: A person; for canary, automation may.
         reason: Theirs, in words.
-        force: Go on where a release is marked bad or was never a canary. Nothing else yields to it.
+        force: Go on against advice: a release marked bad, never a canary, not judged as one, or for a chip
+            and never accepted on one. Nothing else yields to it.
 
     Raises:
         PromotionRefusedError: No name, or no reason.
@@ -142,7 +145,8 @@ def promote(
         The entry that names it; the present one where stable does already.
 
     Raises:
-        PromotionRefusedError: Marked bad or never a canary, and not forced; another toolchain's numbers.
+        PromotionRefusedError: Marked bad, never a canary, without a present verdict ``promote``, or for a
+            chip without a measured acceptance report, and not forced; another toolchain's numbers.
         PublicationRefusedError: No passed parity about this artifact; a compiler's double made it.
         TargetMismatchError: It is for another target.
         DigestMismatchError, ManifestError, SignatureError: It is not what was released.
@@ -207,7 +211,7 @@ def _advice(store: ReleaseStore, release: Release) -> tuple[str, ...]:
     if all(entry.release != release.id for entry in store.history(target, "canary")):
         lost = bool(store.history_problems(target, "canary"))
         found += ("no canary entry that holds names it" if lost else "it was never a canary",)
-    return found
+    return (*found, *said_by_verdict(store, release), *said_by_acceptance(store, release))
 
 
 def roll_back(

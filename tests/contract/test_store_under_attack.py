@@ -201,7 +201,8 @@ def test_a_mark_that_was_written_over_stops_a_promotion(root: Path, where: str) 
     newest = max(channel(root, where).glob("*.json"))
     newest.chmod(0o644)
     newest.write_text("damaged")
-    with pytest.raises(PromotionRefusedError, match=f"marks may be missing: .*{newest.name} does not hold"):
+    lost = f"marks may be missing: channels/emulator/{where}/{newest.name}: not JSON"
+    with pytest.raises(PromotionRefusedError, match=lost):
         promote(store, "emulator", new.id, ANNA, MANAGER)
     entry = promote(store, "emulator", new.id, FORCED, MANAGER)
     assert any(newest.name in said for said in entry.overridden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import re
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,8 @@ def test_healthz_says_what_is_served(service: Service) -> None:
     result = service.client.simulate_get("/healthz")
     assert result.status_code == 200
     assert result.headers["cache-control"] == "no-store"
+    assert model.runs_on["program"].startswith("onnxruntime ")
+    assert model.runs_on["machine"].endswith(f"Python {platform.python_version()}")
     assert result.json == {
         "ok": True,
         "model": "tiny.onnx",
@@ -174,7 +177,9 @@ def test_healthz_says_what_is_served(service: Service) -> None:
         "motif_head": "checkpoint",
         "motifs": 12,
         "keys": "not judged",
+        "runs_on": model.runs_on,
         "switch": None,
+        "shadow": None,
         "store": {"alarm": None, "entry": 0, "memory": ""},
     }
 

@@ -1,0 +1,185 @@
+"""The acceptance report: what a canary did on the Pi that it is for, in one file, bound to its release.
+
+``releasectl accept`` writes it where the runtime is; ``releasectl attach`` verifies it and keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from runtime.contract.document import from_json, to_json
+from runtime.contract.errors import ManifestError, PipelineError
+from runtime.contract.evidence import evidence_kind, read_evidence
+from runtime.contract.release import TARGETS, Manifest, check_digest
+from runtime.contract.release_directory import Release
+from runtime.contract.store import ReleaseStore
+from runtime.contract.store_reader import StoreReader
+
+ACCEPTANCE_KIND: Final = "acceptance"
+ACCEPTANCE_SCHEMA: Final = 1
+LEAST_WINDOWS: Final = 2000
+DEADLINE_MS: Final = 45.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceIdentity:
+    """Where it ran.
+
+    Args:
+        machine: Processor, operating system and kernel, in one line.
+        device: The chip's architecture and serial number; empty on the emulator.
+        hailort, firmware: Their versions; empty on the emulator.
+        runtime: Version of the runtime that answered.
+    """
+
+    machine: str
+    device: str
+    hailort: str
+    firmware: str
+    runtime: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """What was seen of one release on one device.
+
+    Args:
+        schema: ``ACCEPTANCE_SCHEMA``.
+        release, artifact_sha256, target: What was tried.
+        provenance: Of all numbers: ``measured`` on a chip, ``emulated`` on the emulator.
+        identity: Where.
+        golden_windows: How many were posted.
+        golden_worst: Largest difference of a latent from what the toolchain emulated, in its own units.
+        golden_allowed: The largest that the release allows.
+        windows: Posted at ``rate`` a second.
+        rate: Windows a second.
+        lost: Not answered by 200.
+        p50_ms, p95_ms, p99_ms, largest_ms: From post to answer, at the client.
+        later_than_45_ms: Share.
+        cpu_share: Of one core, by the server, over the run; None where it cannot be read.
+        celsius: Of the chip at the end; None on the emulator or where it cannot be read.
+        at: When it ended, ISO 8601, UTC.
+
+    Raises:
+        ManifestError: A field contradicts another one.
+    """
+
+    schema: int
+    release: str
+    artifact_sha256: str
+    target: str
+    provenance: str
+    identity: DeviceIdentity
+    golden_windows: int
+    golden_worst: float
+    golden_allowed: float
+    windows: int
+    rate: float
+    lost: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    largest_ms: float
+    later_than_45_ms: float
+    cpu_share: float | None
+    celsius: float | None
+    at: str
+
+    def __post_init__(self) -> None:
+        if self.schema != ACCEPTANCE_SCHEMA:
+            raise ManifestError(
+                f"schema {self.schema}, this version reads {ACCEPTANCE_SCHEMA}", where="schema"
+            )
+        if self.target not in TARGETS:
+            raise ManifestError(f"{self.target[:40]!r} is none of {', '.join(TARGETS)}", where="target")
+        check_digest(self.release, "release")
+        check_digest(self.artifact_sha256, "artifact_sha256")
+        hardware = self.target != "emulator"
+        if self.provenance != ("measured" if hardware else "emulated"):
+            raise ManifestError(f"{self.provenance[:40]!r} for {self.target}", where="provenance")
+        if hardware and not all((self.identity.device, self.identity.hailort, self.identity.firmware)):
+            raise ManifestError(
+                "measured, and does not say on which device, HailoRT and firmware", where="identity"
+            )
+        numbers = (self.p50_ms, self.p95_ms, self.p99_ms, self.largest_ms)
+        if list(numbers) != sorted(numbers) or not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise ManifestError(f"{numbers} are no percentiles", where="p50_ms")
+        if not (0 <= self.lost <= self.windows and 0 <= self.later_than_45_ms <= 1 and self.rate > 0):
+            raise ManifestError("counts that cannot be", where="windows")
+        try:
+            offset = datetime.fromisoformat(self.at).utcoffset()
+        except ValueError as error:
+            raise ManifestError(f"{self.at[:40]!r} is no time", where="at") from error
+        if offset != timedelta(0):
+            raise ManifestError(f"{self.at[:40]!r} is not in UTC", where="at")
+
+    def failures(self) -> tuple[str, ...]:
+        """A sentence for each thing by which it was not accepted."""
+        found = []
+        if self.windows < LEAST_WINDOWS:
+            found.append(f"{self.windows} windows, {LEAST_WINDOWS} are asked")
+        if self.golden_windows < 1:
+            found.append("no golden window")
+        elif not self.golden_worst <= self.golden_allowed:
+            found.append(
+                f"golden windows differ by {self.golden_worst:.4g}, {self.golden_allowed:.4g} is allowed"
+            )
+        if self.lost:
+            found.append(f"{self.lost} windows were not answered")
+        if not self.p99_ms < DEADLINE_MS:
+            found.append(f"p99 is {self.p99_ms:.4g} ms, EdgeInfer waits {DEADLINE_MS:g} ms")
+        return tuple(found)
+
+
+def parse_acceptance(data: bytes, where: str) -> Acceptance:
+    """Read a report; ManifestError names what is wrong."""
+    report: Acceptance = from_json(Acceptance, data, where)
+    if to_json(report) != data:
+        raise ManifestError("is not as `releasectl accept` writes it", where=where, hint="run it again")
+    return report
+
+
+def check_about(report: Acceptance, manifest: Manifest, identifier: str) -> None:
+    """ManifestError where a report is about another release or artifact."""
+    if report.release != identifier or report.target != manifest.target:
+        raise ManifestError(
+            f"is about {report.release[:16]} for {report.target}", where=identifier[:16], hint="run it again"
+        )
+    if report.artifact_sha256 != manifest.primary.sha256:
+        raise ManifestError(
+            f"tried artifact {report.artifact_sha256[:16]}, the release's is {manifest.primary.sha256[:16]}",
+            where="artifact_sha256",
+            hint="run `releasectl accept` against a runtime that serves this release",
+        )
+
+
+def keep_acceptance(store: ReleaseStore, release: Release, data: bytes, where: str) -> Acceptance:
+    """Verify a report and keep it beside its release; raises as ``parse_acceptance`` and ``check_about``."""
+    report = parse_acceptance(data, where)
+    check_about(report, release.manifest, release.id)
+    store.add_evidence(release, ACCEPTANCE_KIND, "json", data)
+    return report
+
+
+def said_by_acceptance(store: StoreReader, release: Release) -> tuple[str, ...]:
+    """What speaks against a promotion: a chip's release needs a measured report that failed nothing."""
+    if release.manifest.target == "emulator":
+        return ()
+    reports: list[Acceptance] = []
+    for path in store.evidence(release.id):
+        try:
+            if evidence_kind(path) == ACCEPTANCE_KIND:
+                report = parse_acceptance(read_evidence(path), str(path))
+                check_about(report, release.manifest, release.id)
+                reports.append(report)
+        except PipelineError:
+            continue  # It is none: whoever may write the store can lay anything there.
+    if not reports:
+        return ("no acceptance report: `releasectl accept` makes one on its device",)
+    newest = max(reports, key=lambda report: datetime.fromisoformat(report.at))
+    if failures := newest.failures():
+        return (f"the acceptance report of {newest.at} says: {'; '.join(failures)}"[:900],)
+    return ()

@@ -1,0 +1,356 @@
+"""The canary beside stable: it runs on windows that stable has answered, in a child, and is compared.
+
+No request waits for it: a window is put into a short line after its answer, or dropped and counted. The
+child runs at the lowest priority; where it fails, dies or hangs, it is ended, and started again with growing
+waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.config import RuntimeConfig
+from runtime.contract.errors import PipelineError, ReleaseNotFoundError
+from runtime.contract.window import FloatArray, Window
+from runtime.release_choice import Choice, ReleaseChoice
+from runtime.shadow_child import REPLY, Reply, golden_frame, window_frame
+
+MOST_WAITING: Final = 16
+MOST_A_SECOND: Final = 50
+"""Windows that the canary runs in one second; the rest is dropped. EdgeInfer sends about 20."""
+
+GOLDEN_SECONDS: Final = 5.0
+"""Without traffic, between two golden windows: there is always evidence."""
+
+LOAD_SECONDS: Final = 120.0
+WINDOW_SECONDS: Final = 5.0
+"""The longest that one window may take: at the lowest priority it may have to wait for a core."""
+
+LOOK_SECONDS: Final = 1.0
+FIRST_WAIT: Final = 5.0
+LONGEST_WAIT: Final = 300.0
+_MOST_LINE: Final = 4096
+_LOGGER: Final = logging.getLogger("runtime.shadow")
+
+
+class ShadowError(PipelineError):
+    """A canary that could not be run beside stable; ``code`` is the reason's own."""
+
+    def __init__(self, what: str, code: str) -> None:
+        super().__init__(what, where="shadow", hint="stable is not touched; it is tried again")
+        self.code = code  # type: ignore[misc]
+
+
+class ShadowWatcher(Protocol):
+    """Who counts."""
+
+    def compared(self, canary: str, stable: str, reply: Reply, *, golden: bool) -> None:
+        """One window was run."""
+
+    def dropped(self, canary: str, reason: str) -> None:
+        """One was not."""
+
+    def failed(self, canary: str, reason: str) -> None:
+        """The canary could not be loaded, died or hung; ``reason`` is a code."""
+
+    def running(self, canary: str, stable: str) -> None:
+        """What runs beside what from now on; both empty where nothing does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    canary: str
+    stable: str
+    canary_directory: Path
+    stable_directory: Path
+
+
+class Child:
+    """A process that answers frames; one at a time."""
+
+    def __init__(self, command: list[str]) -> None:
+        root = Path(__file__).parent.parent
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=root,
+            bufsize=0,
+        )
+
+    def ready(self, seconds: float) -> None:
+        """Wait until it has loaded; ShadowError where it does not."""
+        line = self._read(_MOST_LINE, seconds, until=b"\n")
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            told = json.loads(line)
+            if told["ready"]:
+                return
+            raise ShadowError(str(told["message"]), str(told["code"]))
+        raise ShadowError("what it said when it had loaded cannot be read", "shadow_protocol")
+
+    def ask(self, frame: bytes, seconds: float) -> Reply:
+        """Send a frame and wait for the answer; ShadowError where none comes."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(frame)
+        except OSError as error:
+            raise self._died() from error
+        return Reply.unpacked(self._read(REPLY.size, seconds))
+
+    def _read(self, size: int, seconds: float, until: bytes = b"") -> bytes:
+        assert self._process.stdout is not None
+        descriptor, deadline, data = self._process.stdout.fileno(), time.monotonic() + seconds, b""
+        while len(data) < size and not (until and data.endswith(until)):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise ShadowError(f"said nothing for {seconds:g} s", "stalled")
+            piece = os.read(descriptor, 1 if until else size - len(data))
+            if not piece:
+                raise self._died()
+            data += piece
+        return data
+
+    def _died(self) -> ShadowError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(1)
+            return ShadowError(f"its process ended with status {code}", "died")
+        return ShadowError("its process closed its output", "died")
+
+    def end(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def start_child(canary: Path, stable: Path) -> Child:
+    """The process that runs a release."""
+    return Child([sys.executable, "-m", "runtime.shadow_child", str(canary), str(stable)])
+
+
+class Shadow:
+    """Follows ``canary``, and runs it on what stable answers, in a thread of its own.
+
+    Args:
+        config: The settings; its channel is stable's.
+        holder: What is served.
+        watcher: Who counts.
+        busy: Whether requests wait: then nothing is compared.
+        start: Starts a child for two directories.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        config: RuntimeConfig,
+        holder: ModelHolder,
+        watcher: ShadowWatcher,
+        busy: Callable[[], bool] = lambda: False,
+        start: Callable[[Path, Path], Child] = start_child,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._choice = ReleaseChoice(replace(config, release_channel="canary"))
+        self._store = config.release_store
+        self._holder = holder
+        self._watcher = watcher
+        self.busy = busy
+        self._start, self._clock = start, clock
+        self._line: deque[tuple[str, Window, FloatArray]] = deque()
+        self._there = threading.Event()
+        self._stopping = threading.Event()
+        self._child: Child | None = None
+        self._pair: _Pair | None = None
+        self._failures: dict[str, int] = {}
+        self._due = 0.0
+        self._looked = float("-inf")
+        self._signs: tuple[object, ...] = ()
+        self._found: Choice | None = None
+        self._golden, self._golden_due = 0, 0.0
+        self._next = 0.0
+        self._state = "nothing to compare"
+        self._problem: PipelineError | None = None
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+
+    def offer(self, model: ActiveModel, window: Window, latent: FloatArray) -> None:
+        """Put an answered window into the line, where there is room; the event loop's, which does not wait.
+
+        Args:
+            model: What answered.
+            window: float32 (100, 9), which nobody changes any more.
+            latent: float32 (64,), what it answered.
+        """
+        pair = self._pair
+        if pair is None or model.release_id != pair.stable:
+            return
+        if len(self._line) >= MOST_WAITING:
+            self._watcher.dropped(pair.canary, "line_full")
+        elif self.busy():
+            self._watcher.dropped(pair.canary, "busy")
+        else:
+            self._line.append((pair.stable, window, latent))
+            self._there.set()
+
+    def told(self) -> Mapping[str, object]:
+        """For ``/healthz``."""
+        pair, problem = self._pair, self._problem
+        told: dict[str, object] = {"state": self._state, "canary": pair.canary if pair else None}
+        if problem is not None:
+            told |= {"reason": problem.code, "message": str(problem)}
+        return told
+
+    def start(self) -> None:
+        """Go on in the background."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the child."""
+        self._stopping.set()
+        self._there.set()
+        if self._thread.is_alive():
+            self._thread.join(WINDOW_SECONDS + 1)
+        self._end()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.step()
+            except Exception as error:
+                _LOGGER.exception("shadow", extra={"fields": {"event": "shadow"}})
+                self._failed(ShadowError(f"{type(error).__name__}: a mistake of ours", "internal"))
+            self._there.wait(self._wait())
+            self._there.clear()
+
+    def _wait(self) -> float:
+        now = self._clock()
+        if self._line and self._child is not None:
+            return max(0.0, self._next - now)
+        return max(0.01, min(LOOK_SECONDS, self._golden_due - now if self._child else LOOK_SECONDS))
+
+    def step(self) -> None:
+        """Look at the channel where that is due, and run what is in line."""
+        now = self._clock()
+        model = self._holder.model
+        if now >= self._looked + LOOK_SECONDS or (
+            self._pair and model and model.release_id != self._pair.stable
+        ):
+            self._looked = now
+            self._follow(model)
+        if self._child is None or self._pair is None:
+            self._line.clear()
+            return
+        try:
+            self._work(self._child, self._pair)
+        except ShadowError as error:
+            self._failed(error)
+
+    def _work(self, child: Child, pair: _Pair) -> None:
+        while not self._stopping.is_set() and self._clock() < self._looked + LOOK_SECONDS:
+            now = self._clock()
+            if now < self._next:
+                return
+            if self._line:
+                stable, window, latent = self._line.popleft()
+                if stable != pair.stable:
+                    continue
+                self._next, self._golden_due = now + 1 / MOST_A_SECOND, now + GOLDEN_SECONDS
+                reply = child.ask(window_frame(window, latent), WINDOW_SECONDS)
+                self._watcher.compared(pair.canary, pair.stable, reply, golden=False)
+            elif now >= self._golden_due:
+                self._golden_due = now + GOLDEN_SECONDS
+                reply = child.ask(golden_frame(self._golden), WINDOW_SECONDS)
+                self._golden += 1
+                self._watcher.compared(pair.canary, pair.stable, reply, golden=True)
+            else:
+                return
+
+    def _follow(self, model: ActiveModel | None) -> None:
+        found = self._wanted(model)
+        wanted = found if isinstance(found, _Pair) else None
+        if wanted is None:
+            self._state = str(found)
+        if wanted == self._pair and (self._child is not None or wanted is None):
+            return
+        if wanted != self._pair:
+            self._end()
+            self._pair, self._due = wanted, 0.0
+        if wanted is not None and self._clock() >= self._due:
+            self._begin(wanted)
+
+    def _wanted(self, model: ActiveModel | None) -> _Pair | str:
+        """What is to run beside what, or why nothing is."""
+        if model is None:
+            return "nothing is served"
+        if model.target != "emulator":
+            # One process has the chip: a canary beside stable would wait for it, and be waited for.
+            return "not beside a chip: only one process can have it"
+        try:
+            signs = self._choice.signs()
+            if signs != self._signs or self._found is None:
+                self._found, self._signs = self._choice.find(), signs
+        except PipelineError as error:
+            self._found = None
+            self._problem = None if error.code == ReleaseNotFoundError.code else error
+            return "canary names no release that can be taken"
+        canary = self._found.release
+        if canary.id == model.release_id:
+            return "canary names what stable serves"
+        if canary.manifest.target != model.target:
+            return "canary is for another target"
+        stable = self._store / "releases" / model.release_id
+        return _Pair(
+            canary=canary.id,
+            stable=model.release_id,
+            canary_directory=canary.directory,
+            stable_directory=stable,
+        )
+
+    def _begin(self, pair: _Pair) -> None:
+        self._state = "loading"
+        child = self._start(pair.canary_directory, pair.stable_directory)
+        self._child = child
+        try:
+            child.ready(LOAD_SECONDS)
+        except ShadowError as error:
+            self._failed(error)
+            return
+        self._state, self._problem, self._golden_due = "running", None, self._clock()
+        self._line.clear()
+        self._watcher.running(pair.canary, pair.stable)
+        fields = {"event": "shadow_running", "canary": pair.canary, "stable": pair.stable}
+        _LOGGER.info("canary runs beside stable", extra={"fields": fields})
+
+    def _failed(self, error: ShadowError) -> None:
+        pair = self._pair
+        self._end()
+        self._line.clear()
+        canary = pair.canary if pair else ""
+        attempts = self._failures[canary] = self._failures.get(canary, 0) + 1
+        self._due = self._clock() + min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempts - 1, 10))
+        self._state, self._problem = "failed, is tried again", error
+        self._watcher.failed(canary, error.code)
+        fields = {"event": "shadow_failed", "canary": canary or None, "reason": error.code}
+        _LOGGER.error("canary does not run beside stable: %s", error, extra={"fields": fields})
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+            self._watcher.running("", "")

@@ -1,0 +1,199 @@
+"""The canary in a process of its own: how long it takes, and how it may end, is nobody else's trouble.
+
+``python -m runtime.shadow_child CANARY STABLE`` takes frames on its standard input and answers each on its
+standard output; ``runtime.shadow`` is the other end. Its first answer is a line of JSON: ``{"ready": true}``
+or why it is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.contract.errors import EngineError, GoldenMismatchError, PipelineError, WindowError
+from runtime.contract.motifs import MotifHead, MotifScorer
+from runtime.contract.release_directory import Release, open_release
+from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
+from runtime.engines import Engine, open_engine
+from runtime.golden import GoldenWindow, compare_golden
+
+WINDOW_FRAME: Final = b"W"
+"""Followed by float32 (100, 9), then float32 (64,), what stable said of it."""
+
+GOLDEN_FRAME: Final = b"G"
+"""Followed by a number, unsigned and 32 bits: run that golden window, modulo how many there are."""
+
+REPLY: Final = struct.Struct("<Bddb")
+"""Outcome; 1 - cosine of the two latents; seconds in the engine; whether motifs agree: -1 not compared."""
+
+COMPARED, PROBE, FAILED, GOLDEN_MISSED = range(4)
+"""Outcomes: compared; known probe traffic; could not be run; a golden one gave something else."""
+
+CLEAR_MARGIN: Final = 0.3
+"""Probability by which stable's first motif leads its second, for a disagreement to mean something."""
+
+WINDOW_BYTES: Final = 4 * WINDOW_SHAPE[0] * WINDOW_SHAPE[1]
+LATENT_BYTES: Final = 4 * LATENT_SIZE
+_INDEX: Final = struct.Struct("<I")
+_PROBE_LIMIT: Final = 1.0
+_REFUSED: Final = 3
+
+
+def is_probe(window: Window) -> bool:
+    """Whether a window is what EdgeInfer's health check sends: noise within ±1 on all nine channels.
+
+    A device that measures has gravity, 9.8 m/s², on its accelerometer, or the earth's field, 25 to 65 µT, on
+    its magnetometer: no real window is as small.
+    """
+    return bool(np.abs(window).max() <= _PROBE_LIMIT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What became of one window."""
+
+    outcome: int
+    distance: float = 0.0
+    seconds: float = 0.0
+    agrees: int = -1
+
+    def packed(self) -> bytes:
+        """As ``REPLY``."""
+        return REPLY.pack(self.outcome, self.distance, self.seconds, self.agrees)
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Reply:
+        """The reverse."""
+        outcome, distance, seconds, agrees = REPLY.unpack(data)
+        return cls(outcome=outcome, distance=distance, seconds=seconds, agrees=agrees)
+
+
+class Comparison:
+    """Holds the canary's answer to a window against stable's.
+
+    Args:
+        engine: The canary's.
+        canary, stable: The verified releases.
+    """
+
+    def __init__(self, engine: Engine, canary: Release, stable: Release) -> None:
+        self._engine = engine
+        ours, theirs = canary.manifest.motif_head, stable.manifest.motif_head
+        self._ours, self._theirs = MotifScorer(ours), MotifScorer(theirs)
+        self._same_motifs = _names(ours) == _names(theirs)
+        self._own, self._golden = GoldenWindow.all_of(canary), GoldenWindow.all_of(stable)
+
+    def window(self, window: Window, stable: FloatArray) -> Reply:
+        """Run float32 (100, 9); hold its latent against float32 (64,)."""
+        if is_probe(window):
+            return Reply(outcome=PROBE)
+        return self._compared(window, stable)
+
+    def golden(self, number: int) -> Reply:
+        """Run a golden window of the canary's own, then compare on one of stable's."""
+        own, theirs = self._own[number % len(self._own)], self._golden[number % len(self._golden)]
+        try:
+            own.check(self._engine.infer(own.window), self._engine.kernel_family)
+        except GoldenMismatchError:
+            return Reply(outcome=GOLDEN_MISSED)
+        except (EngineError, WindowError):
+            return Reply(outcome=FAILED)
+        return self._compared(theirs.window, theirs.expected)
+
+    def _compared(self, window: Window, stable: FloatArray) -> Reply:
+        begin = time.perf_counter()
+        try:
+            latent = self._engine.infer(window)
+        except (EngineError, WindowError):
+            return Reply(outcome=FAILED, seconds=time.perf_counter() - begin)
+        scores = self._ours.scores(latent)
+        seconds = time.perf_counter() - begin
+        agrees = self._agrees(scores, self._theirs.scores(stable)) if self._same_motifs else -1
+        return Reply(outcome=COMPARED, distance=_distance(latent, stable), seconds=seconds, agrees=agrees)
+
+    @staticmethod
+    def _agrees(scores: npt.NDArray[np.float64], stable: npt.NDArray[np.float64]) -> int:
+        if len(stable) < 2:
+            return -1
+        second, first = np.sort(stable)[-2:]
+        if first - second < CLEAR_MARGIN:
+            return -1
+        return int(scores.argmax() == stable.argmax())
+
+
+def _names(head: MotifHead) -> tuple[str, ...]:
+    return tuple(head.names)
+
+
+def _distance(a: FloatArray, b: FloatArray) -> float:
+    """1 - cosine, from 0 to 2; 1 where one of them is nothing but zeros."""
+    lengths = float(np.linalg.norm(a.astype(np.float64)) * np.linalg.norm(b.astype(np.float64)))
+    if lengths == 0.0:
+        return 0.0 if not a.any() and not b.any() else 1.0
+    return min(2.0, max(0.0, 1.0 - float(np.dot(a.astype(np.float64), b.astype(np.float64))) / lengths))
+
+
+def answer_all(comparison: Comparison, source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer each frame, until there are no more."""
+    while kind := source.read(1):
+        if kind == WINDOW_FRAME:
+            window = np.frombuffer(source.read(WINDOW_BYTES), "<f4").reshape(WINDOW_SHAPE)
+            reply = comparison.window(window, np.frombuffer(source.read(LATENT_BYTES), "<f4"))
+        else:
+            reply = comparison.golden(_INDEX.unpack(source.read(_INDEX.size))[0])
+        sink.write(reply.packed())
+        sink.flush()
+
+
+def window_frame(window: Window, stable: FloatArray) -> bytes:
+    """A frame that asks for a comparison."""
+    return WINDOW_FRAME + window.astype("<f4").tobytes() + stable.astype("<f4").tobytes()
+
+
+def golden_frame(number: int) -> bytes:
+    """A frame that asks for a golden window."""
+    return GOLDEN_FRAME + _INDEX.pack(number % 2**32)
+
+
+def _opened(directory: Path) -> Release:
+    release = open_release(directory, directory.name)
+    release.verify()
+    release.check_publishable()
+    release.check_artifact()
+    return release
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Load, say so, and answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal's ends the server, which ends this.
+    with contextlib.suppress(OSError):
+        os.nice(19)  # Serving comes first.
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    try:
+        canary, stable = map(_opened, map(Path, arguments[:2]))
+        engine = open_engine(canary)
+        compare_golden(engine, canary).check(canary.manifest.artifact)
+        comparison = Comparison(engine, canary, stable)
+    except PipelineError as error:
+        print(json.dumps({"ready": False, "code": error.code, "message": str(error)[:1000]}), flush=True)
+        return _REFUSED
+    print(json.dumps({"ready": True}), flush=True)
+    with engine, contextlib.suppress(BrokenPipeError, struct.error, ValueError):
+        answer_all(comparison, sys.stdin.buffer, sys.stdout.buffer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
