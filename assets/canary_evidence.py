@@ -48,7 +48,7 @@ class Source(Protocol):
         """Its address, for people."""
 
     def counted(self, name: str, release: str) -> list[Sample]:
-        """By how much the counters of a release grew; NoEvidenceError where that cannot be told."""
+        """What the counters of a release counted; NoEvidenceError where that cannot be told."""
 
     def now(self, name: str, release: str = "") -> list[Sample]:
         """What gauges say; of all releases where none is named."""
@@ -78,8 +78,11 @@ class Prometheus:
         return self._url
 
     def counted(self, name: str, release: str) -> list[Sample]:
-        """As ``Source``; what a restart set back is not lost."""
-        return self._asked(f"increase({name}{self._selector(release)}[{self._seconds}s])")
+        """As ``Source``: the most that each counter of the release reached, which is never too much.
+
+        Not ``increase``: it takes a counter's first value for nothing, and the only failure is that one.
+        """
+        return self._asked(f"max_over_time({name}{self._selector(release)}[{self._seconds}s])")
 
     def now(self, name: str, release: str = "") -> list[Sample]:
         """As ``Source``."""
@@ -153,7 +156,9 @@ def fetched(url: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise NoEvidenceError("is no http address", where=url[:200])
     try:
-        with urllib.request.urlopen(url, timeout=ASK_SECONDS) as answer:
+        # Runtimes and Prometheus are neighbours: no proxy is asked for them.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=ASK_SECONDS) as answer:
             data: bytes = answer.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise NoEvidenceError(
@@ -250,7 +255,7 @@ class Shadowed:
         failures: By reason.
         distances: 1 - cosine of the latents.
         motifs, disagreements: Windows with a clear motif, and those where canary's is another.
-        engine: Seconds of single windows, at the lowest priority.
+        engine: CPU seconds of single windows in its engine.
         golden: Golden windows of its own, by result.
         minutes: For how long it has been running.
         against: What it ran beside.

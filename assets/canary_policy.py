@@ -33,11 +33,11 @@ class CanaryPolicy:
         error_share: Requests that may have failed, a share.
         late_share: Requests that may have taken longer than EdgeInfer's 45 ms, a share.
         ratio_to_stable: How much longer its p95 and p99 may be than stable's, where both serve clients.
-        shadow_ratio_to_stable: The same of its engine alone, which beside stable has the lowest priority.
+        shadow_ratio_to_stable: The same of its engine alone, CPU time beside stable.
         p95_floor_ms: Below this nothing is slow, whatever stable takes.
         p95_distance: 95 of 100 latents may be this far from stable's, as 1 - cosine, from the same graph.
         motif_disagreement: Share of clear motifs that may differ from stable's, from the same graph and head.
-        clear_share_windows: Fewer clear motifs than this are no share: what is missing is ``hold``.
+        clear_share_windows: Fewer clear motifs than this are no share, and are only shown.
         missing: What follows from what is not known: ``hold`` or ``roll_back``.
         good_for_minutes: For how long a verdict counts.
         window_minutes: How far back Prometheus is asked.

@@ -5,6 +5,7 @@ Nothing that is not known counts as kept. What is broken rolls back; what is mis
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -130,11 +131,15 @@ def _at_least(name: str, value: float, least: float, unit: str) -> Row:
     )
 
 
-def _at_most(name: str, value: float | None, most: float, show: Callable[[float], str]) -> Row:
-    bound = f"at most {show(most)}"
-    if value is None:
+def _share_at_most(name: str, bad: float | None, total: float, most: float, policy: CanaryPolicy) -> Row:
+    """A share of few is broken only where no number of good ones up to ``least_windows`` could mend it."""
+    bound = f"at most {_share(most)} of {policy.least_windows}"
+    if bad is None or total <= 0:
         return Row(name=name, value=NO_DATA, bound=bound, outcome=MISSING)
-    return Row(name=name, value=show(value), bound=bound, outcome=OK if value <= most else BREACHED)
+    enough = total >= policy.least_windows
+    broken = bad > most * max(total, policy.least_windows)
+    outcome = BREACHED if broken else OK if enough else MISSING
+    return Row(name=name, value=f"{_share(bad / total)} of {total:.4g}", bound=bound, outcome=outcome)
 
 
 def _share(value: float) -> str:
@@ -155,11 +160,9 @@ def _of_served(canary: Canary, served: Served, stable: Served | None, policy: Ca
     if not served.requests:
         # Nobody asked: golden windows and the time decide, and there is no request to have failed.
         return [*rows, Row(name="requests", value="none", bound="", outcome=SHOWN)]
-    share = served.failed / served.requests
-    late = served.durations.share_above(DEADLINE_SECONDS)
     rows += [
-        _at_most("requests that failed", share, policy.error_share, _share),
-        _at_most("requests later than 45 ms", late, policy.late_share, _share),
+        _share_at_most("requests that failed", served.failed, served.requests, policy.error_share, policy),
+        _late("requests later than 45 ms", served.durations, policy),
     ]
     for name, quantile in (("p95 against stable", 0.95), ("p99 against stable", 0.99)):
         theirs = stable.durations if stable else Histogram()
@@ -183,12 +186,7 @@ def _of_shadowed(
         _at_least("minutes beside stable", shadowed.minutes, policy.least_minutes, ""),
         _at_least("windows beside stable", shadowed.windows, policy.least_windows, ""),
         _golden("golden windows, beside stable", shadowed.golden, needed=True),
-        _at_most(
-            "windows later than 45 ms, engine",
-            _late(shadowed.engine),
-            policy.late_share,
-            _share,
-        ),
+        _late("windows later than 45 ms, engine", shadowed.engine, policy),
     ]
     theirs = stable.engine if stable else Histogram()
     most = policy.shadow_ratio_to_stable
@@ -196,24 +194,34 @@ def _of_shadowed(
     return [*rows, *_disagreement(canary, shadowed, policy)]
 
 
-def _late(engine: Histogram) -> float | None:
-    return engine.share_above(DEADLINE_SECONDS)
+def _late(name: str, durations: Histogram, policy: CanaryPolicy) -> Row:
+    share = durations.share_above(DEADLINE_SECONDS)
+    late = None if share is None else share * durations.total
+    return _share_at_most(name, late, durations.total, policy.late_share, policy)
 
 
 def _disagreement(canary: Canary, shadowed: Shadowed, policy: CanaryPolicy) -> list[Row]:
     distance = shadowed.distances.quantile(0.95)
-    enough = shadowed.motifs >= policy.clear_share_windows
-    share = shadowed.disagreements / shadowed.motifs if shadowed.motifs else None
-    rows = [
-        _at_most("p95 of 1 - cosine", distance, policy.p95_distance, "{:.3g}".format),
-        _at_most("clear motifs that differ", share if enough else None, policy.motif_disagreement, _share),
-    ]
+    bound = f"at most {policy.p95_distance:g}"
+    if distance is None or shadowed.distances.total < policy.least_windows:
+        outcome = MISSING
+    else:
+        outcome = OK if distance <= policy.p95_distance else BREACHED
+    value = NO_DATA if distance is None else f"{distance:.3g} of {shadowed.distances.total:.4g}"
+    clear, differ = shadowed.motifs, shadowed.disagreements
+    motifs = dataclasses.replace(policy, least_windows=policy.clear_share_windows)
+    row = _share_at_most("clear motifs that differ", differ, clear, policy.motif_disagreement, motifs)
+    if row.outcome == MISSING and shadowed.windows >= policy.least_windows:
+        # Stable itself was seldom sure: then the latents decide.
+        row = Row(
+            name=row.name, value=f"{clear:.4g} clear of {shadowed.windows:.4g}", bound="", outcome=SHOWN
+        )
+    rows = [Row(name="p95 of 1 - cosine", value=value, bound=bound, outcome=outcome), row]
     if canary.same_basis:
         return rows
     # Other weights, another basis: how far apart they are says nothing of which is right.
-    return [
-        Row(name=row.name, value=row.value, bound="not judged: other weights", outcome=SHOWN) for row in rows
-    ]
+    why = "not judged: other weights"
+    return [Row(name=row.name, value=row.value, bound=why, outcome=SHOWN) for row in rows]
 
 
 def _golden(name: str, results: Mapping[str, float], *, needed: bool) -> Row:
@@ -241,8 +249,10 @@ def _ratio(
     value = ours.quantile(quantile)
     if canary.stable is None:
         return Row(name=name, value=NO_STABLE, bound="", outcome=SHOWN)
-    if value is None:
-        return Row(name=name, value=NO_DATA, bound=bound, outcome=MISSING)
+    if value is None or ours.total < policy.least_windows:
+        return Row(
+            name=name, value=f"{ours.total:.4g} windows" if value else NO_DATA, bound=bound, outcome=MISSING
+        )
     told = f"{1000 * value:.4g} ms"
     if value * 1000 <= policy.p95_floor_ms:
         return Row(name=name, value=told, bound=bound, outcome=OK)
@@ -286,8 +296,13 @@ def verdict_on(
     )
 
 
-def is_worth_keeping(store: ReleaseStore, verdict: Verdict) -> bool:
-    """Whether a verdict says something that the newest kept one does not, or that one is half spent."""
+def is_worth_keeping(store: ReleaseStore, verdict: Verdict, policy: CanaryPolicy) -> bool:
+    """Whether a verdict says something that the newest kept one does not, moves canary, or renews that one.
+
+    A canary that is still there was not rolled back, though it was judged so: who was to do it ended before.
+    """
+    if verdict.decision == ROLL_BACK and policy.roll_back_by_itself:
+        return True
     kept = [each for each in verdicts_on(store, verdict.release) if each.entry == verdict.entry]
     if not kept or (kept[-1].decision, kept[-1].policy) != (verdict.decision, verdict.policy):
         return True

@@ -7,6 +7,7 @@ import os
 import dagster as dg
 
 from orchestration.automation import observe_weights, weights_watch
+from orchestration.canary_judge import GROUP, judge_job, judge_sensor, verdict_asset
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.progress import progress_logger
 from orchestration.promotion import promote_to_stable, roll_back_stable, stable_asset
@@ -17,7 +18,8 @@ SETTINGS = BuildSettings.from_environment(os.environ)
 
 build_canary = dg.define_asset_job(
     "build_canary",
-    selection=dg.AssetSelection.all(),
+    # A verdict is on what has run for a while: nothing that has just been built.
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(GROUP),
     description="The whole chain: trained weights to a canary release, for every target in BUILD_TARGETS.",
 )
 
@@ -27,10 +29,14 @@ defs = dg.Definitions(
         calibration_set,
         onnx_model,
         *(asset for target in SETTINGS.targets for asset in target_assets(target)),
+        *(verdict_asset(target) for target in SETTINGS.targets),
         *(stable_asset(target) for target in SETTINGS.targets),
     ],
-    jobs=[observe_weights, build_canary, promote_to_stable, roll_back_stable],
-    sensors=[weights_watch],
+    jobs=[observe_weights, build_canary, judge_job(SETTINGS.targets), promote_to_stable, roll_back_stable],
+    sensors=[
+        weights_watch,
+        judge_sensor(SETTINGS.targets, watched=bool(SETTINGS.prometheus_url or SETTINGS.runtime_urls)),
+    ],
     resources={
         "places": Places(
             weights_dir=str(SETTINGS.weights_dir),
@@ -44,6 +50,9 @@ defs = dg.Definitions(
             canary_key_file=str(SETTINGS.canary_key_file or ""),
             release_key_file=str(SETTINGS.release_key_file or ""),
             development_keys=str(SETTINGS.development_keys.folder if SETTINGS.development_keys else ""),
+            prometheus_url=SETTINGS.prometheus_url,
+            prometheus_job=SETTINGS.prometheus_job,
+            runtime_urls=SETTINGS.runtime_urls,
         ),
         PRODUCTS: ProductIOManager(build_dir=str(SETTINGS.build_dir)),
     },

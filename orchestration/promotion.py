@@ -53,7 +53,7 @@ def stable_asset(target: str) -> dg.AssetSpec:
     """What ``stable`` of a target names: seen in the UI, made by nobody but the jobs below."""
     return dg.AssetSpec(
         key=dg.AssetKey([target, STABLE]),
-        deps=[dg.AssetKey([target, "canary_release"])],
+        deps=[dg.AssetKey([target, "canary_release"]), dg.AssetKey([target, "canary_verdict"])],
         group_name=target,
         kinds={"json"},
         description="The canary that `promote_to_stable` made stable, or that `roll_back` went back to. "

@@ -44,6 +44,9 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         canary_key_file: Signs releases and canary; empty where there is none.
         release_key_file: Signs stable; empty where the release manager is elsewhere.
         development_keys: The folder of this machine's development keys; empty where others count.
+        prometheus_url: Where canaries are seen; empty where there is no Prometheus.
+        prometheus_job: Its name for the runtimes; empty for any.
+        runtime_urls: Of runtimes that are asked where there is none, comma-separated.
     """
 
     weights_dir: str
@@ -57,6 +60,9 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
     canary_key_file: str = ""
     release_key_file: str = ""
     development_keys: str = ""
+    prometheus_url: str = ""
+    prometheus_job: str = ""
+    runtime_urls: str = ""
 
     def toolchain(self, target: str, log: dg.DagsterLogManager) -> Toolchain:
         """The toolchain of a target; what its compiler prints goes to the run's log while it works."""

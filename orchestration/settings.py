@@ -32,6 +32,10 @@ class BuildSettings:
         reports_url: Where ``reports_dir`` is served (``REPORTS_URL``); empty where it is not.
         dfc_python: The Python that has Hailo's Dataflow Compiler (``HAILO_DFC_PYTHON``); empty where there is
             none. A name without a folder is looked up on the path.
+        prometheus_url: Prometheus, which scrapes the runtimes (``PROMETHEUS_URL``); empty where none is.
+        prometheus_job: Its name for the runtimes, where it scrapes others, too (``PROMETHEUS_JOB``).
+        runtime_urls: Runtimes whose metrics are read where there is no Prometheus (``RUNTIME_URLS``,
+            comma-separated).
     """
 
     targets: tuple[str, ...]
@@ -45,6 +49,9 @@ class BuildSettings:
     release_key_file: Path | None
     reports_url: str = ""
     dfc_python: str = ""
+    prometheus_url: str = ""
+    prometheus_job: str = ""
+    runtime_urls: str = ""
 
     @property
     def development_keys(self) -> KeyFolder | None:
@@ -89,6 +96,9 @@ class BuildSettings:
             release_key_file=key("RELEASE_KEY_FILE"),
             reports_url=environment.get("REPORTS_URL") or "",
             dfc_python=dfc_python,
+            prometheus_url=environment.get("PROMETHEUS_URL") or "",
+            prometheus_job=environment.get("PROMETHEUS_JOB") or "",
+            runtime_urls=environment.get("RUNTIME_URLS") or "",
         )
 
 

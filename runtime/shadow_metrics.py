@@ -106,7 +106,7 @@ class ShadowCollector(Collector):
         yield from (windows, distances, motifs, disagreements)
         durations = HistogramMetricFamily(
             "hailo_shadow_engine_duration_seconds",
-            "Time of one window in the canary's engine, at the lowest priority.",
+            "CPU time of one window in the canary's engine.",
             labels=["release"],
         )
         for release, histogram in list(self._durations.items()):

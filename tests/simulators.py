@@ -226,6 +226,10 @@ class ReleaseSimulator:
             judged_well(store, release)
         return release
 
+    def identifier(self) -> str:
+        """What the release will be called."""
+        return release_id(manifest_bytes(self.manifest(self.contents())))
+
     def place(self, root: Path) -> Release:
         """Write the release as somebody does who goes around the gate."""
         contents = self.contents()
