@@ -162,7 +162,7 @@ def accept(
         golden_worst=worst,
         golden_allowed=allowed,
         windows=windows,
-        rate=rate,
+        rate=float(rate),
         lost=lost,
         p50_ms=p50,
         p95_ms=p95,

@@ -32,7 +32,7 @@ def a_verdict(release: Release, decision: str = PROMOTE, age: timedelta = timede
     )
 
 
-def an_acceptance(release: Release, **changes: object) -> Acceptance:
+def an_acceptance(release: Release, /, **changes: object) -> Acceptance:
     """What `releasectl accept` could have written of a release, on hardware where it is for that."""
     target = release.manifest.target
     chip = target != "emulator"

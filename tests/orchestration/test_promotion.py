@@ -114,7 +114,8 @@ def test_a_promotion_is_signed_and_seen(tmp_path: Path, instance: dg.DagsterInst
 
 def test_the_ui_shows_which_canary_it_was(tmp_path: Path) -> None:
     graph = definitions(tmp_path).resolve_asset_graph()
-    assert graph.get(STABLE).parent_keys == {dg.AssetKey(["emulator", "canary_release"])}
+    parents = {dg.AssetKey(["emulator", name]) for name in ("canary_release", "canary_verdict")}
+    assert graph.get(STABLE).parent_keys == parents
     assert not graph.get(STABLE).is_executable
 
 

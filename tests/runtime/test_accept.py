@@ -1,0 +1,170 @@
+"""``releasectl accept`` and ``attach``: a release tried on a real runtime, and what the report is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.accept import AcceptanceError, Device, accept
+from runtime.cli import main
+from runtime.contract.acceptance import (
+    Acceptance,
+    check_about,
+    keep_acceptance,
+    parse_acceptance,
+    said_by_acceptance,
+)
+from runtime.contract.document import to_json
+from runtime.contract.errors import ManifestError
+from runtime.contract.promotion import Decision, PromotionRefusedError, promote
+from runtime.contract.release_directory import Release
+from runtime.contract.verdict import keep_verdict
+from tests.keys import BUILD, MANAGER, a_store
+from tests.simulators import ReleaseSimulator, RuntimeServer, running_server
+from tests.verdicts import a_verdict, an_acceptance
+
+Capture = pytest.CaptureFixture[str]
+ANNA = Decision(actor="anna", reason="tried on the bench")
+
+
+@pytest.fixture(name="release", scope="module")
+def a_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    return ReleaseSimulator().publish(tmp_path_factory.mktemp("accept"), "canary", "stable")
+
+
+@pytest.fixture(name="served", scope="module")
+def a_server(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RuntimeServer]:
+    store = release.directory.parent.parent
+    with running_server(tmp_path_factory.mktemp("logs"), RELEASE_STORE=str(store)) as server:
+        yield server
+
+
+def test_a_report_says_what_it_saw_and_how_the_numbers_came_about(
+    served: RuntimeServer, release: Release
+) -> None:
+    said: list[str] = []
+    report = accept(Device(served.url), release, windows=200, rate=500, say=said.append)
+    assert (report.release, report.target, report.provenance) == (release.id, "emulator", "emulated")
+    assert (report.golden_windows, report.windows, report.lost) == (4, 200, 0)
+    assert report.golden_worst <= report.golden_allowed
+    assert report.identity.machine
+    assert (report.identity.device, report.identity.hailort) == ("", "")
+    assert 0 < report.p50_ms <= report.p95_ms <= report.p99_ms <= report.largest_ms
+    assert report.cpu_share is not None
+    assert report.celsius is None
+    assert said[-1] == "200 of 200 windows, 0 lost"
+    assert parse_acceptance(to_json(report), "here") == report
+    assert report.failures()[0] == "200 windows, 2000 are asked"
+
+
+def test_by_hand_it_is_written_and_attached(
+    served: RuntimeServer, release: Release, tmp_path: Path, capsys: Capture
+) -> None:
+    store, out = str(release.directory.parent.parent), tmp_path / "report.json"
+    few = ["--windows", "20", "--rate", "200"]
+    assert main(["accept", served.url, "--store", store, "--out", str(out), *few]) == 1
+    told = capsys.readouterr().out
+    assert "(emulated)" in told
+    assert "FAILED     20 windows, 2000 are asked" in told
+    report = json.loads(out.read_text())
+    assert report["release"] == release.id
+    assert main(["attach", str(out), "--store", store]) == 1
+    kept = [path.name for path in a_store(Path(store)).evidence(release.id)]
+    assert sum(name.startswith("acceptance-") for name in kept) == 1
+    out.write_text(out.read_text().replace('"lost": 0', '"lost": 0 '))
+    assert main(["attach", str(out), "--store", store]) == 1
+    assert "is not as `releasectl accept` writes it" in capsys.readouterr().err
+
+
+def test_what_serves_something_else_is_not_tried(served: RuntimeServer, tmp_path: Path) -> None:
+    other = ReleaseSimulator(version="v2").publish(tmp_path)
+    with pytest.raises(AcceptanceError, match=r"serves [0-9a-f]{16}, not "):
+        accept(Device(served.url), other, windows=1)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://x", "here", "https://x"])
+def test_a_device_that_is_none_is_an_error(url: str, release: Release) -> None:
+    with pytest.raises(AcceptanceError):
+        accept(Device(url), release)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"provenance": "measured"}, "measured' for emulator"),
+        ({"p95_ms": 1.0}, "no percentiles"),
+        ({"p50_ms": float("nan")}, "no percentiles"),
+        ({"lost": 3000}, "counts"),
+        ({"later_than_45_ms": 1.5}, "counts"),
+        ({"at": "yesterday"}, "no time"),
+        ({"at": "2026-11-27T20:00:00+01:00"}, "not in UTC"),
+        ({"target": "pi"}, "none of"),
+        ({"release": "x"}, "release"),
+        ({"schema": 2}, "schema"),
+    ],
+)
+def test_a_report_that_cannot_be_is_refused(release: Release, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ManifestError, match=message):
+        an_acceptance(release, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "failure"),
+    [
+        ({"windows": 1999}, "1999 windows, 2000 are asked"),
+        ({"golden_worst": 2.0}, "golden windows differ by 2, 0 is allowed"),
+        ({"golden_windows": 0}, "no golden window"),
+        ({"lost": 1}, "1 windows were not answered"),
+        ({"p99_ms": 45.0, "largest_ms": 50.0}, "p99 is 45 ms"),
+    ],
+)
+def test_what_was_not_accepted_says_why(release: Release, change: dict[str, Any], failure: str) -> None:
+    assert an_acceptance(release).failures() == ()
+    assert an_acceptance(release, **change).failures()[0].startswith(failure)
+
+
+def hardware(root: Path) -> Release:
+    release = ReleaseSimulator(target="hailo8").publish(root, "canary", judged=False)
+    keep_verdict(a_store(root), release, a_verdict(release), BUILD)
+    return release
+
+
+def attach(root: Path, release: Release, report: Acceptance) -> None:
+    keep_acceptance(a_store(root), release, to_json(report), "a test")
+
+
+def test_a_chips_release_needs_a_report_that_was_measured(tmp_path: Path) -> None:
+    release = hardware(tmp_path)
+    store = a_store(tmp_path, accepts_doubles=True)
+    with pytest.raises(PromotionRefusedError, match="no acceptance report"):
+        promote(store, "hailo8", release.id, ANNA, MANAGER)
+    attach(tmp_path, release, an_acceptance(release, lost=2, at="2026-11-27T20:00:00+00:00"))
+    with pytest.raises(PromotionRefusedError, match="2 windows were not answered"):
+        promote(store, "hailo8", release.id, ANNA, MANAGER)
+    attach(tmp_path, release, an_acceptance(release))
+    entry = promote(store, "hailo8", release.id, ANNA, MANAGER)
+    assert (entry.overridden, {each.kind for each in entry.evidence}) == ((), {"acceptance", "verdict"})
+
+
+def test_a_report_on_hardware_names_its_device(tmp_path: Path) -> None:
+    report = an_acceptance(hardware(tmp_path))
+    for field in ("device", "hailort", "firmware"):
+        with pytest.raises(ManifestError, match="does not say on which"):
+            dataclasses.replace(report, identity=dataclasses.replace(report.identity, **{field: ""}))
+
+
+def test_a_report_is_about_one_release_and_its_artifact(tmp_path: Path, release: Release) -> None:
+    mine = hardware(tmp_path)
+    for wrong in (an_acceptance(release), an_acceptance(mine, artifact_sha256="a" * 64)):
+        with pytest.raises(ManifestError):
+            check_about(wrong, mine.manifest, mine.id)
+    # Nor does one count that somebody laid there.
+    store = a_store(tmp_path)
+    store.add_evidence(mine, "acceptance", "json", to_json(an_acceptance(release)))
+    store.add_evidence(mine, "acceptance", "json", b"{}")
+    assert said_by_acceptance(store, mine)[0].startswith("no acceptance report")
