@@ -15,6 +15,7 @@ from bench import (
     parity,
     ranges,
     serving,
+    shadow,
     store,
     switching,
 )
@@ -43,6 +44,8 @@ def main() -> int:
     print("\n## Switches under load\n", flush=True)
     switching.main([])
     switching.main(["--configure-ms", "20"])
+    print("\n## A canary beside stable\n", flush=True)
+    shadow.main([])
     print("\n## The load that was asked for\n", flush=True)
     load_test.main([])
     print("\n## Beside the peers\n", flush=True)
