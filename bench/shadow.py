@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     found = measure(options.rounds, options.seconds, options.rate)
     print(
-        f"{machine()}; {options.rounds} rounds of {options.seconds:g} s, medians, measured; tests' tiny encoder"
+        f"{machine()}; {options.rounds} rounds of {options.seconds:g} s, medians; tests' tiny encoder"
     )
     print("\n".join(["", *lines(found, options.rate)]))
     return 0
