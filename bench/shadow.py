@@ -146,9 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=20.0)
     options = parser.parse_args(argv)
     found = measure(options.rounds, options.seconds, options.rate)
-    print(
-        f"{machine()}; {options.rounds} rounds of {options.seconds:g} s, medians; tests' tiny encoder"
-    )
+    print(f"{machine()}; {options.rounds} rounds of {options.seconds:g} s, medians; tests' tiny encoder")
     print("\n".join(["", *lines(found, options.rate)]))
     return 0
 

@@ -124,7 +124,7 @@ class Platform:
         self.missing: tuple[str, ...] = ()  # known when the build ended
         self.target = "emulator" if "emulator" in self.targets else self.targets[0]
         self.children, self.logs = children, logs
-        self.url = self.ui_url = ""  # known when they are started
+        self.url = self.ui_url = self.watched = ""  # known when they are started
         self.reports_url = settings.reports_url
         self.reports_dir = settings.reports_dir.resolve()
         self.keys = signing_settings(settings)
@@ -143,7 +143,8 @@ class Platform:
         )
 
     def _dagster(self) -> dict[str, str]:
-        return {"DAGSTER_HOME": str(self.home), "REPORTS_URL": self.reports_url, **self.keys}
+        urls = {"REPORTS_URL": self.reports_url} | ({"RUNTIME_URLS": self.watched} if self.watched else {})
+        return {"DAGSTER_HOME": str(self.home), **urls, **self.keys}
 
     def start_reports(self, port: int) -> Child:
         """Serve the folder of parity reports, to this machine alone; builds that start later link there."""
@@ -315,6 +316,8 @@ def bring_up(
 
     A port that is not given is chosen when its server starts: nobody can take it during the build.
     """
+    if port and not (os.environ.get("PROMETHEUS_URL") or os.environ.get("RUNTIME_URLS")):
+        platform.watched = f"http://{HOST}:{port}"
     say(f"building for {', '.join(platform.targets)} (Dagster's home: {platform.home}):")
     build = platform.start_build()
     ui = platform.start_ui(ui_port or free_port())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import urllib.parse
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,8 +35,6 @@ Labels = Mapping[str, str]
 
 class Seen:
     """A source that a test fills: a healthy canary beside a healthy stable, and changes to it."""
-
-    name = "a test"
 
     def __init__(self, canary: str, stable: str, *, served: bool = False, shadow: bool = True) -> None:
         self.samples: dict[str, list[Sample]] = {}
@@ -79,12 +79,35 @@ class Seen:
     def gone(self, prefix: str) -> None:
         self.samples = {name: found for name, found in self.samples.items() if not name.startswith(prefix)}
 
-    def counted(self, name: str, release: str) -> list[Sample]:
-        return self.now(name, release)
+    def get(self, url: str) -> bytes:
+        """What Prometheus's HTTP API answers to the queries that are asked of it, in its own words."""
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(url).query)["query"][0]
+        asked = QUERY.fullmatch(query)
+        assert asked is not None, query
+        name, release = str(asked["name"]), asked["release"]
+        result = [
+            {"metric": dict(each.labels) | {"__name__": name}, "value": [1764275000.1, in_text(each.value)]}
+            for each in self.samples.get(name, [])
+            if release is None or each.labels.get("release") == release
+        ]
+        return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
 
-    def now(self, name: str, release: str = "") -> list[Sample]:
-        found = self.samples.get(name, [])
-        return [each for each in found if not release or each.labels.get("release") == release]
+    @property
+    def source(self) -> Source:
+        """It, as the judge asks it."""
+        return Prometheus("http://prometheus", 60, get=self.get)
+
+
+QUERY = re.compile(
+    r'(max_over_time\()?(?P<name>[a-z_]+)(\{release="(?P<release>[0-9a-f]{64})"\})?(\[3600s\]\))?'
+)
+
+
+def in_text(value: float) -> str:
+    """As Prometheus writes a number."""
+    if math.isnan(value):
+        return "NaN"
+    return ("+Inf" if value > 0 else "-Inf") if math.isinf(value) else f"{value:g}"
 
 
 class Scene:
@@ -100,11 +123,11 @@ class Scene:
     def seen(self, **options: bool) -> Seen:
         return Seen(self.canary.id, self.stable.id if self.stable else "", **options)
 
-    def decision(self, source: Source, policy: CanaryPolicy = POLICY) -> tuple[str, dict[str, str]]:
+    def decision(self, seen: Seen, policy: CanaryPolicy = POLICY) -> tuple[str, dict[str, str]]:
         canary = find_canary(self.store, "emulator")
         assert canary is not None
         stable = self.stable.id if self.stable else ""
-        decision, rows = judge(canary, observe(lambda: source, self.canary.id, stable), policy)
+        decision, rows = judge(canary, observe(lambda: seen.source, self.canary.id, stable), policy)
         return decision, {row.name: row.outcome for row in rows}
 
 
@@ -401,9 +424,9 @@ def test_a_quantile_lies_within_its_bucket() -> None:
     assert found.share_above(0.15) is None
 
 
-def judged(scene: Scene, seen: Source, **changes: Any) -> Any:
+def judged(scene: Scene, seen: Seen, **changes: Any) -> Any:
     policy = dataclasses.replace(POLICY, **changes)
-    found = verdict_on(scene.store, "emulator", lambda: seen, policy, DIGEST)
+    found = verdict_on(scene.store, "emulator", lambda: seen.source, policy, DIGEST)
     assert found is not None
     return (*found, policy)
 
