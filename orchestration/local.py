@@ -134,10 +134,9 @@ class Platform:
     def start_ui(self, port: int) -> Child:
         """Start Dagster's webserver and daemon on the instance that the build writes to."""
         self.ui_url = f"http://{HOST}:{port}"
-        command: list[str | Path] = [_SCRIPTS / "dagster", "dev", "-w", ROOT / "workspace.yaml"]
         return self.children.start(
             "dagster",
-            [*command, "-h", HOST, "-p", str(port)],
+            [_SCRIPTS / "dagster", "dev", "-w", ROOT / "workspace.yaml", "-h", HOST, "-p", str(port)],
             log=self.logs / "ui.log",
             environment={**self._dagster(), "PYTHONWARNINGS": "ignore"},
         )
