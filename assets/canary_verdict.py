@@ -15,7 +15,7 @@ from assets.canary_evidence import DEADLINE_SECONDS, Histogram, Observation, Ser
 from assets.canary_policy import CanaryPolicy
 from runtime.contract.channel_log import Head
 from runtime.contract.channels import ChannelEntry
-from runtime.contract.errors import ReleaseNotFoundError
+from runtime.contract.errors import PipelineError, ReleaseNotFoundError
 from runtime.contract.promotion import Decision, mark_bad, roll_back
 from runtime.contract.release import Manifest
 from runtime.contract.store import Release, ReleaseStore
@@ -38,6 +38,9 @@ from runtime.contract.verdict import (
 ACTOR: Final = "canary_verdict"
 NO_DATA: Final = "no data"
 NO_STABLE: Final = "no stable"
+FAULTLESS: Final = ("store", "store_missing", "not_there_yet", "internal", "shadow_protocol")
+"""Reasons why a canary does not run beside stable that say nothing of it: it is held until it does."""
+
 _MOST_REASON: Final = 300
 
 
@@ -174,7 +177,7 @@ def _of_served(canary: Canary, served: Served, stable: Served | None, policy: Ca
 def _of_shadowed(
     canary: Canary, shadowed: Shadowed, stable: Served | None, policy: CanaryPolicy
 ) -> list[Row]:
-    failures = sum(shadowed.failures.values())
+    failures = sum(count for reason, count in shadowed.failures.items() if reason not in FAULTLESS)
     told = ", ".join(f"{reason} {count:.4g}" for reason, count in sorted(shadowed.failures.items()))
     rows = [
         Row(
@@ -279,6 +282,8 @@ def verdict_on(
         return None
     stable = canary.stable.id if canary.stable else ""
     seen = observe(open_source, canary.release.id, stable)
+    mine = tuple(name for name in seen.others if not _is_for_another(store, name, target))
+    seen = dataclasses.replace(seen, others=mine)
     decision, rows = judge(canary, seen, policy)
     return canary, Verdict(
         schema=VERDICT_SCHEMA,
@@ -294,6 +299,14 @@ def verdict_on(
         provenance="emulated" if target == "emulator" else "measured",
         at=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
     )
+
+
+def _is_for_another(store: ReleaseStore, identifier: str, target: str) -> bool:
+    """Whether a release that runs somewhere is another target's; one that is not known here is none."""
+    try:
+        return store.open(identifier).manifest.target != target
+    except PipelineError:
+        return False
 
 
 def is_worth_keeping(store: ReleaseStore, verdict: Verdict, policy: CanaryPolicy) -> bool:

@@ -40,6 +40,7 @@ LOAD_SECONDS: Final = 120.0
 WINDOW_SECONDS: Final = 5.0
 """The longest that one window may take: at the lowest priority it may have to wait for a core."""
 
+STOP_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 1.0
 FIRST_WAIT: Final = 5.0
 LONGEST_WAIT: Final = 300.0
@@ -131,8 +132,12 @@ class Child:
             return ShadowError(f"its process ended with status {code}", "died")
         return ShadowError("its process closed its output", "died")
 
+    def kill(self) -> None:
+        """Let it end; whoever waits for its answer hears that it died."""
+        self._process.kill()
+
     def end(self) -> None:
-        """End it."""
+        """End it, and wait until it has."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -178,6 +183,7 @@ class Shadow:
         self._stopping = threading.Event()
         self._child: Child | None = None
         self._pair: _Pair | None = None
+        self._taking: _Pair | None = None  # what windows are taken for: the pair, once its canary has loaded
         self._failures: dict[str, int] = {}
         self._due = 0.0
         self._looked = float("-inf")
@@ -197,7 +203,7 @@ class Shadow:
             window: float32 (100, 9), which nobody changes any more.
             latent: float32 (64,), what it answered.
         """
-        pair = self._pair
+        pair = self._taking
         if pair is None or model.release_id != pair.stable:
             return
         if len(self._line) >= MOST_WAITING:
@@ -224,8 +230,10 @@ class Shadow:
         """End the thread and the child."""
         self._stopping.set()
         self._there.set()
+        if (child := self._child) is not None:
+            child.kill()  # Whoever waits for its answer hears of it at once.
         if self._thread.is_alive():
-            self._thread.join(WINDOW_SECONDS + 1)
+            self._thread.join(STOP_SECONDS)
         self._end()
 
     def _run(self) -> None:
@@ -235,14 +243,13 @@ class Shadow:
             except Exception as error:
                 _LOGGER.exception("shadow", extra={"fields": {"event": "shadow"}})
                 self._failed(ShadowError(f"{type(error).__name__}: a mistake of ours", "internal"))
-            self._there.wait(self._wait())
+            now = self._clock()
+            if self._line and self._child is not None:
+                self._stopping.wait(max(0.0, self._next - now))  # Further windows do not make it due earlier.
+            else:
+                golden = self._golden_due - now if self._child else LOOK_SECONDS
+                self._there.wait(max(0.01, min(LOOK_SECONDS, golden)))
             self._there.clear()
-
-    def _wait(self) -> float:
-        now = self._clock()
-        if self._line and self._child is not None:
-            return max(0.0, self._next - now)
-        return max(0.01, min(LOOK_SECONDS, self._golden_due - now if self._child else LOOK_SECONDS))
 
     def step(self) -> None:
         """Look at the channel where that is due, and run what is in line."""
@@ -284,14 +291,12 @@ class Shadow:
     def _follow(self, model: ActiveModel | None) -> None:
         found = self._wanted(model)
         wanted = found if isinstance(found, _Pair) else None
-        if wanted is None:
-            self._state = str(found)
-        if wanted == self._pair and (self._child is not None or wanted is None):
-            return
         if wanted != self._pair:
             self._end()
             self._pair, self._due = wanted, 0.0
-        if wanted is not None and self._clock() >= self._due:
+        if wanted is None:
+            self._state = str(found)
+        elif self._child is None and self._clock() >= self._due:
             self._begin(wanted)
 
     def _wanted(self, model: ActiveModel | None) -> _Pair | str:
@@ -333,6 +338,7 @@ class Shadow:
             return
         self._state, self._problem, self._golden_due = "running", None, self._clock()
         self._line.clear()
+        self._taking = pair
         self._watcher.running(pair.canary, pair.stable)
         fields = {"event": "shadow_running", "canary": pair.canary, "stable": pair.stable}
         _LOGGER.info("canary runs beside stable", extra={"fields": fields})
@@ -341,6 +347,8 @@ class Shadow:
         pair = self._pair
         self._end()
         self._line.clear()
+        if self._stopping.is_set():
+            return
         canary = pair.canary if pair else ""
         attempts = self._failures[canary] = self._failures.get(canary, 0) + 1
         self._due = self._clock() + min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempts - 1, 10))
@@ -350,7 +358,7 @@ class Shadow:
         _LOGGER.error("canary does not run beside stable: %s", error, extra={"fields": fields})
 
     def _end(self) -> None:
-        child, self._child = self._child, None
+        child, self._child, self._taking = self._child, None, None
         if child is not None:
             child.end()
             self._watcher.running("", "")

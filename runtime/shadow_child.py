@@ -47,6 +47,7 @@ CLEAR_MARGIN: Final = 0.3
 WINDOW_BYTES: Final = 4 * WINDOW_SHAPE[0] * WINDOW_SHAPE[1]
 LATENT_BYTES: Final = 4 * LATENT_SIZE
 _INDEX: Final = struct.Struct("<I")
+HANG_SECONDS: Final = 20
 _PROBE_LIMIT: Final = 1.0
 _REFUSED: Final = 3
 
@@ -149,11 +150,14 @@ def _distance(a: FloatArray, b: FloatArray) -> float:
 def answer_all(comparison: Comparison, source: IO[bytes], sink: IO[bytes]) -> None:
     """Answer each frame, until there are no more."""
     while kind := source.read(1):
+        # Who asks ends what hangs; where that one has ended, nobody does.
+        signal.alarm(HANG_SECONDS)
         if kind == WINDOW_FRAME:
             window = np.frombuffer(source.read(WINDOW_BYTES), "<f4").reshape(WINDOW_SHAPE)
             reply = comparison.window(window, np.frombuffer(source.read(LATENT_BYTES), "<f4"))
         else:
             reply = comparison.golden(_INDEX.unpack(source.read(_INDEX.size))[0])
+        signal.alarm(0)
         sink.write(reply.packed())
         sink.flush()
 

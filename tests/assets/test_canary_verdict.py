@@ -341,6 +341,31 @@ def test_a_share_of_few_is_no_share(scene: Scene) -> None:
         assert scene.decision(seen)[0] == expected, (count, late)
 
 
+@pytest.mark.parametrize("reason", ["store", "not_there_yet", "internal"])
+def test_what_is_not_its_fault_does_not_roll_it_back(scene: Scene, reason: str) -> None:
+    seen = scene.seen()
+    put("hailo_shadow_failures_total", 3, release="canary", reason=reason)(seen)
+    assert scene.decision(seen)[0] == PROMOTE  # it runs meanwhile
+    for name in ("running", "windows", "golden", "engine", "latent", "motif"):
+        seen.gone(f"hailo_shadow_{name}")
+    decision, rows = scene.decision(seen)
+    assert (decision, rows["failures beside stable"], rows["minutes beside stable"]) == (
+        HOLD,
+        "ok",
+        "missing",
+    )
+
+
+def test_another_targets_canary_is_no_second_one(scene: Scene) -> None:
+    chip = ReleaseSimulator(target="hailo8").publish(scene.root, "canary")
+    seen = scene.seen()
+    put("hailo_release_served_seconds", 10, release=chip.id, channel="canary")(seen)
+    assert judged(scene, seen)[1].decision == PROMOTE
+    old = ReleaseSimulator(version="v0").publish(scene.root)
+    put("hailo_release_served_seconds", 10, release=old.id, channel="canary")(seen)
+    assert judged(scene, seen)[1].decision == HOLD
+
+
 def test_other_weights_are_not_compared(tmp_path: Path) -> None:
     scene = Scene(tmp_path, changes={"upstream": {"onnx_model": "9" * 64}})
     seen = scene.seen()
