@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sized
+from collections.abc import Sized
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -62,21 +62,22 @@ class Turns:
     """Whole requests in the order in which they came, one after the other in one go of the event loop."""
 
     def __init__(self) -> None:
-        self._due: list[Callable[[], None]] = []
+        self._due: list[tuple[RuntimeProtocol, Any]] = []
 
-    def take(self, loop: asyncio.AbstractEventLoop, turn: Callable[[], None]) -> None:
-        """Call it when everything that is there now has been read."""
+    def wait(self, connection: RuntimeProtocol, cycle: Any) -> None:
+        """Let a request have its turn when everything that is there now has been read."""
         if not self._due:
-            loop.call_soon(self._take_all)
-        self._due.append(turn)
+            connection.loop.call_soon(self._take_all)
+        self._due.append((connection, cycle))
 
     def _take_all(self) -> None:
         due, self._due = self._due, []
-        for turn in due:
+        for connection, cycle in due:
             try:
-                turn()
+                connection.take_turn(cycle)
             except Exception:  # One connection's trouble is not that of all others.
                 _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
+                connection.transport.abort()
 
 
 class _Flow(FlowControl):
@@ -144,18 +145,19 @@ class RuntimeProtocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
         except httptools.HttpParserError as error:
             self._refuse(400, "invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
+        finally:
+            self._parsing = False
         if self._state == _HEAD:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 what = f"request line and headers have more than {self._limits.head_bytes} bytes"
                 self._refuse(431, "head_too_large", what)
-        self._parsing = False
         if self._whole is not None:
             cycle, self._whole = self._whole, None
             if cycle.more_body:
                 super()._start_asgi_task(cycle, self.app)
             else:
-                self.app.turns.take(self.loop, partial(self._take_turn, cycle))
+                self.app.turns.wait(self, cycle)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._parsing and cycle.scope["method"] == "POST" and cycle.scope["path"] in ROUTES:
@@ -163,7 +165,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    def _take_turn(self, cycle: Any) -> None:
+    def take_turn(self, cycle: Any) -> None:
         """Answer a whole request, as its task would; several windows get one."""
         if cycle.disconnected:
             self._queue.left(cycle.scope)

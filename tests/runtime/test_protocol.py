@@ -331,3 +331,52 @@ def test_an_answer_that_waits_at_the_first_look_is_not_given_up(holder: ModelHol
         assert aborted
 
     asyncio.run(story())
+
+
+def test_a_turn_that_fails_ends_its_own_connection_only(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake of ours: its client hears that the connection is gone, and nobody else hears anything."""
+    taken: list[int] = []
+    take_turn = RuntimeProtocol.take_turn
+
+    def fails_first(self: RuntimeProtocol, cycle: Any) -> None:
+        taken.append(1)
+        if len(taken) == 1:
+            raise ValueError("a mistake of ours")
+        take_turn(self, cycle)
+
+    monkeypatch.setattr(RuntimeProtocol, "take_turn", fails_first)
+
+    async def story(server: Serving) -> None:
+        first, second = await server.connect(), await server.connect()
+        with logged("ERROR") as lines:
+            for _, writer in (first, second):
+                writer.write(WHOLE)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(first[0].read(), 20) == b""
+            assert (await asyncio.wait_for(second[0].readline(), 20)).startswith(b"HTTP/1.1 200")
+        assert "a mistake of ours" in lines[0]["traceback"]
+        second[1].close()
+
+    run(holder, story)
+    assert len(taken) == 2
+
+
+def test_a_request_in_two_pieces_is_answered_as_one(holder: ModelHolder) -> None:
+    """Whole or not: the two ways to an answer give the same but for the id and the time."""
+
+    async def story(server: Serving) -> None:
+        whole = parted(await server.exchange(WHOLE, end=True))
+        reader, writer = await server.connect()
+        writer.write(WHOLE[:-5])
+        await asyncio.sleep(0.05)  # another piece, as far as a socket lets one tell
+        writer.write(WHOLE[-5:])
+        writer.write_eof()
+        parts = parted(await asyncio.wait_for(reader.read(), 20))
+        writer.close()
+        for _, fields, _ in (whole, parts):
+            del fields["server-timing"]
+        assert whole == parts
+
+    run(holder, story)
