@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from runtime.contract.cpu import kernel_family, this_cpu
 from tests.simulators import ROOT, ReleaseSimulator, RuntimeServer, imu_windows, infer_body
 
 CONNECTIONS: Final = (1, 8)
@@ -152,6 +153,7 @@ def machine() -> str:
     names = ("falcon", "gunicorn", "uvicorn", "onnxruntime")
     packages = ", ".join(f"{name} {version(name)}" for name in names if importlib.util.find_spec(name))
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    model = f"{model} ({kernel_family(*this_cpu())})"
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {system}, {packages}"
 
 

@@ -53,7 +53,7 @@ def repacked(path: Path, files: Files) -> Path:
 def an_export(tmp_path: Path) -> tuple[Release, Path]:
     """A promoted release with evidence, and its export."""
     published(tmp_path / "store", "v0")
-    (release,) = published(tmp_path / "store", "v1")
+    (release,) = published(tmp_path / "store", "v1", judged=False)
     store = a_store(tmp_path / "store")
     store.add_evidence(release, "parity", "json", b"{}")
     export(store, release.id, tmp_path / "release.tar")

@@ -94,9 +94,11 @@ def tip(root: Path, name: str = "stable") -> SignedEntry:
     return a_store(root).chain("emulator", name)[-1]
 
 
-def published(root: Path, *versions: str, channels: tuple[str, ...] = ("canary", "stable")) -> list[Release]:
+def published(
+    root: Path, *versions: str, channels: tuple[str, ...] = ("canary", "stable"), judged: bool = True
+) -> list[Release]:
     """Tiny releases, each pointed to by the channels in turn."""
-    return [ReleaseSimulator(version=version).publish(root, *channels) for version in versions]
+    return [ReleaseSimulator(version=each).publish(root, *channels, judged=judged) for each in versions]
 
 
 def point(root: Path, release: Release, name: str = "stable", why: str = "moved") -> None:

@@ -21,7 +21,7 @@ from assets.parity import make_parity_report
 from assets.policy import load_policy
 from assets.product import Product, ProductMissingError, ProductMixedError, Workbench
 from assets.quantized_har import make_quantized_har, take_built
-from assets.toolchain.emulator import EmulatorToolchain
+from assets.toolchain.emulator import INTEGER_PATHS, EmulatorToolchain
 from runtime.contract.audit import store_problems
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
@@ -193,8 +193,9 @@ def test_a_report_that_does_not_hold_publishes_nothing(
 
 
 def test_parity_about_an_earlier_artifact_publishes_nothing(chain: Chain, tmp_path: Path) -> None:
-    """The 7-bit artifact with the 8-bit artifact's report."""
-    other = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain("u8s8-7bit"))
+    """An artifact of the other integer path with this one's report."""
+    (path,) = {*INTEGER_PATHS} - {EmulatorToolchain().integer_path}
+    other = build_chain(tmp_path / "bench", toolchain=EmulatorToolchain(path))
     assert other.products["hef"].digest != chain.products["hef"].digest
     foreign = replace(chain.evidence, upstream=other.evidence.upstream)
     latents = other.bench.read(other.products["parity_report"], LATENTS_NAME)

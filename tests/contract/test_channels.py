@@ -114,7 +114,7 @@ def test_a_copied_channel_entry_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_channel_to_a_pruned_release_is_named(tmp_path: Path) -> None:
-    release = ReleaseSimulator().publish(tmp_path, "canary")
+    release = ReleaseSimulator().publish(tmp_path, "canary", judged=False)
     shutil.rmtree(release.directory)
     (problem,) = store_problems(a_store(tmp_path))
     assert release.id[:16] in problem

@@ -27,7 +27,7 @@ def the_store(tmp_path: Path) -> ReleaseStore:
 
 @pytest.fixture(name="release")
 def a_release(tmp_path: Path) -> Release:
-    return ReleaseSimulator().publish(tmp_path, "canary")
+    return ReleaseSimulator().publish(tmp_path, "canary", judged=False)
 
 
 def test_it_is_named_by_its_bytes(store: ReleaseStore, release: Release) -> None:

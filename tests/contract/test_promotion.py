@@ -60,8 +60,9 @@ def test_a_promotion_records_the_evidence_that_lay_there(tmp_path: Path) -> None
     (release,) = published(tmp_path, "v1", channels=("canary",))
     store = a_store(tmp_path)
     kept = store.add_evidence(release, "parity", "json", b"{}")
-    (record,) = promote(store, "emulator", release.id, WHY, MANAGER).evidence
+    record, verdict = promote(store, "emulator", release.id, WHY, MANAGER).evidence
     assert kept.name == f"{record.kind}-{record.sha256}.json"
+    assert verdict.kind == "verdict"
 
 
 def test_junk_beside_a_release_is_no_evidence_and_stops_nothing(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_junk_beside_a_release_is_no_evidence_and_stops_nothing(tmp_path: Path) 
     for number in range(1000):
         put(kept.with_name(f"junk-{number:064x}.json"), b"")
     (kept.parent / f"junk-{'f' * 64}.json").mkdir()
-    (record,) = promote(store, "emulator", release.id, WHY, MANAGER).evidence
+    record, _ = promote(store, "emulator", release.id, WHY, MANAGER).evidence
     assert (record.kind, record.sha256) == ("parity", sha256_bytes(b"{}"))
 
 

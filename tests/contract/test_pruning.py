@@ -113,7 +113,8 @@ def test_a_release_that_lies_there_with_a_rotated_out_key_is_refused(tmp_path: P
 
 def test_a_kept_manifest_is_the_releases_own(tmp_path: Path) -> None:
     """Another one, under its own right name, says nothing about this release."""
-    store, names = five_canaries(tmp_path)
+    names = [ReleaseSimulator(version=f"v{n}").publish(tmp_path, "canary", judged=False).id for n in range(5)]
+    store = a_store(tmp_path)
     prune(store, 1, dry_run=False)
     mine, other = ((tmp_path / "evidence" / name) for name in names[:2])
     for folder in (mine, other):

@@ -32,7 +32,7 @@ def line(out: str, start: str) -> str:
 
 @pytest.fixture(name="release")
 def a_release(tmp_path: Path) -> Release:
-    return judged_by(evidence()).publish(tmp_path, "canary")
+    return judged_by(evidence()).publish(tmp_path, "canary", judged=False)
 
 
 def test_the_verdict_comes_first(tmp_path: Path, release: Release, capsys: Capture) -> None:

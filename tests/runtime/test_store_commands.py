@@ -93,8 +93,11 @@ def test_a_history_says_from_where_on_what_and_by_which_key(
     for identifier in (first, second):
         answer(capsys, tmp_path, "promote", identifier, "--yes", "--by", "Ada", *REASON)
     one, two = run(capsys, tmp_path, "history", "emulator", "stable")[1].splitlines()
-    assert f"promote nothing -> {first[:12]}  Ada: looked at it  key {MANAGER.keyid[:12]}" in one
-    assert f"promote {first[:12]} -> {second[:12]}  Ada: looked at it  evidence: parity  key" in two
+    assert (
+        f"promote nothing -> {first[:12]}  Ada: looked at it  evidence: verdict  key {MANAGER.keyid[:12]}"
+        in one
+    )
+    assert f"promote {first[:12]} -> {second[:12]}  Ada: looked at it  evidence: parity, verdict  key" in two
 
 
 @pytest.mark.parametrize("error", [KeyError("uid not found"), OSError("No username set"), ImportError("pwd")])
