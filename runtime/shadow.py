@@ -179,7 +179,6 @@ class Shadow:
         self.busy = busy
         self._start, self._clock = start, clock
         self._line: deque[tuple[str, Window, FloatArray]] = deque()
-        self._there = threading.Event()
         self._stopping = threading.Event()
         self._child: Child | None = None
         self._pair: _Pair | None = None
@@ -211,8 +210,8 @@ class Shadow:
         elif self.busy():
             self._watcher.dropped(pair.canary, "busy")
         else:
+            # Nobody is woken: a thread that begins now wants the interpreter while the answer is written.
             self._line.append((pair.stable, window, latent))
-            self._there.set()
 
     def told(self) -> Mapping[str, object]:
         """For ``/healthz``."""
@@ -229,7 +228,6 @@ class Shadow:
     def stop(self) -> None:
         """End the thread and the child."""
         self._stopping.set()
-        self._there.set()
         if (child := self._child) is not None:
             child.kill()  # Whoever waits for its answer hears of it at once.
         if self._thread.is_alive():
@@ -243,13 +241,7 @@ class Shadow:
             except Exception as error:
                 _LOGGER.exception("shadow", extra={"fields": {"event": "shadow"}})
                 self._failed(ShadowError(f"{type(error).__name__}: a mistake of ours", "internal"))
-            now = self._clock()
-            if self._line and self._child is not None:
-                self._stopping.wait(max(0.0, self._next - now))  # Further windows do not make it due earlier.
-            else:
-                golden = self._golden_due - now if self._child else LOOK_SECONDS
-                self._there.wait(max(0.01, min(LOOK_SECONDS, golden)))
-            self._there.clear()
+            self._stopping.wait(1 / MOST_A_SECOND if self._child is not None else LOOK_SECONDS)
 
     def step(self) -> None:
         """Look at the channel where that is due, and run what is in line."""
@@ -277,7 +269,7 @@ class Shadow:
                 stable, window, latent = self._line.popleft()
                 if stable != pair.stable:
                     continue
-                self._next, self._golden_due = now + 1 / MOST_A_SECOND, now + GOLDEN_SECONDS
+                self._next, self._golden_due = now + 0.9 / MOST_A_SECOND, now + GOLDEN_SECONDS
                 reply = child.ask(window_frame(window, latent), WINDOW_SECONDS)
                 self._watcher.compared(pair.canary, pair.stable, reply, golden=False)
             elif now >= self._golden_due:
