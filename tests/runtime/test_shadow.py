@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +20,12 @@ from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
 from runtime.contract.promotion import Decision, promote
 from runtime.contract.release_directory import Release
+from runtime.metrics import RuntimeMetrics
 from runtime.shadow import MOST_WAITING, Child, Shadow, ShadowError
 from runtime.shadow_child import COMPARED, GOLDEN_MISSED, PROBE, Reply, golden_frame, is_probe, window_frame
 from runtime.shadow_metrics import ShadowCollector
 from tests.keys import MANAGER, a_store, key_folder
+from tests.requirements import program
 from tests.simulators import (
     ReleaseSimulator,
     RuntimeServer,
@@ -307,3 +310,20 @@ def test_the_child_itself(pair: tuple[Path, Release, Release]) -> None:
         assert child.ask(golden_frame(2**40 + 1), 10).distance < 1e-6
     finally:
         child.end()
+
+
+@pytest.mark.needs("promtool")
+def test_promtool_accepts_what_is_counted() -> None:
+    metrics = RuntimeMetrics("stable")
+    counted, canary, stable = metrics.shadow(), "a" * 64, "b" * 64
+    counted.running(canary, stable)
+    for outcome in (COMPARED, PROBE, GOLDEN_MISSED):
+        counted.compared(
+            canary, stable, Reply(outcome=outcome, distance=0.1, agrees=0), golden=outcome > PROBE
+        )
+    counted.dropped(canary, "busy")
+    counted.failed(canary, "died")
+    metrics.replayed(canary, "repeated")
+    command = [str(program("promtool")), "check", "metrics"]
+    done = subprocess.run(command, input=metrics.text(), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
