@@ -1,0 +1,99 @@
+"""Golden windows while nobody asks: evidence of a release that has no traffic."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.contract.errors import DeviceError, EngineError, GoldenMismatchError
+from runtime.engines.emulator import EmulatorEngine
+from runtime.replay import Replay
+from tests.runtime.service import NO_RELEASE, Service, logged
+from tests.simulators import ReleaseSimulator, imu_windows, infer_body
+
+GOOD = infer_body(imu_windows(1)[0])
+
+
+@pytest.fixture(name="service")
+def a_service(tmp_path: Path) -> Service:
+    release = ReleaseSimulator().publish(tmp_path)
+    return Service(ModelHolder(ActiveModel(release, EmulatorEngine(release))))
+
+
+def replays(service: Service, result: str) -> float:
+    return service.sample("hailo_golden_replays_total", result=result) or 0.0
+
+
+def test_only_without_traffic(service: Service) -> None:
+    replay = Replay(service.holder, service.metrics)
+    replay.look()  # nothing is known yet of the time before
+    assert replays(service, "repeated") == 0
+    replay.look()
+    assert replays(service, "repeated") == 1
+    service.post(GOOD)
+    replay.look()
+    assert replays(service, "repeated") == 1
+    replay.look()
+    assert replays(service, "repeated") == 2
+    assert service.sample("hailo_runtime_windows_total") == 1  # none of them is a client's
+
+
+@pytest.mark.parametrize(
+    ("error", "result", "lost"),
+    [
+        (GoldenMismatchError("differs by 3"), "missed", False),
+        (EngineError("failed"), "failed", False),
+        (DeviceError("gone"), "failed", True),
+    ],
+)
+def test_what_goes_wrong_is_counted_and_told(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: EngineError, result: str, lost: bool
+) -> None:
+    def fails(self: ActiveModel) -> None:
+        raise error
+
+    monkeypatch.setattr(ActiveModel, "repeat_golden_window", fails)
+    replay = Replay(service.holder, service.metrics)
+    replay.look()
+    with logged("ERROR") as lines:
+        replay.look()
+    assert replays(service, result) == 1
+    assert "golden window" in lines[0]["message"]
+    assert isinstance(service.holder.state, DeviceError) == lost
+
+
+def test_without_a_model_nothing_is_run(service: Service) -> None:
+    service.holder.replace(NO_RELEASE)
+    replay = Replay(service.holder, service.metrics)
+    replay.look()
+    replay.look()
+    assert service.sample("hailo_golden_replays_total") is None
+
+
+def test_it_looks_again_whatever_happens(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def fails(self: Replay) -> None:
+        looked.append(1)
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(Replay, "look", fails)
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)
+        Replay(service.holder, service.metrics, seconds=0.001).begin(loop)
+        while len(looked) < 3:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_each_golden_window_has_its_turn(service: Service) -> None:
+    model = service.holder.model
+    assert model is not None
+    for _ in range(9):
+        model.repeat_golden_window()
