@@ -7,6 +7,7 @@ and how long that took becomes one document, bound to the release's digest.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import time
@@ -66,6 +67,10 @@ class Device:
         self._connection = http.client.HTTPConnection(
             parts.hostname, parts.port or 80, timeout=TIMEOUT_SECONDS
         )
+
+    def close(self) -> None:
+        """Close the connection; another request opens it again."""
+        self._connection.close()
 
     def get(self, path: str) -> bytes:
         """A page; AcceptanceError where it does not come, or not with 200."""
@@ -297,7 +302,11 @@ def add_acceptance(verb: Callable[[str, str, Callable[..., int]], argparse.Argum
 
 
 def _accept(store: ReleaseStore, options: argparse.Namespace) -> int:
-    device = Device(options.url)
+    with contextlib.closing(Device(options.url)) as device:
+        return _tried(device, store, options)
+
+
+def _tried(device: Device, store: ReleaseStore, options: argparse.Namespace) -> int:
     serves = str(device.health().get("release") or "")
     release = store.open_signed(store.named(options.release or serves, SHORTEST_SIGNED))
     release.verify()

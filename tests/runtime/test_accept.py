@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ def test_a_report_says_what_it_saw_and_how_the_numbers_came_about(
     served: RuntimeServer, release: Release
 ) -> None:
     said: list[str] = []
-    report = accept(Device(served.url), release, windows=200, rate=500, say=said.append)
+    with contextlib.closing(Device(served.url)) as device:
+        report = accept(device, release, windows=200, rate=500, say=said.append)
     assert (report.release, report.target, report.provenance) == (release.id, "emulator", "emulated")
     assert (report.golden_windows, report.windows, report.lost) == (4, 200, 0)
     assert report.golden_worst <= report.golden_allowed
@@ -83,8 +85,11 @@ def test_by_hand_it_is_written_and_attached(
 
 def test_what_serves_something_else_is_not_tried(served: RuntimeServer, tmp_path: Path) -> None:
     other = ReleaseSimulator(version="v2").publish(tmp_path)
-    with pytest.raises(AcceptanceError, match=r"serves [0-9a-f]{16}, not "):
-        accept(Device(served.url), other, windows=1)
+    with (
+        contextlib.closing(Device(served.url)) as device,
+        pytest.raises(AcceptanceError, match=r"serves [0-9a-f]{16}, not "),
+    ):
+        accept(device, other, windows=1)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://x", "here", "https://x"])
