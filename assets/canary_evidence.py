@@ -280,6 +280,7 @@ class Observation:
         source: Where.
         served, shadowed: The canary, as it answers clients, and as it runs beside stable; None where not.
         stable: What stable's runtimes did; None where there is no stable, or nothing of it is known.
+        refused: Attempts of runtimes on its channel to load it that failed, by reason.
         others: Releases other than this one that run as a canary.
         problems: What could not be found out.
     """
@@ -288,6 +289,7 @@ class Observation:
     served: Served | None = None
     shadowed: Shadowed | None = None
     stable: Served | None = None
+    refused: Mapping[str, float] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     problems: tuple[str, ...] = field(default=())
 
@@ -312,6 +314,11 @@ def observe(open_source: Callable[[], Source], canary: str, stable: str) -> Obse
             served=served,
             shadowed=_shadowed(source, canary, stable) if stable else None,
             stable=_served(source, stable, channel="stable") if stable else None,
+            refused=_by(
+                source.counted("hailo_release_switch_failures_total", canary),
+                "reason",
+                lambda labels: labels.get("channel") == "canary",
+            ),
             others=others,
         )
     except NoEvidenceError as error:
@@ -377,9 +384,9 @@ def _shadowed(source: Source, canary: str, stable: str) -> Shadowed | None:
     )
 
 
-def _by(samples: Sequence[Sample], label: str) -> dict[str, float]:
+def _by(samples: Sequence[Sample], label: str, keep: Keep = lambda _: True) -> dict[str, float]:
     found: dict[str, float] = {}
     for each in samples:
-        if (value := _number(each)) > 0:
+        if keep(each.labels) and (value := _number(each)) > 0:
             found[each.labels.get(label, "")] = found.get(each.labels.get(label, ""), 0.0) + value
     return found

@@ -38,8 +38,20 @@ from runtime.contract.verdict import (
 ACTOR: Final = "canary_verdict"
 NO_DATA: Final = "no data"
 NO_STABLE: Final = "no stable"
-FAULTLESS: Final = ("store", "store_missing", "not_there_yet", "internal", "shadow_protocol")
+FAULTLESS: Final = ("store", "store_missing", "not_there_yet", "internal", "shadow_protocol", "slow_to_load")
 """Reasons why a canary does not run beside stable that say nothing of it: it is held until it does."""
+
+_OF_THE_RELEASE: Final = (
+    "crashed_on_load",
+    "digest_mismatch",
+    "engine",
+    "golden_mismatch",
+    "hef_refused",
+    "manifest",
+    "publication_refused",
+)
+"""Reasons why a runtime on its own channel did not load it that are the release's, not the store's, the
+setting's or the chip's; so is what begins with ``hef_``."""
 
 _MOST_REASON: Final = 300
 
@@ -110,6 +122,8 @@ def judge(canary: Canary, seen: Observation, policy: CanaryPolicy) -> tuple[str,
         rows += _of_served(canary, seen.served, seen.stable, policy)
     if seen.shadowed is not None:
         rows += _of_shadowed(canary, seen.shadowed, seen.stable, policy)
+    if seen.refused:
+        rows.append(_refused(seen.refused))
     if seen.served is None and seen.shadowed is None:
         rows.append(Row(name="runs", value=NO_DATA, bound="a runtime runs it", outcome=MISSING))
     outcomes = {row.outcome for row in rows}
@@ -122,6 +136,14 @@ def judge(canary: Canary, seen: Observation, policy: CanaryPolicy) -> tuple[str,
 
 def _row(name: str, value: str, bound: str, known: bool) -> Row:
     return Row(name=name, value=value[:400], bound=bound, outcome=SHOWN if known else MISSING)
+
+
+def _refused(reasons: Mapping[str, float]) -> Row:
+    """A runtime on its channel did not load it: broken where that is the release's own; else shown."""
+    told = ", ".join(f"{reason} {count:.4g}" for reason, count in sorted(reasons.items()))
+    its_own = any(reason in _OF_THE_RELEASE or reason.startswith("hef_") for reason in reasons)
+    outcome = BREACHED if its_own else SHOWN
+    return Row(name="not loaded on its channel", value=told[:400], bound="never", outcome=outcome)
 
 
 def _at_least(name: str, value: float, least: float, unit: str) -> Row:

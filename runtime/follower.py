@@ -27,8 +27,8 @@ class SwitchWatcher(Protocol):
     def switched(self) -> None:
         """One is served in place of another."""
 
-    def switch_failed(self, reason: str) -> None:
-        """One failed."""
+    def switch_failed(self, release: str, reason: str) -> None:
+        """One failed; ``release`` is empty where none was found."""
 
     def show_switch(self, failing: bool) -> None:
         """Whether what is served is not what the channel names."""
@@ -48,7 +48,7 @@ class Follower:
         self._loop = loop
         self._watcher = watcher
         self._broken: DeviceError | None = None
-        switch.told = watcher.switch_failed
+        switch.tell(watcher.switch_failed)
 
     def loading(self, load: Callable[[Choice], ActiveModel], chosen: Choice) -> ActiveModel:
         """Load, with the loop watched; a device that fails meanwhile is remembered for ``follow``."""

@@ -108,8 +108,9 @@ class RuntimeMetrics:
         )
         self._switch_failures = Counter(
             "hailo_release_switch_failures_total",
-            "Attempts to take the release that the channel names which failed.",
-            ("reason",),
+            "Attempts to take the release that the channel names which failed; an empty release: none was "
+            "found.",
+            ("release", "channel", "reason"),
             registry=self.registry,
         )
         self._switch_failing = Gauge(
@@ -216,9 +217,9 @@ class RuntimeMetrics:
         self._switch_seconds.observe(seconds)
         self._switch_stall.observe(stall)
 
-    def switch_failed(self, reason: str) -> None:
-        """Count one that was not; ``reason`` is the error's code."""
-        self._switch_failures.labels(reason).inc()
+    def switch_failed(self, release: str, reason: str) -> None:
+        """Count one that was not; ``reason`` is the error's code, ``release`` empty where none was found."""
+        self._switch_failures.labels(release, self._channel, reason).inc()
 
     def show_switch(self, failing: bool) -> None:
         """Say from now on whether what is served is not what the channel names."""

@@ -212,10 +212,12 @@ def follow(
     def first(chosen: Choice) -> ActiveModel:
         try:
             return switch.guarded(lambda wanted: load(config, wanted))(chosen)
-        except DeviceError as error:
-            if choice.served not in ("", chosen.release.id):
+        except PipelineError as error:
+            if isinstance(error, DeviceError) and choice.served not in ("", chosen.release.id):
                 # Perhaps it is this release that the device does not bear: the one before is served then.
-                switch.failed(chosen.release.id, chosen.sequence, error)
+                switch.failed(chosen.release.id, chosen.sequence, error)  # Which tells the metrics, too.
+            else:
+                metrics.switch_failed(chosen.release.id, error.code)
             raise
 
     def load_any(known: str) -> ActiveModel | PipelineError:

@@ -56,6 +56,10 @@ class ShadowError(PipelineError):
         self.code = code  # type: ignore[misc]
 
 
+class _SilentError(ShadowError):
+    """No answer came in time."""
+
+
 class ShadowWatcher(Protocol):
     """Who counts."""
 
@@ -96,7 +100,11 @@ class Child:
 
     def ready(self, seconds: float) -> None:
         """Wait until it has loaded; ShadowError where it does not."""
-        line = self._read(_MOST_LINE, seconds, until=b"\n")
+        try:
+            line = self._read(_MOST_LINE, seconds, until=b"\n")
+        except _SilentError as error:
+            # At the lowest priority, beside busy cores: which of both it is nobody can tell.
+            raise ShadowError(error.what, "slow_to_load") from error
         with contextlib.suppress(ValueError, TypeError, LookupError):
             told = json.loads(line)
             if told["ready"]:
@@ -119,7 +127,7 @@ class Child:
         while len(data) < size and not (until and data.endswith(until)):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise ShadowError(f"said nothing for {seconds:g} s", "stalled")
+                raise _SilentError(f"said nothing for {seconds:g} s", "stalled")
             piece = os.read(descriptor, 1 if until else size - len(data))
             if not piece:
                 raise self._died()

@@ -169,8 +169,7 @@ class Switch:
         self._passed: set[str] = set()
         self._failures: dict[tuple[str, int], SwitchProblem] = {}
         self.problem: SwitchProblem | None = None
-        self.told: Callable[[str], None] = lambda reason: None
-        """Told each failure's code."""
+        self._told: Callable[[str, str], None] = lambda release, reason: None
         if memory.left:
             what = f"the process that loaded it ended before it was served, {memory.crashes} times in a row"
             error = CrashedOnLoadError(what, where=memory.left, hint=_CRASHED_HINT)
@@ -178,6 +177,16 @@ class Switch:
             self._failures[memory.left, _ANY_ENTRY] = SwitchProblem(
                 release=memory.left, sequence=_ANY_ENTRY, error=error, attempts=1, due=clock() + wait
             )
+
+    def tell(self, told: Callable[[str, str], None]) -> None:
+        """Tell from now on of each failure, its release and its code.
+
+        Of the ends of processes at its loading at once, where they were more than one: one may have been the
+        power's.
+        """
+        self._told = told
+        if self._memory.crashes > 1:
+            told(self._memory.left, CrashedOnLoadError.code)
 
     def refused(self, chosen: Choice) -> PipelineError | None:
         """Why a release is not to be loaded now; None where it may be."""
@@ -301,7 +310,7 @@ class Switch:
         while len(self._failures) >= _MOST_FAILURES:
             del self._failures[next(iter(self._failures))]
         self._failures[release, sequence] = self.problem
-        self.told(error.code)
+        self._told(release, error.code)
         if known is None or known.error.code != error.code:
             fields = {"event": "switch_failed", "release": release or None, "reason": error.code}
             _LOGGER.error("not switched: %s", error, extra={"fields": fields})

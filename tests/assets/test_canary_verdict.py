@@ -341,7 +341,7 @@ def test_a_share_of_few_is_no_share(scene: Scene) -> None:
         assert scene.decision(seen)[0] == expected, (count, late)
 
 
-@pytest.mark.parametrize("reason", ["store", "not_there_yet", "internal"])
+@pytest.mark.parametrize("reason", ["store", "not_there_yet", "internal", "slow_to_load"])
 def test_what_is_not_its_fault_does_not_roll_it_back(scene: Scene, reason: str) -> None:
     seen = scene.seen()
     put("hailo_shadow_failures_total", 3, release="canary", reason=reason)(seen)
@@ -354,6 +354,38 @@ def test_what_is_not_its_fault_does_not_roll_it_back(scene: Scene, reason: str) 
         "ok",
         "missing",
     )
+
+
+REFUSED = "hailo_release_switch_failures_total"
+ON_CHANNEL = {"release": "canary", "channel": "canary"}
+
+
+@pytest.mark.parametrize("reason", ["golden_mismatch", "crashed_on_load", "digest_mismatch", "hef_checksum"])
+@pytest.mark.parametrize("served", [True, False])
+def test_a_canary_that_its_own_runtime_cannot_load_is_rolled_back(
+    scene: Scene, reason: str, served: bool
+) -> None:
+    seen = scene.seen(served=served, shadow=False)
+    put(REFUSED, 1, **ON_CHANNEL, reason=reason)(seen)
+    decision, rows = scene.decision(seen)
+    assert (decision, rows["not loaded on its channel"]) == (ROLL_BACK, "breached")
+
+
+@pytest.mark.parametrize("reason", ["device_busy", "store_missing", "num_motifs", "no_engine"])
+def test_what_is_the_devices_or_the_stores_holds_it(scene: Scene, reason: str) -> None:
+    seen = scene.seen(served=False, shadow=False)
+    put(REFUSED, 7, **ON_CHANNEL, reason=reason)(seen)
+    decision, rows = scene.decision(seen)
+    assert (decision, rows["not loaded on its channel"]) == (HOLD, "shown")
+    seen.serves(seen.canary, "canary")  # ... until it is loaded
+    assert scene.decision(seen)[0] == PROMOTE
+
+
+def test_what_a_runtime_of_stable_did_not_load_is_not_the_canarys(scene: Scene) -> None:
+    seen = scene.seen()
+    put(REFUSED, 1, release="canary", channel="stable", reason="golden_mismatch")(seen)
+    put(REFUSED, 1, release="stable", channel="canary", reason="golden_mismatch")(seen)
+    assert scene.decision(seen)[0] == PROMOTE
 
 
 def test_another_targets_canary_is_no_second_one(scene: Scene) -> None:

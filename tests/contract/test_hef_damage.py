@@ -42,7 +42,8 @@ from tests.hef_writer import (
 )
 
 GENUINE = ("fsq_m13_behavioral_analysis", "x_feature_224_320", "scrfd_2.5g")
-SECONDS = 2.0
+HANGS = 60.0
+"""CPU seconds; a read takes milliseconds, what follows a lying length takes hours."""
 BYTES_BEYOND = 64 * 1024 * 1024
 
 
@@ -170,7 +171,7 @@ def test_a_description_that_is_none_says_where(description: bytes, words: str, v
 def assert_cheap(read: Callable[[], object], *, beyond: int = BYTES_BEYOND) -> None:
     started = time.process_time()
     read()
-    assert time.process_time() - started < SECONDS
+    assert time.process_time() - started < HANGS
     tracemalloc.start()
     try:
         read()

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -297,11 +296,9 @@ def test_claimed_lengths_are_not_believed(tmp_path: Path) -> None:
         info.size, info.type = 8 * 2**30, kind
         path.write_bytes(har(a_hn=b"{}")[:1024] + info.tobuf() + bytes(1024))
         tracemalloc.start()
-        started = time.process_time()
         with pytest.raises(HarError):
             read_har(path)
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
-        assert time.process_time() - started < 2
         tracemalloc.stop()
 
 

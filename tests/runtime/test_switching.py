@@ -167,7 +167,10 @@ def test_a_damaged_release_leaves_the_old_one_serving_and_says_so(pi: Pi) -> Non
     assert health.json["switch"]["reason"] == "digest_mismatch"
     assert health.json["switch"]["entry"] == 2
     assert "digest" in health.json["store"]["alarm"] or ARTIFACT in health.json["store"]["alarm"]
-    assert pi.sample("hailo_release_switch_failures_total", reason="digest_mismatch") >= 1  # type: ignore[operator]
+    whose = {"release": bad.id, "channel": "stable"}
+    failures = pi.sample("hailo_release_switch_failures_total", reason="digest_mismatch", **whose)
+    assert failures is not None
+    assert failures >= 1
     assert pi.sample("hailo_release_switch_failing") == 1
 
 
