@@ -80,9 +80,28 @@ def _schemas(motifs: int | None) -> Schema:
             {"error": text, "message": text, "hint": text, "schema": text, "reason": text},
             required=("error", "message"),
         ),
-        "Health": _object({"ok": {"type": "boolean"}}),
+        "Health": _health(),
         "TestResult": _object({"ok": {"type": "boolean"}, "message": text, "release": text}),
     }
+
+
+def _health() -> Schema:
+    text: Schema = {"type": "string"}
+    maybe: Schema = {"type": ["object", "null"]}
+    served = ("model", "release", "target", "numbers", "calibration_origin", "motif_head", "keys")
+    refused = ("error", "reason", "message", "hint")
+    return _object(
+        {
+            "ok": {"type": "boolean"},
+            **dict.fromkeys((*served, *refused), text),
+            "motifs": {"type": "integer", "minimum": 1},
+            "runs_on": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+            "switch": maybe | {"description": "Why what the channel names is not served; null where it is."},
+            "shadow": maybe | {"description": "The canary beside stable; null where CANARY_MODE is off."},
+            "store": {"type": "object", "description": "What is amiss with the store, and its entry."},
+        },
+        required=("ok",),
+    )
 
 
 def _object(properties: Schema, *, required: tuple[str, ...] | None = None, closed: bool = False) -> Schema:
