@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 
 import numpy as np
@@ -240,6 +240,25 @@ class Judged:
             _DRAWN.clear()
             _DRAWN[key] = render(self.publication, self.latents)
         return _DRAWN[key]
+
+
+def judgement_version(evidence: ParityEvidence, champion: ChampionComparison) -> str:
+    """A digest that changes with what was judged, what was measured of it, and the verdict.
+
+    Not with the bounds, where the verdict by others is the same: what was released stays what it is.
+    """
+    result = evidence.result
+    return sha256_bytes(
+        to_json(
+            {
+                "artifact": result.artifact_sha256,
+                "made from": evidence.upstream,
+                "metrics": result.metrics,
+                "motif head": asdict(evidence.motif_head),
+                "passed": result.passed and champion.passed,
+            }
+        )
+    )
 
 
 def hold_against_champion(

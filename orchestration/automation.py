@@ -1,11 +1,11 @@
-"""What runs by itself: the weights are watched while Dagster's daemon runs."""
+"""What runs by itself while Dagster's daemon does: folders are watched, and what changed is made anew."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 import dagster as dg
 
 from assets.version_folder import ANY_WEIGHTS, DECIDING, TELLING
-from orchestration.chain import model_weights
+from orchestration.chain import calibration_set, model_weights
 from orchestration.resources import Places
 from runtime.contract.errors import WeightsError
 
@@ -21,8 +21,10 @@ LOOK_SECONDS: Final = 15
 """Seconds between two looks: what changed between them is still being copied."""
 MOST_ATTEMPTS: Final = 3
 """Observations of one state that fail: the disk may have been full, or the weights are refused."""
-STATE_TAG: Final = "hailo-pipeline/weights"
+STATE_TAG: Final = "hailo-pipeline/state"
+"""Of runs that a watcher asked for: the state of the folder that it saw."""
 FRESH_SECONDS: Final = 20.0
+WINDOW_FILES: Final = (".npz", ".json")
 REST_LOOKS: Final = 5
 """Looks in a row, a second apart, that must show the same before a build takes it."""
 MOST_LOOKS: Final = 600
@@ -31,6 +33,11 @@ observe_weights = dg.define_asset_job(
     "observe_weights",
     selection=dg.AssetSelection.assets(model_weights.key),
     description="Look at the newest version folder of weights, and accept or refuse it.",
+)
+read_windows = dg.define_asset_job(
+    "read_windows",
+    selection=dg.AssetSelection.assets(calibration_set.key),
+    description="Read the window sets in CALIB_DIR, and accept or refuse them.",
 )
 
 
@@ -49,7 +56,17 @@ def state_of(weights_dir: Path) -> str:
     Contents are not read: a look costs a few system calls, also for large files on a network share.
     Other files do not count: a log that grows beside the weights keeps nobody waiting.
     """
-    lines = [f"{path} {found}" for path, found in _files(weights_dir).items()]
+    return _digest(_files(weights_dir))
+
+
+def windows_state_of(calib_dir: Path) -> str:
+    """The same of the files that hold the window sets, and of their index."""
+    paths = (path for path in sorted(calib_dir.glob("*")) if path.suffix in WINDOW_FILES)
+    return _digest({path.name: _found(path) for path in paths})
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    lines = [f"{path} {found}" for path, found in files.items()]
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -133,8 +150,8 @@ def look(watch: Watch, state: str, outcome: str) -> tuple[Watch, str]:
     if outcome in ("failed", "") and watch.attempts < MOST_ATTEMPTS:
         return replace(seen, attempts=watch.attempts + 1), ""
     if outcome == "failed":
-        return seen, f"its observation failed {watch.attempts} times: see the runs of {observe_weights.name}"
-    return seen, "it is being observed" if outcome == "runs" else "nothing changed since it was observed"
+        return seen, f"looking at it failed {watch.attempts} times: see the failed runs"
+    return seen, "it is being looked at" if outcome == "runs" else "nothing changed since it was looked at"
 
 
 def outcome_of(instance: dg.DagsterInstance, state: str) -> str:
@@ -155,8 +172,33 @@ def outcome_of(instance: dg.DagsterInstance, state: str) -> str:
 )
 def weights_watch(context: dg.SensorEvaluationContext, places: Places) -> dg.SensorResult:
     """Ask for an observation once a changed folder has come to rest."""
+    return _watched(context, state_of(Path(places.weights_dir)))
+
+
+@dg.sensor(
+    job=read_windows,
+    minimum_interval_seconds=LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Reads calibration_set anew when a file in CALIB_DIR changed and then stayed as it is.",
+)
+def calibration_watch(context: dg.SensorEvaluationContext, places: Places) -> dg.SensorResult:
+    """Ask for the window sets to be read once a changed folder has come to rest."""
+    return _watched(context, windows_state_of(Path(places.calib_dir)))
+
+
+rebuild_what_changed = dg.AutomationConditionSensorDefinition(
+    "rebuild_what_changed",
+    target=dg.AssetSelection.all(include_sources=True),
+    minimum_interval_seconds=LOOK_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    run_tags={"hailo-pipeline/by": "rebuild_what_changed"},
+    description="Makes what follows changed weights, windows, code or policy, up to a canary; nothing where "
+    "they came out the same. Never moves stable.",
+)
+
+
+def _watched(context: dg.SensorEvaluationContext, state: str) -> dg.SensorResult:
     watch = Watch(**json.loads(context.cursor)) if context.cursor else Watch()
-    state = state_of(Path(places.weights_dir))
     watch, waits = look(watch, state, outcome_of(context.instance, state))
     return dg.SensorResult(
         run_requests=[] if waits else [dg.RunRequest(tags={STATE_TAG: state})],

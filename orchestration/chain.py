@@ -17,6 +17,7 @@ from pydantic import Field
 
 from assets.policy import policy_digest
 from assets.product import Product, Workbench
+from orchestration.conditions import inputs_or_code_changed
 from orchestration.resources import Places, failures
 from runtime.contract.document import sha256_bytes
 
@@ -175,6 +176,7 @@ def _windows_shown(sets: WindowSets) -> dict[str, Any]:
     io_manager_key=PRODUCTS,
     group_name="inputs",
     kinds={"onnx"},
+    automation_condition=inputs_or_code_changed(),
     description="The canonical graph: imu_window [1,9,1,100] to latent [1,64], opset 17.",
 )
 @_explained
@@ -206,6 +208,7 @@ def _link(
     description: str,
     own: Sequence[str] = (),
     code_version: str = CODE_VERSION,
+    in_one_run: bool = True,
     **options: Any,
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     """An asset of one target; ``own`` names those of its inputs that are of the same target."""
@@ -218,6 +221,7 @@ def _link(
         kinds={kind},
         description=description,
         ins={each: dg.AssetIn(key=dg.AssetKey([target, each])) for each in own},
+        automation_condition=inputs_or_code_changed(in_one_run=in_one_run),
         **options,
     )
     return decorator
@@ -282,7 +286,7 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
     def parity_report(
         context: dg.AssetExecutionContext, places: Places, config: MotifConfig, hef: Product
     ) -> Result:
-        from assets.parity import hold_against_champion, make_parity_report
+        from assets.parity import hold_against_champion, judgement_version, make_parity_report
         from assets.report import keep_report
         from orchestration.parity_view import parity_check_result, parity_metadata
 
@@ -295,7 +299,8 @@ def _parity_report(target: str) -> dg.AssetsDefinition:
         where = path, places.reports_url
         metadata = parity_metadata(evidence, judged.champion, report.images, *where)
         check = parity_check_result(evidence, judged.champion, *where)
-        return _result(bench, product, metadata, judged_by, check_results=[check])
+        version = judgement_version(evidence, judged.champion)
+        return _result(bench, product, metadata, judged_by, version, check_results=[check])
 
     return parity_report
 
@@ -307,6 +312,9 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
         "json",
         "An immutable release, published through the gate; the target's canary channel points to it.",
         own=["hef", "parity_report"],
+        # Released in a run of its own, once parity was judged: a judgement that comes out the same, by other
+        # bounds, is no new release.
+        in_one_run=False,
     )
     @_explained
     def canary_release(

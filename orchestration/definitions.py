@@ -6,7 +6,13 @@ import os
 
 import dagster as dg
 
-from orchestration.automation import observe_weights, weights_watch
+from orchestration.automation import (
+    calibration_watch,
+    observe_weights,
+    read_windows,
+    rebuild_what_changed,
+    weights_watch,
+)
 from orchestration.canary_judge import GROUP, judge_job, judge_sensor, verdict_asset
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.progress import progress_logger
@@ -32,9 +38,18 @@ defs = dg.Definitions(
         *(verdict_asset(target) for target in SETTINGS.targets),
         *(stable_asset(target) for target in SETTINGS.targets),
     ],
-    jobs=[observe_weights, build_canary, judge_job(SETTINGS.targets), promote_to_stable, roll_back_stable],
+    jobs=[
+        observe_weights,
+        read_windows,
+        build_canary,
+        judge_job(SETTINGS.targets),
+        promote_to_stable,
+        roll_back_stable,
+    ],
     sensors=[
         weights_watch,
+        calibration_watch,
+        rebuild_what_changed,
         judge_sensor(SETTINGS.targets, watched=bool(SETTINGS.prometheus_url or SETTINGS.runtime_urls)),
     ],
     resources={

@@ -56,7 +56,7 @@ def test_an_observation_that_failed_or_was_lost_is_repeated_and_then_not(outcome
     for _ in range(MOST_ATTEMPTS - 1):
         assert not waits
         watch, waits = look(watch, "a", "runs")
-        assert waits == "it is being observed"
+        assert waits == "it is being looked at"
         watch, waits = look(watch, "a", outcome)
     assert not waits
     for _ in range(3):
@@ -147,7 +147,7 @@ def test_the_sensor_waits_for_a_copy_and_then_asks_once(weights: Path) -> None:
         assert tick().skip_reason
         (request,) = tick().run_requests or []
         run(request, dg.DagsterRunStatus.STARTED)
-        assert "being observed" in str(tick().skip_reason)
+        assert "being looked at" in str(tick().skip_reason)
         run(request, dg.DagsterRunStatus.FAILURE)
         (request,) = tick().run_requests or []
         run(request, dg.DagsterRunStatus.SUCCESS)

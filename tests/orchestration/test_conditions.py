@@ -1,0 +1,169 @@
+"""What is made by itself, and what is not: Dagster's own evaluation of the chain's conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from orchestration import chain
+from orchestration.chain import calibration_set, model_weights, onnx_model, target_assets
+from orchestration.conditions import CHANGED
+from orchestration.resources import Places, ProductIOManager
+
+pytestmark = pytest.mark.build
+LINKS = ("quantized_har", "hef", "parity_report", "canary_release")
+ALL = ("model_weights", "calibration_set", "onnx_model", *(f"emulator/{name}" for name in LINKS))
+TO_PARITY = {"emulator/quantized_har", "emulator/hef", "emulator/parity_report"}
+CANARY = {"emulator/canary_release"}
+
+
+def definitions() -> dg.Definitions:
+    return dg.Definitions(
+        assets=[model_weights, calibration_set, onnx_model, *target_assets("emulator")],
+        resources={
+            "places": Places(weights_dir="", calib_dir="", build_dir="", release_store=""),
+            chain.PRODUCTS: ProductIOManager(build_dir=""),
+        },
+    )
+
+
+class Ticks:
+    """A daemon that looks when a test says so, and events that a test reports."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance, self.defs = instance, definitions()
+        self._cursor: dg.AssetDaemonCursor | None = None
+        self.versions: dict[str, int] = dict.fromkeys(ALL, 1)
+
+    def tick(self) -> set[str]:
+        """What the daemon asks for now."""
+        result = dg.evaluate_automation_conditions(
+            defs=self.defs, instance=self.instance, cursor=self._cursor
+        )
+        self._cursor = result.cursor
+        return {name for name in ALL if result.get_num_requested(dg.AssetKey(name.split("/")))}
+
+    def made(self, *assets: str, parity: bool = True) -> None:
+        """Report that assets were made, each with its present data version."""
+        for name in assets:
+            key, tags = dg.AssetKey(name.split("/")), {DATA_VERSION_TAG: f"v{self.versions[name]}"}
+            kind = dg.AssetObservation if name == "model_weights" else dg.AssetMaterialization
+            self.instance.report_runless_asset_event(kind(asset_key=key, tags=tags))
+            if name.endswith("/parity_report"):
+                self.instance.report_runless_asset_event(
+                    dg.AssetCheckEvaluation(
+                        check_name="parity", passed=parity, asset_key=key, metadata={}, blocking=True
+                    )
+                )
+
+    def changed(self, *assets: str, parity: bool = True) -> None:
+        """Report that assets were made, and came out different."""
+        for name in assets:
+            self.versions[name] += 1
+        self.made(*assets, parity=parity)
+
+    def nothing_happens(self, ticks: int = 10) -> None:
+        assert [self.tick() for _ in range(ticks)] == [set()] * ticks
+
+
+@pytest.fixture(name="ticks")
+def all_made() -> Iterator[Ticks]:
+    """Everything was made, and the daemon has looked."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        ticks = Ticks(instance)
+        ticks.made(*ALL)
+        ticks.nothing_happens(2)
+        yield ticks
+
+
+def test_new_weights_become_a_canary_and_then_nothing_happens(ticks: Ticks) -> None:
+    ticks.changed("model_weights")
+    assert ticks.tick() == {"onnx_model"} | TO_PARITY
+    ticks.nothing_happens(1)
+    ticks.changed("onnx_model", *sorted(TO_PARITY))
+    assert ticks.tick() == CANARY
+    ticks.changed(*CANARY)
+    ticks.nothing_happens()
+
+
+def test_what_came_out_the_same_starts_nothing(ticks: Ticks) -> None:
+    """Weights that are observed again, links that are made again with the same bytes."""
+    for name in ALL:
+        ticks.made(name)
+        ticks.nothing_happens(2)
+    ticks.made(*ALL)
+    ticks.nothing_happens()
+
+
+def test_changed_windows_rebuild_from_quantized_har_on(ticks: Ticks) -> None:
+    ticks.changed("calibration_set")
+    assert ticks.tick() == TO_PARITY
+    ticks.changed(*sorted(TO_PARITY))
+    assert ticks.tick() == CANARY
+    ticks.changed(*CANARY)
+    ticks.nothing_happens()
+
+
+def test_a_changed_threshold_only_judges_anew(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "policy_digest", lambda: "f" * 64)
+    ticks.defs = definitions()
+    assert ticks.tick() == {"emulator/parity_report"}
+    ticks.made("emulator/parity_report")
+    ticks.nothing_happens()
+
+
+def test_a_verdict_that_changes_releases(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks.changed("calibration_set")
+    ticks.tick()
+    ticks.changed(*sorted(TO_PARITY), parity=False)
+    ticks.nothing_happens()
+    monkeypatch.setattr(chain, "policy_digest", lambda: "f" * 64)
+    ticks.defs = definitions()
+    # The artifact still waits to be released: in the same run, in which the check stands before it.
+    assert ticks.tick() == {"emulator/parity_report"} | CANARY
+    ticks.changed("emulator/parity_report", *CANARY)
+    ticks.nothing_happens()
+
+
+def test_a_failed_parity_keeps_the_canary_at_every_later_tick(ticks: Ticks) -> None:
+    """The hole of blocking checks: only a run that contains them is blocked."""
+    ticks.changed("model_weights")
+    assert ticks.tick() == {"onnx_model"} | TO_PARITY
+    ticks.changed("onnx_model", *sorted(TO_PARITY), parity=False)
+    ticks.nothing_happens()
+    ticks.made("emulator/hef")
+    ticks.nothing_happens()
+
+
+def test_another_code_version_makes_everything_anew(ticks: Ticks, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = chain._link
+
+    def newer(*args: Any, **options: Any) -> Any:
+        return link(*args, **{**options, "code_version": f"{options.get('code_version', '')} newer"})
+
+    monkeypatch.setattr(chain, "_link", newer)
+    ticks.defs = definitions()
+    assert ticks.tick() == TO_PARITY | CANARY  # in one run, in which the check stands before the canary
+    ticks.nothing_happens(3)
+
+
+def test_nothing_is_made_in_a_new_home_until_weights_are_observed() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        ticks = Ticks(instance)
+        ticks.nothing_happens(3)
+        ticks.made("calibration_set")
+        ticks.nothing_happens(2)
+        ticks.made("model_weights")
+        assert ticks.tick() == {"onnx_model"} | TO_PARITY
+
+
+def test_every_link_says_why_it_is_made() -> None:
+    graph = definitions().resolve_asset_graph()
+    for name in (*ALL[2:],):
+        condition = graph.get(dg.AssetKey(name.split("/"))).automation_condition
+        assert condition is not None
+        assert condition.get_label() == CHANGED
