@@ -22,6 +22,8 @@ from runtime.contract.errors import DigestMismatchError, PipelineError, StoreErr
 from runtime.contract.files import move_aside, write_directory, write_document
 
 LATEST = "latest.json"
+CODE_VERSION = "2"
+"""Raise it when a change to ``assets`` changes what a link makes from the same inputs."""
 
 
 class ProductMissingError(PipelineError):

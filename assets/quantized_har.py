@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from assets.build_cache import BuildCache, through
 from assets.calibration import parse_sets
 from assets.input_gate import gate_for_model
 from assets.product import Product, ProductMissingError, Workbench
 from assets.toolchain import Built, Toolchain
 from assets.weights import read_model
-from runtime.contract.document import from_json, to_json
+from runtime.contract.document import from_json, sha256_bytes, to_json
 from runtime.contract.release import ToolchainRecord
 from runtime.contract.window import normalize
 
@@ -52,9 +53,16 @@ def said_of(product: Product) -> dict[str, str]:
 
 
 def make_quantized_har(
-    bench: Workbench, toolchain: Toolchain, *, onnx_model: Product, calibration_set: Product
+    bench: Workbench,
+    toolchain: Toolchain,
+    *,
+    onnx_model: Product,
+    calibration_set: Product,
+    cache: BuildCache | None = None,
 ) -> Product:
     """Quantize the canonical graph on the normalized calibration windows.
+
+    Where ``cache`` holds what came of them before, that is taken; the input gate is held all the same.
 
     Raises:
         CalibrationError: The input gate refuses the windows beside the model's normalization.
@@ -66,6 +74,10 @@ def make_quantized_har(
     sets = parse_sets(bench.read_all(calibration_set))
     gate_for_model(sets, trained.statistics, toolchain.target)
     windows = normalize(sets.calibration.windows, trained.statistics)
-    quantized = toolchain.optimize(toolchain.parse(bench.read(onnx_model)), windows)
+    graph = bench.read(onnx_model)
+    inputs = {"onnx_model": sha256_bytes(graph), "windows": sha256_bytes(windows.tobytes())}
+    quantized = through(
+        cache, "optimize", toolchain, inputs, lambda: toolchain.optimize(toolchain.parse(graph), windows)
+    )
     asset = f"{toolchain.target}/quantized_har"
     return keep_built(bench, asset, quantized, [model_weights, onnx_model, calibration_set])

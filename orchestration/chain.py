@@ -16,7 +16,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.policy import policy_digest
-from assets.product import Product, Workbench
+from assets.product import CODE_VERSION, Product, Workbench
 from orchestration.conditions import inputs_or_code_changed
 from orchestration.resources import Places, failures
 from runtime.contract.document import sha256_bytes
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-CODE_VERSION = "2"
-"""Raise it when a change to ``assets`` changes what an asset makes from the same inputs."""
-
 PRODUCTS = "products"
 Result = dg.MaterializeResult[Product]
 
@@ -39,6 +36,16 @@ class MotifConfig(dg.Config):
     """How many motifs a head gets that is fitted because the weights came without one."""
 
     motifs: int = Field(default=12, ge=2, le=64, description="Number of k-means clusters.")
+
+
+class LongStepConfig(dg.Config):
+    """Whether a long step may be spared."""
+
+    use_cache: bool = Field(
+        default=True,
+        description="Take what the same inputs, tools and options gave before. Without it the step is done "
+        "again, and its result replaces the kept one.",
+    )
 
 
 def _explained(function: Callable[P, R]) -> Callable[P, R]:
@@ -231,15 +238,24 @@ def _quantized_har(target: str) -> dg.AssetsDefinition:
     @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.")
     @_explained
     def quantized_har(
-        context: dg.AssetExecutionContext, places: Places, onnx_model: Product, calibration_set: Product
+        context: dg.AssetExecutionContext,
+        places: Places,
+        config: LongStepConfig,
+        onnx_model: Product,
+        calibration_set: Product,
     ) -> Result:
         from assets.quantized_har import make_quantized_har
         from orchestration.toolchain_view import said
 
         bench, toolchain = places.bench(), places.toolchain(target, context.log)
-        product = make_quantized_har(bench, toolchain, onnx_model=onnx_model, calibration_set=calibration_set)
+        cache = places.cache(config.use_cache, context.log)
+        product = make_quantized_har(
+            bench, toolchain, onnx_model=onnx_model, calibration_set=calibration_set, cache=cache
+        )
+        context.log.info(f"optimize: {cache.told}")
         record = toolchain.record()
         extra = {"kind": product.facts["kind"], "toolchain": record.id, **record.options, **said(product)}
+        extra |= {"cache": cache.told}
         return _result(bench, product, {**extra, "tools": dg.MetadataValue.json(record.tools)})
 
     return quantized_har
@@ -248,13 +264,17 @@ def _quantized_har(target: str) -> dg.AssetsDefinition:
 def _hef(target: str) -> dg.AssetsDefinition:
     @_link(target, "hef", "onnx", "Compile: the artifact that an engine loads.", own=["quantized_har"])
     @_explained
-    def hef(context: dg.AssetExecutionContext, places: Places, quantized_har: Product) -> Result:
+    def hef(
+        context: dg.AssetExecutionContext, places: Places, config: LongStepConfig, quantized_har: Product
+    ) -> Result:
         from assets.hef import make_hef
         from orchestration.toolchain_view import said
 
-        bench = places.bench()
-        product = make_hef(bench, places.toolchain(target, context.log), quantized_har=quantized_har)
-        extra = {"kind": product.facts["kind"], "file": next(iter(product.files))}
+        bench, toolchain = places.bench(), places.toolchain(target, context.log)
+        cache = places.cache(config.use_cache, context.log)
+        product = make_hef(bench, toolchain, quantized_har=quantized_har, cache=cache)
+        context.log.info(f"compile: {cache.told}")
+        extra = {"kind": product.facts["kind"], "file": next(iter(product.files)), "cache": cache.told}
         return _result(bench, product, {**said(product), **extra})
 
     return hef

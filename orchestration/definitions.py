@@ -57,6 +57,7 @@ defs = dg.Definitions(
             weights_dir=str(SETTINGS.weights_dir),
             calib_dir=str(SETTINGS.calib_dir),
             build_dir=str(SETTINGS.build_dir),
+            build_cache_dir=str(SETTINGS.build_cache_dir),
             release_store=str(SETTINGS.release_store),
             reports_dir=str(SETTINGS.reports_dir),
             reports_url=SETTINGS.reports_url,

@@ -16,6 +16,7 @@ from runtime.contract.store import ReleaseStore
 from runtime.contract.trust import Trust, TrustRootError
 
 if TYPE_CHECKING:
+    from assets.build_cache import BuildCache
     from assets.toolchain import Toolchain
 
 
@@ -36,6 +37,7 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         weights_dir: ``<model>/<version>/`` folders, or one version folder.
         calib_dir: Window sets with their index.
         build_dir: The workbench: content-addressed products.
+        build_cache_dir: What the long steps made before; beside the workbench where it is empty.
         release_store: Releases and channels.
         reports_dir: Parity reports.
         reports_url: Where they are served; empty where they are not.
@@ -53,6 +55,7 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
     calib_dir: str
     build_dir: str
     release_store: str
+    build_cache_dir: str = ""
     reports_dir: str = ""
     reports_url: str = ""
     dfc_python: str = ""
@@ -74,6 +77,13 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
     def bench(self) -> Workbench:
         """The workbench."""
         return Workbench(Path(self.build_dir))
+
+    def cache(self, use: bool, log: dg.DagsterLogManager) -> BuildCache:
+        """The cache of the long steps; what it has to say goes to the run's log."""
+        from assets.build_cache import BuildCache
+
+        root = Path(self.build_cache_dir or Path(self.build_dir) / "cache")
+        return BuildCache(root, use=use, say=log.warning)
 
     def reports(self) -> Path:
         """Where parity reports are kept: beside the workbench, where nothing else is said."""

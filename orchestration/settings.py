@@ -23,6 +23,8 @@ class BuildSettings:
         weights_dir: ``<model>/<version>/`` folders, or one version folder (``WEIGHTS_DIR``).
         calib_dir: Window sets with their index (``CALIB_DIR``).
         build_dir: The workbench (``BUILD_DIR``).
+        build_cache_dir: What the long steps made before (``BUILD_CACHE_DIR``); ``cache`` in the workbench
+            where it is not set.
         release_store: Releases and channels (``RELEASE_STORE``).
         dagster_home: Dagster's databases and settings (``DAGSTER_HOME``).
         trust_root: Whose signatures count (``TRUST_ROOT``); the development root where it is not set.
@@ -42,6 +44,7 @@ class BuildSettings:
     weights_dir: Path
     calib_dir: Path
     build_dir: Path
+    build_cache_dir: Path
     release_store: Path
     dagster_home: Path
     trust_root: Path
@@ -89,6 +92,7 @@ class BuildSettings:
             weights_dir=place("WEIGHTS_DIR", "artifacts/weights"),
             calib_dir=place("CALIB_DIR", "calib_data"),
             build_dir=place("BUILD_DIR", "artifacts/build"),
+            build_cache_dir=place("BUILD_CACHE_DIR", str(place("BUILD_DIR", "artifacts/build") / "cache")),
             release_store=place("RELEASE_STORE", "artifacts/releases"),
             dagster_home=place("DAGSTER_HOME", "artifacts/dagster_home"),
             trust_root=place("TRUST_ROOT", DEFAULT_TRUST_ROOT),

@@ -1,0 +1,175 @@
+"""The cache of the long steps: the same work is done once, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from assets import build_cache
+from assets.build_cache import BuildCache, main
+from assets.toolchain import Built
+from assets.toolchain.emulator import EmulatorToolchain
+from runtime.contract.release import ToolchainRecord
+
+pytestmark = pytest.mark.build
+INPUTS = {"onnx_model": "a" * 64, "windows": "b" * 64}
+
+
+class Toolchain(EmulatorToolchain):
+    """One whose record a test changes."""
+
+    changes: ClassVar[Mapping[str, Any]] = {}
+
+    def record(self) -> ToolchainRecord:
+        return replace(super().record(), **self.changes)
+
+
+class Bench:
+    def __init__(self, root: Path) -> None:
+        self.root, self.made = root, 0
+        self.said: list[str] = []
+        self.toolchain = Toolchain()
+        self.facts: dict[str, str] = {"log": "line"}
+
+    def make(self) -> Built:
+        self.made += 1
+        return Built(
+            stage="quantized",
+            kind="har",
+            suffix=".har",
+            data=b"bytes" * 100,
+            record=self.toolchain.record(),
+            facts=self.facts,
+        )
+
+    def cache(self, *, use: bool = True) -> BuildCache:
+        return BuildCache(self.root, use=use, say=self.said.append)
+
+    def run(self, *, step: str = "optimize", use: bool = True, **inputs: str) -> tuple[Built, str]:
+        cache = self.cache(use=use)
+        return cache.through(step, self.toolchain, {**INPUTS, **inputs}, self.make), cache.told
+
+
+@pytest.fixture(name="bench")
+def a_bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "cache")
+
+
+def test_the_same_work_is_done_once_and_a_hit_says_so(bench: Bench) -> None:
+    first, told = bench.run()
+    assert told.startswith("made now in ")
+    again, told = bench.run()
+    assert told.startswith("hit: made 20")
+    assert (again, bench.made, bench.said) == (first, 1, [])
+
+
+def test_everything_that_shapes_the_bytes_is_in_the_key(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run()
+    bench.run(step="compile")
+    bench.run(windows="c" * 64)
+    record = EmulatorToolchain().record()
+    for changes in (
+        {"id": "other"},
+        {"tools": {**record.tools, "onnxruntime": "0.0"}},
+        {"options": {**record.options, "one": "more"}},
+        {"hardware": True},
+    ):
+        monkeypatch.setattr(Toolchain, "changes", changes)
+        bench.run()
+    monkeypatch.setattr(Toolchain, "changes", {})
+    bench.toolchain.target = "hailo8"
+    bench.run()
+    monkeypatch.setattr(build_cache, "CODE_VERSION", "newer")
+    bench.run()
+    assert bench.made == 9
+    assert len(bench.cache().entries()) == 9
+
+
+def test_without_it_the_step_is_done_and_replaces_what_is_kept(bench: Bench) -> None:
+    bench.run()
+    bench.facts = {"log": "another"}
+    built, told = bench.run(use=False)
+    assert (bench.made, told) == (2, build_cache.NOT_USED)
+    assert bench.run()[0] == built
+
+
+@pytest.mark.parametrize("name", ["data", "entry.json"])
+@pytest.mark.parametrize("data", [b"", b"{}", None])
+def test_what_is_damaged_is_made_anew_and_said(bench: Bench, name: str, data: bytes | None) -> None:
+    first, _ = bench.run()
+    ((folder, *_),) = bench.cache().entries()
+    path = folder / name
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    again, told = bench.run()
+    assert (again, bench.made) == (first, 2)
+    assert told.startswith("made now")
+    assert len(bench.said) == 1
+    assert bench.run()[1].startswith("hit")
+
+
+def test_what_went_worse_than_asked_is_not_taken_for_whole(bench: Bench) -> None:
+    bench.facts = {"degradations": "no_gpu: level 0"}
+    assert bench.run()[1].endswith("not kept: degraded")
+    bench.run()
+    assert bench.made == 2
+    bench.facts = {"degradations": "none"}
+    bench.run()
+    assert bench.run()[1].startswith("hit")
+
+
+def test_a_step_that_fails_leaves_nothing(bench: Bench) -> None:
+    def broken() -> Built:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.cache().through("optimize", bench.toolchain, INPUTS, broken)
+    assert not bench.root.exists()
+
+
+def test_what_cannot_be_kept_stops_no_build(bench: Bench) -> None:
+    bench.root.write_text("a file in the folder's place")
+    built, _ = bench.run()
+    assert built.data
+    assert "not kept in the cache" in bench.said[-1]
+
+
+def test_the_longest_unused_go_first(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        bench.run(windows=str(number) * 64)
+    now = time.time()
+    for age, (folder, *_) in enumerate(
+        sorted(bench.cache().entries(), key=lambda each: each[1].inputs["windows"])
+    ):
+        os.utime(folder, (now - 86400 * age, now - 86400 * age))
+    sizes = [size for _, _, size, _ in bench.cache().entries()]
+    assert len(bench.cache().prune(days=2.5)) == 1
+    bench.run(windows="2" * 64)  # used again
+    assert bench.made == 4
+    assert len(bench.cache().prune(most_bytes=sizes[0] + sizes[1])) == 1
+    kept = {entry.inputs["windows"][0] for _, entry, _, _ in bench.cache().entries()}
+    assert kept == {"0", "2"}
+    assert main([str(bench.root), "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main([str(bench.root), "prune", "--days", "0"]) == 0
+    assert "2 entries taken away, 0 kept" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_left_is_taken_away(bench: Bench) -> None:
+    bench.run()
+    left = bench.root / ".incoming-x"
+    left.mkdir()
+    bench.cache().prune()
+    assert left.exists()  # perhaps somebody is at it
+    os.utime(left, (0, 0))
+    bench.cache().prune()
+    assert not left.exists()
