@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestration.settings import ROOT, BuildSettings
 from runtime.contract.errors import PipelineError
+from runtime.contract.files import write_document
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance, ExecuteInProcessResult
@@ -28,16 +28,19 @@ RELEASES: Final = "releases.json"
 REPORTS: Final = "reports.json"
 """In ``--report``: target to the parity report that this build wrote, also where it failed."""
 INTERRUPTED: Final = 130
+OUR_SETTINGS: Final = "# Instance settings of "
+"""How ``dagster.yaml`` begins, now and in earlier versions; what begins otherwise is somebody's own."""
 OURS: Final = {"hailo-pipeline/by": "orchestration.build"}
 """Tag of the runs of this module."""
 
 
 def make_home(home: Path) -> Path:
-    """Make Dagster's home, with the project's settings, where it is not there yet."""
+    """Make Dagster's home, with the project's settings; those that somebody wrote there stay."""
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    if not (home / "dagster.yaml").exists():
-        shutil.copy(ROOT / "orchestration" / "dagster.yaml", home / "dagster.yaml")
+    settings = home / "dagster.yaml"
+    if not settings.exists() or settings.read_text(errors="replace").startswith(OUR_SETTINGS):
+        write_document(settings, (ROOT / "orchestration" / "dagster.yaml").read_bytes())
     return home
 
 

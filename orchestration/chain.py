@@ -29,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PRODUCTS = "products"
+BUILDS = "builds"
+"""The pool of all that builds: one run at a time, whoever asks for it (``dagster.yaml``)."""
 Result = dg.MaterializeResult[Product]
 
 
@@ -134,6 +136,7 @@ def _weights_shown(bench: Workbench, product: Product, judgement: Judgement) -> 
 @dg.asset(
     code_version=CODE_VERSION,
     io_manager_key=PRODUCTS,
+    pool=BUILDS,
     group_name="inputs",
     kinds={"numpy"},
     description="IMU windows for calibration and evaluation, and golden windows; disjoint.",
@@ -181,6 +184,7 @@ def _windows_shown(sets: WindowSets) -> dict[str, Any]:
 @dg.asset(
     code_version=CODE_VERSION,
     io_manager_key=PRODUCTS,
+    pool=BUILDS,
     group_name="inputs",
     kinds={"onnx"},
     automation_condition=inputs_or_code_changed(),
@@ -224,6 +228,7 @@ def _link(
         key_prefix=[target],
         code_version=code_version,
         io_manager_key=PRODUCTS,
+        pool=BUILDS,
         group_name=target,
         kinds={kind},
         description=description,

@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from orchestration.build import alone_in
+from orchestration.build import alone_in, make_home
 from orchestration.parity_view import REPORT_KEY
 from orchestration.progress import progress_logger
 from tests.chain import ROOT, SAMPLE_VERSION
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.build
 SECOND = """
 import sys
 from pathlib import Path
-from orchestration.build import alone_in
+from orchestration.build import alone_in, make_home
 with alone_in(Path(sys.argv[1])):
     print("inside", flush=True)
 """
@@ -142,3 +142,15 @@ def test_a_check_that_blocked_says_what_missed_and_where_the_report_is(
         "      report: /reports/1.html",
     ]
     assert failed == (told if blocking else [])
+
+
+def test_dagsters_settings_are_ours_until_somebody_writes_their_own(tmp_path: Path) -> None:
+    ours = (ROOT / "orchestration" / "dagster.yaml").read_bytes()
+    home = make_home(tmp_path / "home")
+    assert (home / "dagster.yaml").read_bytes() == ours
+    (home / "dagster.yaml").unlink()
+    (home / "dagster.yaml").write_text("# Instance settings of `make run` and `make smoke`; copied\n")
+    assert (make_home(home) / "dagster.yaml").read_bytes() == ours
+    (home / "dagster.yaml").unlink()
+    (home / "dagster.yaml").write_text("# mine\n")
+    assert (make_home(home) / "dagster.yaml").read_text() == "# mine\n"
