@@ -188,7 +188,7 @@ def calibration_watch(context: dg.SensorEvaluationContext, places: Places) -> dg
 
 rebuild_what_changed = dg.AutomationConditionSensorDefinition(
     "rebuild_what_changed",
-    target=dg.AssetSelection.all(include_sources=True),
+    target=dg.AssetSelection.all(),
     minimum_interval_seconds=LOOK_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     run_tags={"hailo-pipeline/by": "rebuild_what_changed"},
