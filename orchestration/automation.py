@@ -8,14 +8,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from assets.policy import policy_digest
+from assets.product import CODE_VERSION
 from assets.version_folder import ANY_WEIGHTS, DECIDING, TELLING
 from orchestration.chain import calibration_set, model_weights
 from orchestration.resources import Places
 from runtime.contract.errors import WeightsError
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as JobLike,
+    )
 
 LOOK_SECONDS: Final = 15
 """Seconds between two looks: what changed between them is still being copied."""
@@ -24,6 +31,15 @@ MOST_ATTEMPTS: Final = 3
 STATE_TAG: Final = "hailo-pipeline/state"
 """Of runs that a watcher asked for: the state of the folder that it saw."""
 FRESH_SECONDS: Final = 20.0
+INPUTS_TAG: Final = "hailo-pipeline/inputs"
+"""Of runs of ``nightly_build``: digest of what they began with."""
+DATA_VERSION_TAG: Final = "dagster/data_version"
+UNFINISHED: Final = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+)
 WINDOW_FILES: Final = (".npz", ".json")
 REST_LOOKS: Final = 5
 """Looks in a row, a second apart, that must show the same before a build takes it."""
@@ -186,15 +202,64 @@ def calibration_watch(context: dg.SensorEvaluationContext, places: Places) -> dg
     return _watched(context, windows_state_of(Path(places.calib_dir)))
 
 
-rebuild_what_changed = dg.AutomationConditionSensorDefinition(
-    "rebuild_what_changed",
-    target=dg.AssetSelection.all(),
-    minimum_interval_seconds=LOOK_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    run_tags={"hailo-pipeline/by": "rebuild_what_changed"},
-    description="Makes what follows changed weights, windows, code or policy, up to a canary; nothing where "
-    "they came out the same. Never moves stable.",
-)
+def rebuild_what_changed(builds: str) -> dg.AutomationConditionSensorDefinition:
+    """Makes what changed, at once; ``builds`` is one of ``settings.BUILD_TIMES``."""
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+    return dg.AutomationConditionSensorDefinition(
+        "rebuild_what_changed",
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=LOOK_SECONDS,
+        default_status=running if builds == "at_once" else stopped,
+        run_tags={"hailo-pipeline/by": "rebuild_what_changed"},
+        description="Makes what follows changed weights, windows, code or policy, up to a canary; nothing "
+        "where they came out the same. Never moves stable.",
+    )
+
+
+def nightly_build(
+    job: JobLike, targets: tuple[str, ...], builds: str, cron: str, timezone: str
+) -> dg.ScheduleDefinition:
+    """Builds at night what changed by day, where compiles are too long for the day.
+
+    Args:
+        job: Makes the whole chain.
+        targets: For which.
+        builds: One of ``settings.BUILD_TIMES``.
+        cron: When, in ``timezone``.
+    """
+    running, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
+
+    @dg.schedule(
+        job=job,
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        default_status=running if builds == "nightly" else stopped,
+        description="Makes the whole chain once a night where weights, windows, code or policy are others "
+        "than those of the last build that succeeded.",
+    )
+    def nightly_build(context: dg.ScheduleEvaluationContext, places: Places) -> dg.RunRequest | dg.SkipReason:
+        inputs = inputs_of(context.instance, Path(places.calib_dir), targets)
+        if not inputs:
+            return dg.SkipReason("no weights were observed yet: see weights_watch")
+        of_these = dg.RunsFilter(
+            tags={INPUTS_TAG: inputs}, statuses=[dg.DagsterRunStatus.SUCCESS, *UNFINISHED]
+        )
+        if found := context.instance.get_runs(of_these, limit=1):
+            return dg.SkipReason(f"nothing changed since run {found[0].run_id}")
+        return dg.RunRequest(tags={INPUTS_TAG: inputs})
+
+    return nightly_build
+
+
+def inputs_of(instance: dg.DagsterInstance, calib_dir: Path, targets: tuple[str, ...]) -> str:
+    """Digest of what a build of the whole chain would begin with; empty where no weights were observed."""
+    observed = instance.fetch_observations(model_weights.key, limit=1).records
+    observation = observed[0].asset_observation if observed else None
+    if observation is None:
+        return ""
+    weights = (observation.tags or {}).get(DATA_VERSION_TAG, "")
+    parts = [weights, windows_state_of(calib_dir), CODE_VERSION, policy_digest(), *targets]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _watched(context: dg.SensorEvaluationContext, state: str) -> dg.SensorResult:

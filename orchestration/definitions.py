@@ -8,6 +8,7 @@ import dagster as dg
 
 from orchestration.automation import (
     calibration_watch,
+    nightly_build,
     observe_weights,
     read_windows,
     rebuild_what_changed,
@@ -15,6 +16,8 @@ from orchestration.automation import (
 )
 from orchestration.canary_judge import GROUP, judge_job, judge_sensor, verdict_asset
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
+from orchestration.channels import channels_asset, channels_watch
+from orchestration.notices import failure_notice
 from orchestration.progress import progress_logger
 from orchestration.promotion import promote_to_stable, roll_back_stable, stable_asset
 from orchestration.resources import Places, ProductIOManager
@@ -37,6 +40,7 @@ defs = dg.Definitions(
         *(asset for target in SETTINGS.targets for asset in target_assets(target)),
         *(verdict_asset(target) for target in SETTINGS.targets),
         *(stable_asset(target) for target in SETTINGS.targets),
+        *(channels_asset(target) for target in SETTINGS.targets),
     ],
     jobs=[
         observe_weights,
@@ -49,8 +53,13 @@ defs = dg.Definitions(
     sensors=[
         weights_watch,
         calibration_watch,
-        rebuild_what_changed,
+        rebuild_what_changed(SETTINGS.builds),
+        channels_watch(SETTINGS.targets),
+        failure_notice(SETTINGS.failure_webhook_url, SETTINGS.ui_url),
         judge_sensor(SETTINGS.targets, watched=bool(SETTINGS.prometheus_url or SETTINGS.runtime_urls)),
+    ],
+    schedules=[
+        nightly_build(build_canary, SETTINGS.targets, SETTINGS.builds, SETTINGS.nightly_at, SETTINGS.timezone)
     ],
     resources={
         "places": Places(

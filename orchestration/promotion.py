@@ -7,7 +7,7 @@ Both are ops, not assets: nothing that materializes assets, a click on "Material
 # No annotations from __future__: Dagster reads those of an op as types.
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field
@@ -41,9 +41,12 @@ AUTOMATION_TAGS: Final = (
 class MoveConfig(dg.Config):
     """What a person decided. No field has a default: the launchpad starts nothing without them."""
 
-    release: str = Field(description="The release: its id, or the first 6 digits or more.")
-    approved_by: str = Field(description="Who answers for it, by name.")
-    reason: str = Field(description="Why, in one line: a year later, somebody asks.")
+    release: str = Field(
+        pattern=f"^[0-9a-f]{{{SHORTEST_SIGNED},64}}$",
+        description=f"The release: its id, or the first {SHORTEST_SIGNED} digits or more.",
+    )
+    approved_by: str = Field(pattern=r"\S", description="Who answers for it, by name.")
+    reason: str = Field(pattern=r"\S", description="Why, in one line: a year later, somebody asks.")
     force: bool = Field(
         default=False, description="Against advice: a release marked bad, or never a canary. Recorded."
     )
@@ -73,8 +76,19 @@ def roll_back_release(context: dg.OpExecutionContext, config: MoveConfig, places
     _move(context, config, places, "roll_back")
 
 
+def _checked(op: str) -> dg.ConfigMapping:
+    """The launchpad's fields at the top level, refused before a run is made where one cannot be right."""
+
+    def ops(given: dict[str, Any]) -> dict[str, Any]:
+        MoveConfig(**given)
+        return {"ops": {op: {"config": given}}}
+
+    return dg.ConfigMapping(config_fn=ops, config_schema=MoveConfig.to_config_schema().as_field())
+
+
 @dg.job(
     name="promote_to_stable",
+    config=_checked("promote_release"),
     description="Let stable take a canary's release. Signs where RELEASE_KEY_FILE is; elsewhere writes a "
     "request for `releasectl promote --request`.",
     executor_def=dg.in_process_executor,
@@ -86,6 +100,7 @@ def promote_to_stable() -> None:
 
 @dg.job(
     name="roll_back",
+    config=_checked("roll_back_release"),
     description="Let stable return to an earlier release: a new entry of its history. Signs, or asks, as "
     "promote_to_stable does.",
     executor_def=dg.in_process_executor,
@@ -160,6 +175,7 @@ def _ask(context: dg.OpExecutionContext, store: ReleaseStore, plan: Plan, decisi
 def _record(context: dg.OpExecutionContext, store: ReleaseStore, entry: ChannelEntry) -> None:
     metadata: dict[str, str | int] = {
         "release": entry.release,
+        "digest": entry.release or "nothing",
         "channel": f"{entry.target}/stable",
         "entry": entry.sequence,
         "action": entry.action,

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from assets.toolchain import parse_targets
+from runtime.contract.errors import ConfigError
 from runtime.contract.keys import KeyFolder
 from runtime.contract.trust import DEFAULT_TRUST_ROOT
 
+BUILD_TIMES: Final = ("at_once", "nightly", "never")
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +38,11 @@ class BuildSettings:
             none. A name without a folder is looked up on the path.
         prometheus_url: Prometheus, which scrapes the runtimes (``PROMETHEUS_URL``); empty where none is.
         prometheus_job: Its name for the runtimes, where it scrapes others, too (``PROMETHEUS_JOB``).
+        builds: When changes are built without anybody asking (``BUILDS``): one of ``BUILD_TIMES``.
+        nightly_at: When ``nightly_build`` looks, as cron writes it (``NIGHTLY_CRON``).
+        timezone: In which (``TZ``).
+        failure_webhook_url: Where failed runs are told of (``FAILURE_WEBHOOK_URL``); empty for the log alone.
+        ui_url: Of Dagster's UI, for links to it (``UI_URL``).
         runtime_urls: Runtimes whose metrics are read where there is no Prometheus (``RUNTIME_URLS``,
             comma-separated).
     """
@@ -55,6 +62,11 @@ class BuildSettings:
     prometheus_url: str = ""
     prometheus_job: str = ""
     runtime_urls: str = ""
+    builds: str = "at_once"
+    nightly_at: str = "30 2 * * *"
+    timezone: str = "UTC"
+    failure_webhook_url: str = ""
+    ui_url: str = ""
 
     @property
     def development_keys(self) -> KeyFolder | None:
@@ -73,6 +85,7 @@ class BuildSettings:
 
         Raises:
             ToolchainError: ``BUILD_TARGETS`` names an unknown target, or none.
+            ConfigError: ``BUILDS`` is none of ``BUILD_TIMES``.
         """
 
         def place(variable: str, default: str) -> Path:
@@ -103,7 +116,18 @@ class BuildSettings:
             prometheus_url=environment.get("PROMETHEUS_URL") or "",
             prometheus_job=environment.get("PROMETHEUS_JOB") or "",
             runtime_urls=environment.get("RUNTIME_URLS") or "",
+            builds=_chosen("BUILDS", environment.get("BUILDS") or "at_once", BUILD_TIMES),
+            nightly_at=environment.get("NIGHTLY_CRON") or "30 2 * * *",
+            timezone=environment.get("TZ") or "UTC",
+            failure_webhook_url=environment.get("FAILURE_WEBHOOK_URL") or "",
+            ui_url=environment.get("UI_URL") or "",
         )
+
+
+def _chosen(variable: str, text: str, choice: tuple[str, ...]) -> str:
+    if text not in choice:
+        raise ConfigError(f"{text[:40]!r} is none of {', '.join(choice)}", where=variable)
+    return text
 
 
 def signing_settings(settings: BuildSettings) -> dict[str, str]:

@@ -64,14 +64,13 @@ def move(
     **config: object,
 ) -> dg.ExecuteInProcessResult:
     changes = {} if key is None else {"release_key_file": key}
-    op = {"promote_to_stable": "promote_release", "roll_back": "roll_back_release"}[job]
     given = {"release": release, "approved_by": "anna", "reason": "good on the bench", **config}
     return (
         definitions(root, **changes)
         .resolve_job_def(job)
         .execute_in_process(
             instance=instance,
-            run_config={"ops": {op: {"config": given}}},
+            run_config=given,
             tags=tags or {},
             raise_on_error=False,
         )
@@ -136,8 +135,29 @@ def test_every_field_is_required(tmp_path: Path, instance: dg.DagsterInstance, m
     del config[missing]
     with pytest.raises(dg.DagsterInvalidConfigError, match=missing):
         definitions(tmp_path).resolve_job_def("promote_to_stable").execute_in_process(
-            instance=instance, run_config={"ops": {"promote_release": {"config": config}}}
+            instance=instance, run_config=config
         )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"release": "a" * 15},
+        {"release": "canary"},
+        {"approved_by": " "},
+        {"reason": ""},
+        {"force": "perhaps"},
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_a_run_is_made(
+    tmp_path: Path, instance: dg.DagsterInstance, wrong: dict[str, str]
+) -> None:
+    config = {"release": "a" * 64, "approved_by": "anna", "reason": "why", **wrong}
+    job = definitions(tmp_path).resolve_job_def("promote_to_stable")
+    with pytest.raises((dg.DagsterInvalidConfigError, dg.DagsterConfigMappingFunctionError)) as caught:
+        job.execute_in_process(instance=instance, run_config=config)
+    assert next(iter(wrong)) in f"{caught.value} {caught.value.__cause__}"
+    assert instance.get_runs() == []
 
 
 def test_without_the_key_it_asks(tmp_path: Path, instance: dg.DagsterInstance) -> None:
