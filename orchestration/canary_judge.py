@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
+from orchestration.chain import MANAGERS
 from orchestration.resources import Places, failures
 from runtime.contract.errors import PipelineError
 
@@ -32,6 +33,7 @@ def verdict_asset(target: str) -> dg.AssetsDefinition:
         key=dg.AssetKey([target, VERDICT]),
         deps=[dg.AssetKey([target, "canary_release"])],
         group_name=GROUP,
+        owners=[MANAGERS],
         kinds={"json"},
         description="What was seen of the canary while it ran, held against assets/canary_policy.json: "
         "promote, hold or roll_back. A roll_back moves canary by itself; stable only moves by a person.",

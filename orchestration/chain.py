@@ -29,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PRODUCTS = "products"
+ENGINEERS, BUILDERS, MANAGERS = "team:ml-engineers", "team:gpusrv", "team:release-managers"
+"""Whom to ask about an asset."""
 BUILDS = "builds"
 """The pool of all that builds: one run at a time, whoever asks for it (``dagster.yaml``)."""
 Result = dg.MaterializeResult[Product]
@@ -137,6 +139,7 @@ def _weights_shown(bench: Workbench, product: Product, judgement: Judgement) -> 
     code_version=CODE_VERSION,
     io_manager_key=PRODUCTS,
     pool=BUILDS,
+    owners=[ENGINEERS],
     group_name="inputs",
     kinds={"numpy"},
     description="IMU windows for calibration and evaluation, and golden windows; disjoint.",
@@ -185,6 +188,7 @@ def _windows_shown(sets: WindowSets) -> dict[str, Any]:
     code_version=CODE_VERSION,
     io_manager_key=PRODUCTS,
     pool=BUILDS,
+    owners=[ENGINEERS],
     group_name="inputs",
     kinds={"onnx"},
     automation_condition=inputs_or_code_changed(),
@@ -220,6 +224,7 @@ def _link(
     own: Sequence[str] = (),
     code_version: str = CODE_VERSION,
     in_one_run: bool = True,
+    owner: str = ENGINEERS,
     **options: Any,
 ) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
     """An asset of one target; ``own`` names those of its inputs that are of the same target."""
@@ -229,6 +234,7 @@ def _link(
         code_version=code_version,
         io_manager_key=PRODUCTS,
         pool=BUILDS,
+        owners=[owner],
         group_name=target,
         kinds={kind},
         description=description,
@@ -240,7 +246,7 @@ def _link(
 
 
 def _quantized_har(target: str) -> dg.AssetsDefinition:
-    @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.")
+    @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.", owner=BUILDERS)
     @_explained
     def quantized_har(
         context: dg.AssetExecutionContext,
@@ -267,7 +273,14 @@ def _quantized_har(target: str) -> dg.AssetsDefinition:
 
 
 def _hef(target: str) -> dg.AssetsDefinition:
-    @_link(target, "hef", "onnx", "Compile: the artifact that an engine loads.", own=["quantized_har"])
+    @_link(
+        target,
+        "hef",
+        "onnx",
+        "Compile: the artifact that an engine loads.",
+        own=["quantized_har"],
+        owner=BUILDERS,
+    )
     @_explained
     def hef(
         context: dg.AssetExecutionContext, places: Places, config: LongStepConfig, quantized_har: Product
@@ -337,6 +350,7 @@ def _canary_release(target: str) -> dg.AssetsDefinition:
         "json",
         "An immutable release, published through the gate; the target's canary channel points to it.",
         own=["hef", "parity_report"],
+        owner=MANAGERS,
         # Released in a run of its own, once parity was judged: a judgement that comes out the same, by other
         # bounds, is no new release.
         in_one_run=False,

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from orchestration.chain import MANAGERS
 from orchestration.resources import Places
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import PipelineError
@@ -25,7 +26,7 @@ def channels_asset(target: str) -> dg.AssetSpec:
         deps=[dg.AssetKey([target, "canary_release"]), dg.AssetKey([target, "stable_release"])],
         group_name=target,
         kinds={"json"},
-        owners=["team:release-managers"],
+        owners=[MANAGERS],
         description="Which release is on which channel, since when, by whom and on which evidence. Recorded "
         "whenever a channel moved, also by `releasectl`.",
     )

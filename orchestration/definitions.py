@@ -20,6 +20,7 @@ from orchestration.channels import channels_asset, channels_watch
 from orchestration.notices import failure_notice
 from orchestration.progress import progress_logger
 from orchestration.promotion import promote_to_stable, roll_back_stable, stable_asset
+from orchestration.release_check import whole_check
 from orchestration.resources import Places, ProductIOManager
 from orchestration.settings import BuildSettings
 
@@ -42,6 +43,7 @@ defs = dg.Definitions(
         *(stable_asset(target) for target in SETTINGS.targets),
         *(channels_asset(target) for target in SETTINGS.targets),
     ],
+    asset_checks=[whole_check(target) for target in SETTINGS.targets],
     jobs=[
         observe_weights,
         read_windows,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
+from orchestration.chain import MANAGERS
 from orchestration.resources import Places, failures
 from runtime.contract.channels import ChannelEntry
 from runtime.contract.promotion import (
@@ -58,6 +59,7 @@ def stable_asset(target: str) -> dg.AssetSpec:
         key=dg.AssetKey([target, STABLE]),
         deps=[dg.AssetKey([target, "canary_release"]), dg.AssetKey([target, "canary_verdict"])],
         group_name=target,
+        owners=[MANAGERS],
         kinds={"json"},
         description="The canary that `promote_to_stable` made stable, or that `roll_back` went back to. "
         "Moves by a signature of the release manager, never by materializing.",

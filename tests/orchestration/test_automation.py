@@ -15,19 +15,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestration import automation
 from orchestration.automation import (
     MOST_ATTEMPTS,
     MOST_LOOKS,
     REST_LOOKS,
     Watch,
+    calibration_watch,
     look,
+    nightly_build,
+    rebuild_what_changed,
     state_of,
     wait_for_rest,
     weights_watch,
+    windows_state_of,
 )
+from orchestration.definitions import build_canary
 from orchestration.resources import Places
-from runtime.contract.errors import WeightsError
-from tests.chain import SAMPLE_VERSION
+from orchestration.settings import BuildSettings
+from runtime.contract.errors import ConfigError, WeightsError
+from tests.chain import CALIB_DATA, SAMPLE_VERSION
 from tests.running import Running, end, start
 from tests.simulators import wait_for
 
@@ -198,6 +205,95 @@ def test_a_file_that_never_rests_is_named(weights: Path) -> None:
     with pytest.raises(WeightsError, match=r"v0\.1\.0/tcn_vae\.pth: still changes after 600 s"):
         wait_for_rest(weights, lambda _: None, sleep=clock.sleep)
     assert clock.slept == MOST_LOOKS
+
+
+def test_windows_that_changed_are_read_once_they_rest(tmp_path: Path) -> None:
+    calib = tmp_path / "calib"
+    shutil.copytree(CALIB_DATA, calib)
+    first = windows_state_of(calib)
+    (calib / "README.md").write_text("other words")
+    assert windows_state_of(calib) == first
+    (calib / "golden.npz").write_bytes(b"other windows")
+    assert windows_state_of(calib) != first
+    assert windows_state_of(tmp_path / "none") == windows_state_of(tmp_path / "none")
+    places = Places(weights_dir="", calib_dir=str(calib), build_dir="", release_store="")
+    cursor: str | None = None
+    with dg.DagsterInstance.ephemeral() as instance:
+        asked = []
+        for _ in range(3):
+            with dg.build_sensor_context(instance, cursor, resources={"places": places}) as context:
+                result = calibration_watch(context)
+            assert isinstance(result, dg.SensorResult)
+            cursor = result.cursor
+            asked.append(len(result.run_requests or []))
+    assert asked[:2] == [0, 1]
+    assert calibration_watch.job_name == "read_windows"
+
+
+class Night:
+    """The nightly build, asked when a test says so."""
+
+    def __init__(self, instance: dg.DagsterInstance, calib: Path) -> None:
+        self.instance, self.calib = instance, calib
+
+    def asked(self) -> dg.RunRequest | str:
+        schedule = nightly_build(build_canary, ("emulator",), "nightly", "30 2 * * *", "UTC")
+        places = Places(weights_dir="", calib_dir=str(self.calib), build_dir="", release_store="")
+        with dg.build_schedule_context(self.instance, resources={"places": places}) as context:
+            found = schedule(context)
+        if isinstance(found, dg.RunRequest):
+            return found
+        assert isinstance(found, dg.SkipReason)
+        return str(found.skip_message)
+
+    def observe(self, version: str) -> None:
+        tags = {"dagster/data_version": version}
+        self.instance.report_runless_asset_event(dg.AssetObservation("model_weights", tags=tags))
+
+    def ended(self, request: dg.RunRequest | str, status: dg.DagsterRunStatus) -> None:
+        assert isinstance(request, dg.RunRequest)
+        self.instance.add_run(dg.DagsterRun("build_canary", tags=dict(request.tags), status=status))
+
+
+def test_a_night_builds_what_changed_by_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CALIB_DATA, tmp_path / "calib")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        night = Night(instance, tmp_path / "calib")
+        assert "no weights were observed" in str(night.asked())
+        night.observe("v1")
+        request = night.asked()
+        night.ended(request, dg.DagsterRunStatus.FAILURE)
+        request = night.asked()  # what failed is tried again
+        night.ended(request, dg.DagsterRunStatus.STARTED)
+        assert "nothing changed" in str(night.asked())
+        night.ended(request, dg.DagsterRunStatus.SUCCESS)
+        assert "nothing changed" in str(night.asked())
+        for change in (
+            lambda: night.observe("v2"),
+            lambda: (tmp_path / "calib" / "golden.npz").write_bytes(b"other"),
+            lambda: monkeypatch.setattr(automation, "policy_digest", lambda: "f" * 64),
+            lambda: monkeypatch.setattr(automation, "CODE_VERSION", "newer"),
+        ):
+            change()
+            night.ended(night.asked(), dg.DagsterRunStatus.SUCCESS)
+            assert "nothing changed" in str(night.asked())
+
+
+@pytest.mark.parametrize(
+    ("builds", "at_once", "nightly"),
+    [("at_once", True, False), ("nightly", False, True), ("never", False, False)],
+)
+def test_when_is_a_setting(builds: str, at_once: bool, nightly: bool) -> None:
+    sensor = rebuild_what_changed(builds)
+    assert (sensor.default_status is dg.DefaultSensorStatus.RUNNING) == at_once
+    schedule = nightly_build(build_canary, ("emulator",), builds, "30 2 * * *", "UTC")
+    assert (schedule.default_status is dg.DefaultScheduleStatus.RUNNING) == nightly
+    assert BuildSettings.from_environment({"BUILDS": builds}).builds == builds
+
+
+def test_another_time_is_refused() -> None:
+    with pytest.raises(ConfigError, match="BUILDS: 'daily' is none of at_once, nightly, never"):
+        BuildSettings.from_environment({"BUILDS": "daily"})
 
 
 QUERY = """{

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.build
 
 MADE = [calibration_set, onnx_model, *target_assets("emulator")]
 LINKS = ("quantized_har", "hef", "parity_report", "canary_release")
+AFTER = ("canary_verdict", "stable_release", "release_channels")
 
 
 class Home:
@@ -164,7 +165,7 @@ def test_graph_reads_as_the_sentence() -> None:
 
     graph = defs.resolve_asset_graph()
     keys = {"/".join(key.path) for key in graph.get_all_asset_keys()}
-    branch = {f"emulator/{name}" for name in (*LINKS, "canary_verdict", "stable_release")}
+    branch = {f"emulator/{name}" for name in (*LINKS, *AFTER)}
     assert keys == {"model_weights", "calibration_set", "onnx_model", *branch}
     # Only a person moves stable: nothing can materialize it.
     assert "emulator/stable_release" not in {"/".join(key.path) for key in graph.materializable_asset_keys}
@@ -173,7 +174,7 @@ def test_graph_reads_as_the_sentence() -> None:
         parents = graph.get(dg.AssetKey(later.split("/"))).parent_keys
         assert dg.AssetKey(earlier.split("/")) in parents
     checks = {key.name for key in graph.asset_check_keys}
-    assert checks == {"parity"}
+    assert checks == {"parity", "whole"}
 
 
 def test_unchanged_input_gives_unchanged_data_versions(home: Home) -> None:
@@ -341,7 +342,7 @@ def test_code_location_loads_nothing_heavy() -> None:
 def test_each_target_is_a_branch_of_its_own() -> None:
     keys, _ = json.loads(load_definitions(BUILD_TARGETS="emulator,hailo8").stdout)
     assert {f"{target}/{name}" for target in ("emulator", "hailo8") for name in LINKS} <= set(keys)
-    assert len(keys) == 3 + 2 * (len(LINKS) + 2)
+    assert len(keys) == 3 + 2 * (len(LINKS) + len(AFTER))
     assert {"emulator/stable_release", "hailo8/stable_release"} <= set(keys)
 
 
