@@ -15,6 +15,7 @@ from runtime.contract.errors import PipelineError
 from runtime.contract.store import ReleaseStore
 
 ASSET: Final = "release_channels"
+GROUP: Final = "channels"
 LOOK_SECONDS: Final = 30
 NOTHING: Final = "nothing"
 
@@ -24,7 +25,7 @@ def channels_asset(target: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=dg.AssetKey([target, ASSET]),
         deps=[dg.AssetKey([target, "canary_release"]), dg.AssetKey([target, "stable_release"])],
-        group_name=target,
+        group_name=GROUP,
         kinds={"json"},
         owners=[MANAGERS],
         description="Which release is on which channel, since when, by whom and on which evidence. Recorded "

@@ -125,8 +125,7 @@ class Platform:
         self.target = "emulator" if "emulator" in self.targets else self.targets[0]
         self.children, self.logs = children, logs
         self.url = self.ui_url = self.watched = ""  # known when they are started
-        self.reports_url = settings.reports_url
-        self.reports_dir = settings.reports_dir.resolve()
+        self.reports_url, self.reports_dir = settings.reports_url, settings.reports_dir.resolve()
         self.keys = signing_settings(settings)
         self.store = ReleaseStore(settings.release_store, Trust.load(settings.trust_root))
         self.home = make_home(settings.dagster_home)
@@ -142,8 +141,9 @@ class Platform:
         )
 
     def _dagster(self) -> dict[str, str]:
-        urls = {"REPORTS_URL": self.reports_url} | ({"RUNTIME_URLS": self.watched} if self.watched else {})
-        return {"DAGSTER_HOME": str(self.home), **urls, **self.keys}
+        urls = {"REPORTS_URL": self.reports_url, "UI_URL": os.environ.get("UI_URL") or self.ui_url}
+        watched = {"RUNTIME_URLS": self.watched} if self.watched else {}
+        return {"DAGSTER_HOME": str(self.home), **urls, **watched, **self.keys}
 
     def start_reports(self, port: int) -> Child:
         """Serve the folder of parity reports, to this machine alone; builds that start later link there."""
