@@ -15,7 +15,7 @@ import dagster as dg
 from assets.policy import policy_digest
 from assets.product import CODE_VERSION
 from assets.version_folder import ANY_WEIGHTS, DECIDING, TELLING
-from orchestration.chain import calibration_set, model_weights
+from orchestration.chain import calibration_set, model_weights, onnx_model, target_assets
 from orchestration.resources import Places
 from runtime.contract.errors import WeightsError
 
@@ -228,6 +228,8 @@ def nightly_build(
         cron: When, in ``timezone``.
     """
     running, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
+    made = [calibration_set, onnx_model, *(each for target in targets for each in target_assets(target))]
+    links = [asset.key for asset in made]
 
     @dg.schedule(
         job=job,
@@ -246,7 +248,8 @@ def nightly_build(
         )
         if found := context.instance.get_runs(of_these, limit=1):
             return dg.SkipReason(f"nothing changed since run {found[0].run_id}")
-        return dg.RunRequest(tags={INPUTS_TAG: inputs})
+        # Named, so that the run says what it was to make: see ``inputs_or_code_changed``.
+        return dg.RunRequest(tags={INPUTS_TAG: inputs}, asset_selection=links)
 
     return nightly_build
 

@@ -96,8 +96,14 @@ def run_job(name: str, instance: DagsterInstance) -> ExecuteInProcessResult:
     """Run one of the code location's jobs here, with progress shown."""
     from orchestration.definitions import defs
 
-    return defs.resolve_job_def(name).execute_in_process(
-        instance=instance, raise_on_error=False, run_config={"loggers": {"progress": {}}}, tags=OURS
+    job = defs.resolve_job_def(name)
+    return job.execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        run_config={"loggers": {"progress": {}}},
+        tags=OURS,
+        # Named, so that the run says what it was to make: what fails here is not begun again by the daemon.
+        asset_selection=list(job.asset_layer.executable_asset_keys),
     )
 
 

@@ -221,10 +221,7 @@ class ChannelLog:
     def chain(self) -> list[SignedEntry]:
         """Every entry, oldest first, each signed by a key of its time and continuing the one before.
 
-        It ends where it no longer holds; ``problems`` says why.
-
-        Raises:
-            StoreError: The store cannot be read.
+        It ends where it no longer holds (``problems`` says why). StoreError: the store cannot be read.
         """
         return self._walk()[0]
 
@@ -241,19 +238,21 @@ class ChannelLog:
 
     def whole_and_head(self) -> tuple[list[SignedEntry], Head | None]:
         """As ``whole``, and the head; None where nothing holds under the present keys."""
-        chain, found = self._walk()
         try:
-            head = self.head()
+            head = self.head()  # First: what a writer adds meanwhile is in the walk, and left out of it.
         except (SignatureError, ManifestError):
-            return chain, None  # what was signed under earlier keys is the history
-        if head and (not chain or chain[-1].digest != head.signed.digest):
+            return self._walk()[0], None  # what was signed under earlier keys is the history
+        chain, found = self._walk()
+        ends = {each.digest: end for end, each in enumerate(chain, 1)}
+        reached = ends.get(head.signed.digest, 0) if head else 0
+        if head and not reached:
             raise ManifestError(
                 f"entry {head.entry.sequence} counts, but the history before it does not hold: "
                 f"{'; '.join(found[:1])}",
                 where=self.where,
                 hint="`releasectl verify` names all; copy the missing entries back",
             )
-        return chain, head
+        return chain[:reached], head
 
     def displaced(self) -> list[str]:
         """One sentence for each file above the chain that may have been an entry and does not hold.

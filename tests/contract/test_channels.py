@@ -8,11 +8,12 @@ import shutil
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.contract.audit import store_problems
-from runtime.contract.channel_log import Floor, Head
+from runtime.contract.channel_log import ChannelLog, Floor, Head
 from runtime.contract.channels import ENTRY_TYPE, MOST_WORDS, EvidenceRecord
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
@@ -298,6 +299,30 @@ def test_half_a_history_decides_nothing(tmp_path: Path) -> None:
     (moves[0].parent / "00000099.json").write_text("junk above the head is nobody's")
     flip_bit(moves[0], 5)
     assert store.is_marked_bad(release) is None
+
+
+@pytest.mark.parametrize("step", ["head", "_walk"])
+def test_a_history_is_read_while_another_one_writes(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is added between two looks is seen at the next reading, and is no break of the history."""
+    ReleaseSimulator(version="v1").publish(tmp_path, "canary")
+    store, later = a_store(tmp_path), ["v3", "v2"]
+    looked, writing = getattr(ChannelLog, step), False
+
+    def looks(log: ChannelLog, *arguments: Any) -> Any:
+        nonlocal writing
+        found = looked(log, *arguments)
+        if log.channel == "canary" and later and not writing:
+            writing = True
+            ReleaseSimulator(version=later.pop()).publish(tmp_path, "canary")
+            writing = False
+        return found
+
+    monkeypatch.setattr(ChannelLog, step, looks)
+    seen = [len(store.whole_history("emulator", "canary")) for _ in range(3)]
+    assert seen[0] in (1, 2)
+    assert seen[-1] == 3
 
 
 def test_what_a_newer_version_signed_is_not_moved_aside(tmp_path: Path) -> None:

@@ -262,6 +262,8 @@ def test_a_night_builds_what_changed_by_day(tmp_path: Path, monkeypatch: pytest.
         assert "no weights were observed" in str(night.asked())
         night.observe("v1")
         request = night.asked()
+        assert isinstance(request, dg.RunRequest)
+        assert len(request.asset_selection or []) == 6
         night.ended(request, dg.DagsterRunStatus.FAILURE)
         request = night.asked()  # what failed is tried again
         night.ended(request, dg.DagsterRunStatus.STARTED)

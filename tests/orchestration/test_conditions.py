@@ -11,7 +11,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from orchestration import chain
 from orchestration.chain import calibration_set, model_weights, onnx_model, target_assets
-from orchestration.conditions import CHANGED
+from orchestration.conditions import CHANGED, inputs_or_code_changed
 from orchestration.resources import Places, ProductIOManager
 
 pytestmark = pytest.mark.build
@@ -167,3 +167,48 @@ def test_every_link_says_why_it_is_made() -> None:
         condition = graph.get(dg.AssetKey(name.split("/"))).automation_condition
         assert condition is not None
         assert condition.get_label() == CHANGED
+
+
+def test_what_a_run_did_not_get_to_is_not_begun_again() -> None:
+    """A compile that somebody cancelled, or that failed: its input changed in the very run that ended so."""
+    number = 0
+
+    @dg.asset(code_version="1")
+    def graph() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(f"v{number}"))
+
+    @dg.asset(code_version="1", deps=[graph], automation_condition=inputs_or_code_changed())
+    def compiled() -> None:
+        if number == 2:
+            raise KeyboardInterrupt  # what a cancelled run gets
+
+    assets = [graph, compiled]
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor: dg.AssetDaemonCursor | None = None
+
+        def tick() -> int:
+            nonlocal cursor
+            result = dg.evaluate_automation_conditions(defs=assets, instance=instance, cursor=cursor)
+            cursor = result.cursor
+            return result.total_requested
+
+        number = 1
+        dg.materialize(assets, instance=instance)
+        assert [tick() for _ in range(3)] == [0, 0, 0]
+        number = 2
+        assert not _ran(assets, instance)
+        assert [tick() for _ in range(5)] == [0] * 5
+        number = 3
+        assert dg.materialize([graph], instance=instance).success
+        assert [tick() for _ in range(3)] == [1, 0, 0]
+
+
+def _ran(assets: list[dg.AssetsDefinition], instance: dg.DagsterInstance) -> bool:
+    """As a launched run: it names what it is to make."""
+    job = dg.Definitions(assets, jobs=[dg.define_asset_job("everything")]).resolve_job_def("everything")
+    try:
+        return job.execute_in_process(
+            instance=instance, raise_on_error=False, asset_selection=[asset.key for asset in assets]
+        ).success
+    except KeyboardInterrupt:
+        return False
