@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from orchestration.chain import MANAGERS
 from orchestration.resources import Places, failures
@@ -82,7 +82,13 @@ def _checked(op: str) -> dg.ConfigMapping:
     """The launchpad's fields at the top level, refused before a run is made where one cannot be right."""
 
     def ops(given: dict[str, Any]) -> dict[str, Any]:
-        MoveConfig(**given)
+        try:
+            MoveConfig(**given)
+        except ValidationError as error:
+            wrong = [f"{each['loc'][0]} {each['input']!r}: {each['msg']}" for each in error.errors()]
+            raise PromotionRefusedError(
+                "; ".join(wrong), where="launchpad", hint="correct it, and launch again"
+            ) from None
         return {"ops": {op: {"config": given}}}
 
     return dg.ConfigMapping(config_fn=ops, config_schema=MoveConfig.to_config_schema().as_field())

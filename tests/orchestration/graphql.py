@@ -22,7 +22,7 @@ _ASSETS = """{ assetNodes { assetKey { path } staleStatus
     tags { key value } }
 } }"""
 _LAUNCH = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message causes { message } }
   ... on RunConfigValidationInvalid { errors { message } } } }"""
 _TERMINATE = """mutation($id: String!) { terminateRun(runId: $id) { __typename
   ... on PythonError { message } ... on TerminateRunFailure { message } } }"""

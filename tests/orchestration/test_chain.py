@@ -30,6 +30,7 @@ pytestmark = pytest.mark.build
 
 MADE = [calibration_set, onnx_model, *target_assets("emulator")]
 LINKS = ("quantized_har", "hef", "parity_report", "canary_release")
+CANARY = "emulator/canary_release"
 AFTER = ("canary_verdict", "stable_release", "release_channels")
 
 
@@ -94,12 +95,23 @@ class Home:
     ) -> dg.ExecuteInProcessResult:
         """Run the selected assets, or all of them."""
         keys = [dg.AssetKey(name.split("/")) for name in selection]
+        return self.run(dg.AssetSelection.assets(*keys) if keys else None, run_config=run_config)
+
+    def run(
+        self,
+        selection: dg.AssetSelection | None,
+        *,
+        run_config: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run a selection."""
         return dg.materialize(
             [model_weights, *MADE],
             instance=self.instance,
             resources=self.resources,
-            selection=dg.AssetSelection.assets(*keys) if keys else None,
+            selection=selection,
             run_config=run_config,
+            tags=tags,
             raise_on_error=False,
         )
 
@@ -230,10 +242,21 @@ def test_failed_parity_blocks_the_canary_in_its_run_and_alone(home: Home) -> Non
     # The check stops the run before the canary begins; refusing is only the second line.
     failed = {event.step_key for event in result.get_step_failure_events()}
     assert failed == {"emulator__parity_report"}
-    alone = home.materialize("emulator/canary_release")
-    assert "sqnr_db is" in failure_of(alone, "emulator__canary_release")
-    assert home.store.identifiers() == []
-    assert home.store.current("emulator", "canary") is None
+    # Alone, as from its page, and in a backfill.
+    for tags, selection in (
+        ({}, dg.AssetSelection.assets(CANARY)),
+        ({"dagster/backfill": "abc"}, dg.AssetSelection.assets(CANARY)),
+    ):
+        again = home.run(selection, tags=tags)
+        assert not again.success
+        assert "sqnr_db is" in str([e.step_failure_data for e in again.get_step_failure_events()])
+        assert home.store.identifiers() == []
+        assert home.store.current("emulator", "canary") is None
+    # Parity's check cannot be left out of a run of the report.
+    reports = dg.AssetSelection.assets("emulator/parity_report").without_checks()
+    with pytest.raises(dg.DagsterInvalidDefinitionError) as caught:
+        home.run(reports)
+    assert "required_multi_asset_neighbors" in f"{caught.value.__cause__}"
 
 
 @pytest.mark.slow
