@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import math
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
@@ -41,8 +42,14 @@ from runtime.golden import GoldenWindow
 
 RATE: Final = 20.0
 TIMEOUT_SECONDS: Final = 5.0
+_ADDRESS: Final = "as http://127.0.0.1:9000"
+_LOST: Final = (OSError, http.client.HTTPException, UnicodeError)
+"""What a request ends in without an answer; the last where a host's name cannot be asked for."""
+
+_WHAT_IS_IT: Final = "is it a runtime?"
 _OCTETS: Final = "application/octet-stream"
 _MOST_BYTES: Final = 1024 * 1024
+_RUNS_ON: Final = ("machine", "program", "kernel_family")
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 
 
@@ -60,13 +67,16 @@ class Device:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise AcceptanceError("is no http address", where=url[:200], hint="as http://127.0.0.1:9000")
+        try:
+            parts = urllib.parse.urlsplit(url)
+            host, port = parts.hostname, parts.port
+            self._connection = http.client.HTTPConnection(host or "", port or 80, timeout=TIMEOUT_SECONDS)
+        except (ValueError, http.client.InvalidURL) as error:
+            # A port that is none, half of an IPv6 address, a blank.
+            raise AcceptanceError(f"is no address: {error}", where=url[:200], hint=_ADDRESS) from error
+        if parts.scheme != "http" or not host:
+            raise AcceptanceError("is no http address", where=url[:200], hint=_ADDRESS)
         self.url = url.rstrip("/")
-        self._connection = http.client.HTTPConnection(
-            parts.hostname, parts.port or 80, timeout=TIMEOUT_SECONDS
-        )
 
     def close(self) -> None:
         """Close the connection; another request opens it again."""
@@ -78,7 +88,7 @@ class Device:
             self._connection.request("GET", path)
             answer = self._connection.getresponse()
             data = answer.read(_MOST_BYTES)
-        except (OSError, http.client.HTTPException) as error:
+        except _LOST as error:
             self._connection.close()
             raise AcceptanceError(f"does not answer: {error}", where=self.url) from error
         if answer.status != 200:
@@ -86,26 +96,28 @@ class Device:
         return data
 
     def infer(self, window: Window) -> tuple[str, FloatArray] | None:
-        """The release that answered and its latent, float32 (64,); None where it did not with 200."""
+        """The release that answered and its latent, float32 (64,), unchecked; None where not with 200."""
         headers = {"Content-Type": _OCTETS, "Accept": _OCTETS}
         try:
             self._connection.request("POST", "/infer", window.astype("<f4").tobytes(), headers)
             answer = self._connection.getresponse()
-            data = answer.read()
-        except (OSError, http.client.HTTPException):
+            data = answer.read(_MOST_BYTES)
+        except _LOST:
             self._connection.close()
             return None
         if answer.status != 200 or len(data) < 4 * LATENT_SIZE:
             return None
-        return answer.getheader("X-Release", ""), np.frombuffer(data, "<f4")[:LATENT_SIZE]
+        return answer.getheader("X-Release", ""), np.frombuffer(data[: 4 * LATENT_SIZE], "<f4")
 
     def health(self) -> dict[str, Any]:
         """What it serves."""
         try:
-            told: dict[str, Any] = json.loads(self.get("/healthz"))
-            return told
-        except ValueError as error:
-            raise AcceptanceError("/healthz is no JSON", where=self.url, hint="is it a runtime?") from error
+            told = json.loads(self.get("/healthz"))
+        except (ValueError, RecursionError) as error:
+            raise AcceptanceError("/healthz is no JSON", where=self.url, hint=_WHAT_IS_IT) from error
+        if not isinstance(told, dict):
+            raise AcceptanceError("/healthz is no JSON object", where=self.url, hint=_WHAT_IS_IT)
+        return told
 
     def samples(self) -> Samples:
         """What ``/metrics`` says."""
@@ -114,8 +126,9 @@ class Device:
             for family in text_string_to_metric_families(self.get("/metrics").decode()):
                 for each in family.samples:
                     found.setdefault(each.name, []).append((dict(each.labels), each.value))
-        except ValueError as error:
-            raise AcceptanceError("/metrics cannot be read", where=self.url) from error
+        except (ValueError, LookupError, TypeError) as error:
+            # prometheus_client's parser says no more of what it cannot read.
+            raise AcceptanceError("/metrics cannot be read", where=self.url, hint=_WHAT_IS_IT) from error
         return found
 
 
@@ -139,7 +152,7 @@ def accept(
         AcceptanceError: The device does not answer, or serves another release.
     """
     health = _serving(device, release)
-    runs_on = health["runs_on"]
+    runs_on: dict[str, str] = health["runs_on"]
     golden = GoldenWindow.all_of(release)
     worst, unit, allowed = _golden(device, release, golden, runs_on["kernel_family"])
     say(f"golden windows: {len(golden)}, largest difference {worst:g} {unit}, allowed {allowed:g}")
@@ -175,7 +188,7 @@ def accept(
         largest_ms=largest,
         later_than_45_ms=late / windows,
         cpu_share=_cpu(before, after, seconds),
-        celsius=max((value for _, value in after.get("hailo_device_temperature_celsius", ())), default=None),
+        celsius=_largest(after, "hailo_device_temperature_celsius"),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -188,7 +201,8 @@ def _serving(device: Device, release: Release) -> dict[str, Any]:
             where=device.url,
             hint="let its RELEASE_CHANNEL name this release, or ask for the one that it serves",
         )
-    if not isinstance(health.get("runs_on"), dict):
+    runs_on = health.get("runs_on")
+    if not isinstance(runs_on, dict) or not all(isinstance(runs_on.get(name), str) for name in _RUNS_ON):
         raise AcceptanceError("does not say what it runs on", where=device.url, hint="update its runtime")
     return health
 
@@ -203,12 +217,16 @@ def _golden(
         answer = device.infer(each.window)
         if answer is None or answer[0] != release.id:
             raise AcceptanceError(f"golden window {each.number} was not answered", where=device.url)
+        if not np.isfinite(answer[1]).all():
+            what = f"golden window {each.number} was answered with a number that is not finite"
+            raise AcceptanceError(what, where=device.url, hint="do not use this release there")
         if record.output is None:
             off = float(np.abs(answer[1] - each.expected).max())
         else:
             steps = record.output.integers(answer[1]) - record.output.integers(each.expected)
             off = float(np.abs(steps).max())
-        worst = max(worst, off)
+        if not off <= worst:
+            worst = off
     if record.output is None:
         return worst, "latent units", record.artifact_tolerance
     return worst, "LSB", 0.0 if record.kernel_family == kernel_family else float(LSB_ELSEWHERE)
@@ -229,7 +247,7 @@ def _sent(
         due = begin + number / rate
         time.sleep(max(0.0, due - time.perf_counter()))
         answer = device.infer(golden[number % len(golden)].window)
-        if answer is None:
+        if answer is None or not np.isfinite(answer[1]).all():
             lost += 1
         elif answer[0] != release.id:
             raise AcceptanceError(
@@ -259,7 +277,14 @@ def _cpu(before: Samples, after: Samples, seconds: float) -> float | None:
     name = "process_cpu_seconds_total"
     if not (before.get(name) and after.get(name)):
         return None
-    return round((after[name][0][1] - before[name][0][1]) / seconds, 4)
+    share = (after[name][0][1] - before[name][0][1]) / seconds
+    return round(share, 4) if math.isfinite(share) else None
+
+
+def _largest(samples: Samples, name: str) -> float | None:
+    """None where nothing is said, or one of them is no number."""
+    values = [value for _, value in samples.get(name, ())]
+    return max(values) if values and all(map(math.isfinite, values)) else None
 
 
 def _hailort(program: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runtime.accept import AcceptanceError, Device, accept
@@ -21,10 +22,12 @@ from runtime.contract.acceptance import (
     said_by_acceptance,
 )
 from runtime.contract.document import to_json
-from runtime.contract.errors import ManifestError
+from runtime.contract.errors import GoldenMismatchError, ManifestError
 from runtime.contract.promotion import Decision, PromotionRefusedError, promote
 from runtime.contract.release_directory import Release
 from runtime.contract.verdict import keep_verdict
+from runtime.contract.window import FloatArray, Window
+from runtime.golden import GoldenWindow
 from tests.keys import BUILD, MANAGER, a_store
 from tests.simulators import ReleaseSimulator, RuntimeServer, running_server
 from tests.verdicts import a_verdict, an_acceptance
@@ -92,10 +95,76 @@ def test_what_serves_something_else_is_not_tried(served: RuntimeServer, tmp_path
         accept(device, other, windows=1)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://x", "here", "https://x"])
+NO_ADDRESSES = ("http://pi:99999", "http://pi:x", "http://[::1", f"http://{'x' * 70}.example", "http://a b:1")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "ftp://x", "here", "https://x", *NO_ADDRESSES])
 def test_a_device_that_is_none_is_an_error(url: str, release: Release) -> None:
     with pytest.raises(AcceptanceError):
         accept(Device(url), release)
+
+
+class Told(Device):
+    """A device that says what a test says."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.page = page
+
+    def get(self, path: str) -> bytes:
+        return self.page
+
+
+def health(release: Release, runs_on: dict[str, object]) -> bytes:
+    return json.dumps({"release": release.id, "runs_on": runs_on}).encode()
+
+
+@pytest.mark.parametrize("page", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * 100_000])
+def test_health_that_is_none_is_an_error(page: bytes, release: Release) -> None:
+    with pytest.raises(AcceptanceError, match="/healthz is no JSON"):
+        accept(Told(page), release)
+
+
+@pytest.mark.parametrize("change", [{"kernel_family": None}, {"program": 7}, {"machine": ["x"]}])
+def test_health_without_what_it_runs_on_is_an_error(change: dict[str, object], release: Release) -> None:
+    whole: dict[str, object] = {"machine": "a Pi", "program": "onnxruntime 1", "kernel_family": "x86-64"}
+    with pytest.raises(AcceptanceError, match="does not say what it runs on"):
+        accept(Told(health(release, whole | change)), release)
+
+
+@pytest.mark.parametrize("page", [b"\xff", b'x{a="b} 1\n', b"<html>hello</html>", b"x one\n"])
+def test_metrics_that_are_none_are_an_error(page: bytes) -> None:
+    with pytest.raises(AcceptanceError, match="/metrics cannot be read"):
+        Told(page).samples()
+
+
+class Broken(Device):
+    """Answers so many windows, then with numbers that are none."""
+
+    def __init__(self, served: RuntimeServer, release: Release, right: int) -> None:
+        super().__init__(served.url)
+        self.id, self.right = release.id, right
+
+    def infer(self, window: Window) -> tuple[str, FloatArray] | None:
+        self.right -= 1
+        return super().infer(window) if self.right >= 0 else (self.id, np.full(64, np.nan, np.float32))
+
+
+def test_nan_is_no_answer(served: RuntimeServer, release: Release) -> None:
+    with (
+        contextlib.closing(Broken(served, release, 1)) as device,
+        pytest.raises(AcceptanceError, match="golden window 1 was answered with a number that is not finite"),
+    ):
+        accept(device, release, windows=1)
+    with contextlib.closing(Broken(served, release, 4 + 7)) as device:
+        assert accept(device, release, windows=10, rate=500).lost == 3
+
+
+def test_nan_repeats_no_golden_window(release: Release) -> None:
+    (golden, *_) = GoldenWindow.all_of(release)
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(GoldenMismatchError, match="golden window 0 gives a number that is not finite"):
+            golden.check(np.full(64, wrong, np.float32), "")
 
 
 @pytest.mark.parametrize(
