@@ -41,6 +41,7 @@ from runtime.infer_body import (
     read_octets,
 )
 from runtime.metrics import RuntimeMetrics
+from runtime.plausibility import is_probe
 from runtime.request_record import ANSWER, CROWDED, Queue, RequestRecord, fixed_headers, request_id
 
 Event = dict[str, Any]
@@ -200,7 +201,8 @@ class InferEndpoint:
         # thread and back costs at p99, and the one chip runs one window at a time anyway.
         latent, scores = model.infer(window)
         kinds = model.plausibility.kinds(window)
-        self._metrics.windows_done(1, perf_counter() - before, model.release_id, kinds)
+        seconds = perf_counter() - before
+        self._metrics.windows_done(1, seconds, model.release_id, kinds, is_probe(window))
         if self.answered is not None:
             self.answered(model, window, latent)
         extra = ((IMPLAUSIBLE, model.plausibility.named(window).encode()),) if kinds else ()
@@ -222,7 +224,8 @@ class InferEndpoint:
                     before = perf_counter()
                     latents, scores = model.infer_batch(part, first=start)
                     found = model.plausibility.kinds_of_each(part)
-                    self._metrics.windows_done(len(part), perf_counter() - before, model.release_id, found)
+                    seconds, probes = perf_counter() - before, sum(map(is_probe, part))
+                    self._metrics.windows_done(len(part), seconds, model.release_id, found, probes)
                     kinds.update(found)
                     if self.answered is not None:
                         self.answered(model, part[0], latents[0])  # one of a slice: the line is short

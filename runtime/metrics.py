@@ -174,7 +174,9 @@ class RuntimeMetrics:
         """
         self._served.of(release).request(route, status, seconds)
 
-    def windows_done(self, windows: int, seconds: float, release: str, kinds: Iterable[str] = ()) -> None:
+    def windows_done(
+        self, windows: int, seconds: float, release: str, kinds: Iterable[str] = (), probes: int = 0
+    ) -> None:
         """Count windows that the engine ran, and which implausible values were in them.
 
         Args:
@@ -182,15 +184,18 @@ class RuntimeMetrics:
             seconds: For all of them.
             release: The one that ran them.
             kinds: One name for each kind and window.
+            probes: How many of them were a health check's: counted and timed apart from what devices sent.
         """
-        served = self._served.of(release)
-        served.windows += windows
-        served.engine.observe(seconds / windows, windows)
+        served, real = self._served.of(release), windows - probes
+        served.windows += real
+        served.probes += probes
+        if real:
+            served.engine.observe(seconds / windows, real)
         for kind in kinds:
             served.implausible[kind] = served.implausible.get(kind, 0) + 1
 
     def windows_of(self, release: str) -> int:
-        """How many windows a release ran for clients."""
+        """How many windows a release ran for clients; a health check's are not among them."""
         return self._served.of(release).windows
 
     def replayed(self, release: str, result: str) -> None:

@@ -1,4 +1,4 @@
-"""Values that cannot be right, though they are numbers: answered, counted by kind, and named.
+"""Values that cannot be right, though they are numbers: answered, counted by kind, and named; known noise.
 
 EdgeInfer's own realistic samples are in deg/s and reach 20 standard deviations: refusing them would put
 random numbers in their place. Who sends such values should hear of it all the same.
@@ -21,9 +21,25 @@ Z_LIMIT: Final = 40.0
 KINDS: Final = ("gyroscope_unit", "z_beyond_40", "constant_channel")
 """Beyond ``GYROSCOPE_LIMIT``; beyond ``Z_LIMIT``; one value throughout the window."""
 
+PROBE_LIMIT: Final = 1.0
+"""No window of a device that measures stays below it: there is gravity, 9.8 m/s², on its accelerometer, or
+the earth's field, 25 to 65 µT, on its magnetometer."""
+
 _GYROSCOPE: Final = slice(3, 6)
 _LENGTH: Final = (WINDOW_LENGTH, 1)
 _TRUE: Final = b"\x01"
+
+
+def is_probe(window: FloatArray) -> bool:
+    """Whether float32 (100, 9) is what EdgeInfer's health check sends: noise within ±1 on all nine channels.
+
+    Nothing but zeros is none: a sensor that is dead sends that.
+    """
+    # Nearly every window has a larger value in its first row, and costs no more than a look at that.
+    for index in range(len(CHANNELS)):
+        if not -PROBE_LIMIT <= window.item(index) <= PROBE_LIMIT:
+            return False
+    return bool(np.abs(window).max() <= PROBE_LIMIT) and bool((window.max(0) > window.min(0)).all())
 
 
 class Plausibility:

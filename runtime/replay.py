@@ -15,7 +15,7 @@ _LOGGER: Final = logging.getLogger("runtime.model")
 
 
 class Replay:
-    """Runs one golden window where the last ``REPLAY_SECONDS`` had no window of a client.
+    """Runs one golden window where the last ``REPLAY_SECONDS`` had no window of a client but probes.
 
     Args:
         holder: What is served.

@@ -56,7 +56,7 @@ class Served:
         self.requests: dict[tuple[str, int], int] = {}
         self.durations: dict[str, DurationHistogram] = {}
         self.engine = DurationHistogram(ENGINE_BUCKETS_SECONDS)
-        self.windows = 0
+        self.windows = self.probes = 0
         self.implausible: dict[str, int] = {}
         self.engine_errors: dict[str, int] = {}
 
@@ -103,10 +103,15 @@ class ServedCollector(Collector):
         )
         engine = HistogramMetricFamily(
             "hailo_runtime_engine_duration_seconds",
-            "Time of one window in the engine and the motif head.",
+            "Time of one window in the engine and the motif head; no probes.",
             labels=by,
         )
-        windows = CounterMetricFamily("hailo_runtime_windows", "Windows that the engine ran.", labels=by)
+        windows = CounterMetricFamily(
+            "hailo_runtime_windows", "Windows that the engine ran, but for probes.", labels=by
+        )
+        probes = CounterMetricFamily(
+            "hailo_runtime_probes", "Windows of noise that a health check sent, answered.", labels=by
+        )
         implausible = CounterMetricFamily(
             "hailo_runtime_implausible_windows",
             "Windows answered whose values cannot be right.",
@@ -128,7 +133,9 @@ class ServedCollector(Collector):
             if served.windows:
                 engine.add_metric(labels, served.engine.buckets(), served.engine.sum)
                 windows.add_metric(labels, served.windows)
-        yield from (requests, durations, engine, windows, implausible, errors)
+            if served.probes:
+                probes.add_metric(labels, served.probes)
+        yield from (requests, durations, engine, windows, probes, implausible, errors)
         yield from self._without_release()
 
     def _without_release(self) -> Iterator[Metric]:

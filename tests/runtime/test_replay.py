@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
@@ -39,6 +40,27 @@ def test_only_without_traffic(service: Service) -> None:
     replay.look()
     assert replays(service, "repeated") == 2
     assert service.sample("hailo_runtime_windows_total") == 1  # none of them is a client's
+
+
+def test_a_health_checks_noise_is_answered_and_is_no_traffic(service: Service) -> None:
+    noise = np.random.default_rng(1).uniform(-1, 1, (3, 100, 9)).astype(np.float32)
+    replay = Replay(service.holder, service.metrics)
+    replay.look()
+    for number in range(1, 4):
+        assert len(service.post(infer_body(noise[0])).json["latent"]) == 64
+        replay.look()
+        assert replays(service, "repeated") == number
+    assert service.sample("hailo_runtime_windows_total") is None
+    assert service.sample("hailo_runtime_engine_duration_seconds_count") is None
+    # Among others, too: one window of a batch is a client's.
+    batch = np.concatenate([noise, imu_windows(1)])
+    answer = service.post(batch.tobytes(), headers={"Content-Type": "application/octet-stream"})
+    assert answer.status_code == 200
+    assert service.sample("hailo_runtime_probes_total") == 6
+    assert service.sample("hailo_runtime_windows_total") == 1
+    assert service.sample("hailo_runtime_engine_duration_seconds_count") == 1
+    replay.look()
+    assert replays(service, "repeated") == 3
 
 
 @pytest.mark.parametrize(
