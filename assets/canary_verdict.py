@@ -38,7 +38,16 @@ from runtime.contract.verdict import (
 ACTOR: Final = "canary_verdict"
 NO_DATA: Final = "no data"
 NO_STABLE: Final = "no stable"
-FAULTLESS: Final = ("store", "store_missing", "not_there_yet", "internal", "shadow_protocol", "slow_to_load")
+FAULTLESS: Final = (
+    "store",
+    "store_missing",
+    "not_there_yet",
+    "internal",
+    "shadow_protocol",
+    "slow_to_load",
+    "stable_unreadable",
+    "starved",
+)
 """Reasons why a canary does not run beside stable that say nothing of it: it is held until it does."""
 
 _OF_THE_RELEASE: Final = (

@@ -7,13 +7,7 @@ waits.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import select
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -27,37 +21,24 @@ from runtime.config import RuntimeConfig
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError
 from runtime.contract.window import FloatArray, Window
 from runtime.release_choice import Choice, ReleaseChoice
-from runtime.shadow_child import REPLY, Reply, golden_frame, window_frame
+from runtime.shadow_child import Reply, golden_frame, window_frame
+from runtime.shadow_process import STOP_SECONDS, Child, ShadowError, start_child
 
 MOST_WAITING: Final = 16
 MOST_A_SECOND: Final = 50
 """Windows that the canary runs in one second; the rest is dropped. EdgeInfer sends about 20."""
 
 GOLDEN_SECONDS: Final = 5.0
-"""Without traffic, between two golden windows: there is always evidence."""
+"""Between two golden windows, with traffic and without: whether the canary still repeats is always known."""
 
 LOAD_SECONDS: Final = 120.0
 WINDOW_SECONDS: Final = 5.0
 """The longest that one window may take: at the lowest priority it may have to wait for a core."""
 
-STOP_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 1.0
 FIRST_WAIT: Final = 5.0
 LONGEST_WAIT: Final = 300.0
-_MOST_LINE: Final = 4096
 _LOGGER: Final = logging.getLogger("runtime.shadow")
-
-
-class ShadowError(PipelineError):
-    """A canary that could not be run beside stable; ``code`` is the reason's own."""
-
-    def __init__(self, what: str, code: str) -> None:
-        super().__init__(what, where="shadow", hint="stable is not touched; it is tried again")
-        self.code = code  # type: ignore[misc]
-
-
-class _SilentError(ShadowError):
-    """No answer came in time."""
 
 
 class ShadowWatcher(Protocol):
@@ -84,81 +65,6 @@ class _Pair:
     stable_directory: Path
 
 
-class Child:
-    """A process that answers frames; one at a time."""
-
-    def __init__(self, command: list[str]) -> None:
-        root = Path(__file__).parent.parent
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=root,
-            bufsize=0,
-        )
-
-    def ready(self, seconds: float) -> None:
-        """Wait until it has loaded; ShadowError where it does not."""
-        try:
-            line = self._read(_MOST_LINE, seconds, until=b"\n")
-        except _SilentError as error:
-            # At the lowest priority, beside busy cores: which of both it is nobody can tell.
-            raise ShadowError(error.what, "slow_to_load") from error
-        with contextlib.suppress(ValueError, TypeError, LookupError):
-            told = json.loads(line)
-            if told["ready"]:
-                return
-            raise ShadowError(str(told["message"]), str(told["code"]))
-        raise ShadowError("what it said when it had loaded cannot be read", "shadow_protocol")
-
-    def ask(self, frame: bytes, seconds: float) -> Reply:
-        """Send a frame and wait for the answer; ShadowError where none comes."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(frame)
-        except OSError as error:
-            raise self._died() from error
-        return Reply.unpacked(self._read(REPLY.size, seconds))
-
-    def _read(self, size: int, seconds: float, until: bytes = b"") -> bytes:
-        assert self._process.stdout is not None
-        descriptor, deadline, data = self._process.stdout.fileno(), time.monotonic() + seconds, b""
-        while len(data) < size and not (until and data.endswith(until)):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise _SilentError(f"said nothing for {seconds:g} s", "stalled")
-            piece = os.read(descriptor, 1 if until else size - len(data))
-            if not piece:
-                raise self._died()
-            data += piece
-        return data
-
-    def _died(self) -> ShadowError:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = self._process.wait(1)
-            return ShadowError(f"its process ended with status {code}", "died")
-        return ShadowError("its process closed its output", "died")
-
-    def kill(self) -> None:
-        """Let it end; whoever waits for its answer hears that it died."""
-        self._process.kill()
-
-    def end(self) -> None:
-        """End it, and wait until it has."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-def start_child(canary: Path, stable: Path) -> Child:
-    """The process that runs a release."""
-    return Child([sys.executable, "-m", "runtime.shadow_child", str(canary), str(stable)])
-
-
 class Shadow:
     """Follows ``canary``, and runs it on what stable answers, in a thread of its own.
 
@@ -180,7 +86,8 @@ class Shadow:
         start: Callable[[Path, Path], Child] = start_child,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._choice = ReleaseChoice(replace(config, release_channel="canary"))
+        self._config = replace(config, release_channel="canary")
+        self._choice: ReleaseChoice | None = None
         self._store = config.release_store
         self._holder = holder
         self._watcher = watcher
@@ -189,6 +96,7 @@ class Shadow:
         self._line: deque[tuple[str, Window, FloatArray]] = deque()
         self._stopping = threading.Event()
         self._child: Child | None = None
+        self._left: Child | None = None  # what was killed and has not ended yet
         self._pair: _Pair | None = None
         self._taking: _Pair | None = None  # what windows are taken for: the pair, once its canary has loaded
         self._failures: dict[str, int] = {}
@@ -273,18 +181,19 @@ class Shadow:
             now = self._clock()
             if now < self._next:
                 return
-            if self._line:
-                stable, window, latent = self._line.popleft()
-                if stable != pair.stable:
-                    continue
+            if now >= self._golden_due:
+                # Before what is in line: traffic and health checks never end, and would put it off for ever.
                 self._next, self._golden_due = now + 0.9 / MOST_A_SECOND, now + GOLDEN_SECONDS
-                reply = child.ask(window_frame(window, latent), WINDOW_SECONDS)
-                self._watcher.compared(pair.canary, pair.stable, reply, golden=False)
-            elif now >= self._golden_due:
-                self._golden_due = now + GOLDEN_SECONDS
                 reply = child.ask(golden_frame(self._golden), WINDOW_SECONDS)
                 self._golden += 1
                 self._watcher.compared(pair.canary, pair.stable, reply, golden=True)
+            elif self._line:
+                stable, window, latent = self._line.popleft()
+                if stable != pair.stable:
+                    continue
+                self._next = now + 0.9 / MOST_A_SECOND
+                reply = child.ask(window_frame(window, latent), WINDOW_SECONDS)
+                self._watcher.compared(pair.canary, pair.stable, reply, golden=False)
             else:
                 return
 
@@ -297,7 +206,11 @@ class Shadow:
         if wanted is None:
             self._state = str(found)
         elif self._child is None and self._clock() >= self._due:
-            self._begin(wanted)
+            if self._left is not None and not self._left.has_ended:
+                self._state = "the canary's process was killed and has not ended yet"
+            else:
+                self._left = None
+                self._begin(wanted)
 
     def _wanted(self, model: ActiveModel | None) -> _Pair | str:
         """What is to run beside what, or why nothing is."""
@@ -306,6 +219,10 @@ class Shadow:
         if model.target != "emulator":
             # One process has the chip: a canary beside stable would wait for it, and be waited for.
             return "not beside a chip: only one process can have it"
+        if self._choice is None or self._config.target != model.target:
+            # Of stable's own target: with canaries for several, which one is meant is known.
+            self._config = replace(self._config, target=model.target)
+            self._choice, self._found = ReleaseChoice(self._config), None
         try:
             signs = self._choice.signs()
             if signs != self._signs or self._found is None:
@@ -317,8 +234,6 @@ class Shadow:
         canary = self._found.release
         if canary.id == model.release_id:
             return "canary names what stable serves"
-        if canary.manifest.target != model.target:
-            return "canary is for another target"
         stable = self._store / "releases" / model.release_id
         return _Pair(
             canary=canary.id,
@@ -361,4 +276,5 @@ class Shadow:
         child, self._child, self._taking = self._child, None, None
         if child is not None:
             child.end()
+            self._left = child
             self._watcher.running("", "")

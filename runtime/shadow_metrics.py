@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from runtime.served_metrics import ENGINE_BUCKETS_SECONDS, DurationHistogram
-from runtime.shadow_child import COMPARED, FAILED, GOLDEN_MISSED, PROBE, Reply
+from runtime.shadow_child import COMPARED, FAILED, GOLDEN_MISSED, PROBE, UNFIT, Reply
 
 DISTANCE_BUCKETS: Final = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """1 - cosine. Two int8 builds of one model differ by about 0.01; what points elsewhere by more than 0.2."""
@@ -41,7 +41,7 @@ class ShadowCollector(Collector):
 
     def __init__(self) -> None:
         self._compared: dict[tuple[str, str, str], _Compared] = {}
-        self._durations: dict[str, DurationHistogram] = {}
+        self._durations: dict[tuple[str, str], DurationHistogram] = {}
         self._dropped: dict[tuple[str, str], int] = {}
         self._failures: dict[tuple[str, str], int] = {}
         self._probes: dict[str, int] = {}
@@ -52,6 +52,9 @@ class ShadowCollector(Collector):
         """Count one window that the canary ran."""
         if reply.outcome == PROBE:
             _count(self._probes, canary)
+            return
+        if reply.outcome == UNFIT:
+            self.dropped(canary, "not_normalized")
             return
         if golden:
             _count(self._golden, (canary, "missed" if reply.outcome == GOLDEN_MISSED else _result(reply)))
@@ -65,7 +68,7 @@ class ShadowCollector(Collector):
         if reply.agrees >= 0:
             found.motifs += 1
             found.disagreements += 1 - reply.agrees
-        _kept(self._durations, canary, _durations).observe(reply.seconds)
+        _kept(self._durations, (canary, SOURCES[golden]), _durations).observe(reply.seconds)
 
     def dropped(self, canary: str, reason: str) -> None:
         """Count one window that it did not run."""
@@ -107,10 +110,10 @@ class ShadowCollector(Collector):
         durations = HistogramMetricFamily(
             "hailo_shadow_engine_duration_seconds",
             "CPU time of one window in the canary's engine.",
-            labels=["release"],
+            labels=["release", "source"],
         )
-        for release, histogram in list(self._durations.items()):
-            durations.add_metric([release], histogram.buckets(), histogram.sum)
+        for by_source, histogram in list(self._durations.items()):
+            durations.add_metric(by_source, histogram.buckets(), histogram.sum)
         yield durations
         yield _counter("hailo_shadow_dropped", "Windows that canary did not run.", "reason", self._dropped)
         yield _counter("hailo_shadow_failures", "Failures of canary beside stable.", "reason", self._failures)

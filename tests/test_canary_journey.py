@@ -50,7 +50,7 @@ DIGEST: Final = "0" * 64
 CRASHER: Final = """
 import os, sys
 with open({crashing!r}) as listed:
-    if "runtime.shadow_child" in sys.orig_argv and any(n in sys.orig_argv[-2] for n in listed.read().split()):
+    if "runtime.shadow_start" in sys.orig_argv and any(n in sys.orig_argv[-2] for n in listed.read().split()):
         os.abort()
 """
 

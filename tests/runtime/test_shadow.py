@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,15 +17,32 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from assets.canary_verdict import FAULTLESS
 from runtime.active_model import ActiveModel, ModelHolder, load_active_model
 from runtime.config import RuntimeConfig
-from runtime.contract.errors import ConfigError
+from runtime.contract.errors import ConfigError, EngineError, PipelineError, WindowValueError
 from runtime.contract.promotion import Decision, promote
 from runtime.contract.release_directory import Release
+from runtime.contract.window import FloatArray, Window
+from runtime.engines import Engine
 from runtime.metrics import RuntimeMetrics
-from runtime.shadow import MOST_WAITING, Child, Shadow, ShadowError
-from runtime.shadow_child import COMPARED, GOLDEN_MISSED, PROBE, Reply, golden_frame, is_probe, window_frame
+from runtime.plausibility import is_probe
+from runtime.shadow import GOLDEN_SECONDS, MOST_WAITING, Shadow
+from runtime.shadow_child import (
+    COMPARED,
+    FAILED,
+    GOLDEN_MISSED,
+    PROBE,
+    UNFIT,
+    Comparison,
+    Reply,
+    golden_frame,
+    window_frame,
+)
 from runtime.shadow_metrics import ShadowCollector
+from runtime.shadow_process import Child, Look, ShadowError, start_child
+from runtime.shadow_start import LOAD_ALARM_SECONDS
+from tests.chain import ROOT
 from tests.keys import MANAGER, a_store, key_folder
 from tests.requirements import program
 from tests.simulators import (
@@ -103,7 +122,7 @@ def child_of(server: RuntimeServer) -> int:
         int(pid)
         for task in listed.iterdir()
         for pid in (task / "children").read_text().split()
-        if "shadow_child" in Path(f"/proc/{pid}/cmdline").read_text()
+        if "shadow_start" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
     return found[0] if found else 0
 
@@ -156,6 +175,8 @@ def test_only_what_is_noise_is_a_probe() -> None:
     assert not any(is_probe(window) for window in imu_windows(50))
     noise[50, 2] = 9.81
     assert not is_probe(noise)
+    assert not is_probe(np.zeros((100, 9), np.float32))  # a dead sensor is no health check
+    assert not is_probe(np.full((100, 9), np.nan, np.float32))
 
 
 class Stub:
@@ -165,6 +186,7 @@ class Stub:
         self.reply = reply
         self.frames: list[bytes] = []
         self.ended = 0
+        self.has_ended = True
 
     def ready(self, seconds: float) -> None:
         pass
@@ -206,6 +228,9 @@ class Bench:
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.shadow.step()
+
+    def asked(self, kind: bytes) -> int:
+        return sum(frame.startswith(kind) for frame in self.child.frames)
 
     def count(self, name: str, **labels: str) -> float:
         return sum(
@@ -253,6 +278,40 @@ def test_disagreement_is_counted_by_both_releases(bench: Bench, pair: tuple[Path
     assert bench.count("hailo_shadow_motif_disagreements_total", **by) == 1
     assert bench.count("hailo_shadow_latent_cosine_distance_bucket", le="0.2", **by) == 0
     assert bench.count("hailo_shadow_latent_cosine_distance_bucket", le="0.5", **by) == 1
+    for source in ("traffic", "golden"):
+        timed = {"release": pair[2].id, "source": source}
+        assert bench.count("hailo_shadow_engine_duration_seconds_count", **timed) == 1
+
+
+@pytest.mark.parametrize("outcome", [COMPARED, PROBE])
+def test_traffic_and_probes_put_no_golden_window_off(bench: Bench, outcome: int) -> None:
+    bench.child.reply = Reply(outcome=outcome)
+    bench.shadow.step()
+    before = bench.asked(b"G")
+    for _ in range(240):
+        bench.offer()
+        bench.pass_time(0.25)
+    assert bench.asked(b"G") - before == pytest.approx(60 / GOLDEN_SECONDS, abs=1)
+    assert bench.asked(b"W") >= 200
+
+
+def test_with_canaries_of_two_targets_it_is_the_one_of_stables(
+    bench: Bench, pair: tuple[Path, Release, Release]
+) -> None:
+    ReleaseSimulator(target="hailo8").publish(pair[0], "canary")
+    bench.shadow.step()
+    assert (bench.shadow.told()["state"], bench.shadow.told()["canary"]) == ("running", pair[2].id)
+
+
+def test_no_second_process_beside_one_that_does_not_end(bench: Bench) -> None:
+    bench.child.reply, bench.child.has_ended = ShadowError("said nothing", "stalled"), False
+    bench.shadow.step()
+    bench.pass_time(1000)
+    assert bench.started == 1
+    assert bench.shadow.told()["state"] == "the canary's process was killed and has not ended yet"
+    bench.child.has_ended = True
+    bench.pass_time(1)
+    assert bench.started == 2
 
 
 @pytest.mark.parametrize(
@@ -260,6 +319,7 @@ def test_disagreement_is_counted_by_both_releases(bench: Bench, pair: tuple[Path
     [
         (Reply(outcome=PROBE), "hailo_shadow_probes_total", {}),
         (Reply(outcome=GOLDEN_MISSED), "hailo_shadow_golden_total", {"result": "missed"}),
+        (Reply(outcome=UNFIT), "hailo_shadow_dropped_total", {"reason": "not_normalized"}),
     ],
 )
 def test_what_is_no_comparison_is_none(bench: Bench, reply: Reply, name: str, labels: dict[str, str]) -> None:
@@ -267,7 +327,8 @@ def test_what_is_no_comparison_is_none(bench: Bench, reply: Reply, name: str, la
     bench.shadow.step()
     bench.pass_time(6)
     assert bench.count(name, **labels) >= 1
-    assert bench.count("hailo_shadow_windows_total") == 0
+    for none in ("windows", "failures"):
+        assert bench.count(f"hailo_shadow_{none}_total") == 0
 
 
 def test_a_failure_ends_the_child_and_waits_longer_each_time(bench: Bench) -> None:
@@ -299,9 +360,7 @@ def test_a_window_that_another_release_answered_is_not_compared(
 
 def test_the_child_itself(pair: tuple[Path, Release, Release]) -> None:
     _, stable, canary = pair
-    child = Child(
-        [sys.executable, "-m", "runtime.shadow_child", str(canary.directory), str(stable.directory)]
-    )
+    child = start_child(canary.directory, stable.directory)
     try:
         child.ready(60)
         far = child.ask(window_frame(imu_windows(1)[0], -np.ones(64, np.float32)), 10)
@@ -312,18 +371,253 @@ def test_the_child_itself(pair: tuple[Path, Release, Release]) -> None:
         child.end()
 
 
+class Answers(Engine):
+    """An engine of a test's, without the checks of the base class."""
+
+    kernel_family = program = "a test"
+
+    def __init__(self, answer: FloatArray | PipelineError) -> None:
+        self.answer = answer
+
+    def infer(self, window: Window) -> FloatArray:
+        if isinstance(self.answer, PipelineError):
+            raise self.answer
+        return self.answer
+
+    def _infer(self, tensor: FloatArray) -> FloatArray:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "traffic", "golden"),
+    [
+        (WindowValueError("is too large"), UNFIT, FAILED),
+        (EngineError("failed"), FAILED, FAILED),
+        (np.full(64, np.nan, np.float32), FAILED, GOLDEN_MISSED),
+        (np.full(64, np.inf, np.float32), FAILED, GOLDEN_MISSED),
+    ],
+    ids=["not normalized", "engine", "NaN", "infinite"],
+)
+def test_what_is_a_failure_and_what_is_none(
+    pair: tuple[Path, Release, Release], answer: FloatArray | PipelineError, traffic: int, golden: int
+) -> None:
+    comparison = Comparison(Answers(answer), pair[2], pair[1])
+    assert comparison.window(imu_windows(1)[0], np.ones(64, np.float32)).outcome == traffic
+    assert comparison.golden(0).outcome == golden
+
+
+def test_damage_to_stables_files_is_not_the_canarys(pair: tuple[Path, Release, Release]) -> None:
+    _, stable, canary = pair
+
+    def reason() -> str:
+        child = start_child(canary.directory, stable.directory)
+        try:
+            with pytest.raises(ShadowError) as raised:
+                child.ready(60)
+            return raised.value.code
+        finally:
+            child.end()
+
+    flip_bit(stable.directory / stable.manifest.artifact)
+    assert reason() == "stable_unreadable"
+    (stable.directory / "manifest.json").unlink()
+    assert reason() == "stable_unreadable"
+    flip_bit(canary.directory / canary.manifest.artifact)
+    assert reason() == "digest_mismatch"
+    assert {"stable_unreadable", "starved"} <= set(FAULTLESS)
+
+
+def scripted(code: str) -> Child:
+    """A child that is this Python, as it begins where the canary's does."""
+    return Child([sys.executable, "-c", f"import os, signal, sys, time\n{code}"])
+
+
+@pytest.mark.parametrize(
+    ("state", "worked", "code"),
+    [
+        ("S", 0.0, "stalled"),
+        ("D", 0.0, "stalled"),
+        ("T", 0.0, "stalled"),
+        ("R", 3.0, "stalled"),
+        ("R", 0.1, "starved"),
+    ],
+)
+def test_a_silent_child_hung_or_had_no_core(
+    monkeypatch: pytest.MonkeyPatch, state: str, worked: float, code: str
+) -> None:
+    looks = iter([Look(cpu=7.0, state="R", at=100.0), Look(cpu=7.0 + worked, state=state, at=104.0)])
+    monkeypatch.setattr(Child, "look", lambda _: next(looks))
+    child = scripted("sys.stdin.read()")
+    try:
+        with pytest.raises(ShadowError) as raised:
+            child.ask(b"G", 0.05)
+        assert raised.value.code == code
+    finally:
+        child.end()
+
+
+def test_the_system_tells_a_busy_child_from_a_sleeping_one() -> None:
+    busy, asleep = scripted("while True: pass"), scripted("sys.stdin.read()")
+    try:
+
+        def worked() -> bool:
+            look = busy.look()
+            return look is not None and look.cpu > 0.1 and look.state == "R"
+
+        def sleeps() -> bool:
+            look = asleep.look()
+            return look is not None and look.state == "S"
+
+        wait_for(worked, "a busy child")
+        wait_for(sleeps, "a child that waits")
+    finally:
+        busy.end()
+        asleep.end()
+    assert busy.look() is None
+
+
+def test_an_answer_that_is_there_counts_however_late_it_is_looked_for() -> None:
+    child = scripted("os.write(1, bytes(18)); sys.stdin.read()")
+    try:
+        wait_for(lambda: child.has_said_something(0.0), "an answer")
+        assert child.ask(b"G", -1.0).outcome == COMPARED
+    finally:
+        child.end()
+
+
+def test_it_is_asked_beside_a_thousand_connections(pair: tuple[Path, Release, Release]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+        for _ in range(1100):
+            held.enter_context(Path(os.devnull).open())
+        child = scripted("os.write(1, bytes(18)); sys.stdin.read()")
+        held.callback(child.end)
+        assert child.ask(b"G", 20).outcome == COMPARED
+
+
+def status_of(pid: int, name: str) -> str:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return text.partition(f"{name}:")[2].partition("\n")[0].strip()
+
+
+def test_it_is_out_of_the_way_before_it_loads_anything(pair: tuple[Path, Release, Release]) -> None:
+    _, stable, canary = pair
+    child = start_child(canary.directory, stable.directory)
+    try:
+        child.ready(60)
+        child.ask(golden_frame(0), 20)
+        tasks = [int(each.name) for each in Path(f"/proc/{child.pid}/task").iterdir()]
+        for task in tasks:
+            assert os.sched_getscheduler(task) == os.SCHED_IDLE
+            assert os.getpriority(os.PRIO_PROCESS, task) == 19
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
+        environment = Path(f"/proc/{child.pid}/environ").read_bytes().split(b"\0")
+        assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1"} <= set(environment)
+    finally:
+        child.end()
+
+
+def output_of(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def test_nothing_heavy_is_imported_before_it_is_settled() -> None:
+    code = "import runtime.shadow_start as s, sys; s.settle(); print(sorted(sys.modules))"
+    told = output_of(code)
+    assert not any(name in told for name in ("numpy", "onnxruntime", "runtime.contract"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda sent: sent.name)
+def test_what_is_sent_to_all_processes_of_a_service_is_not_its_death(
+    pair: tuple[Path, Release, Release], sent: signal.Signals
+) -> None:
+    _, stable, canary = pair
+    child = start_child(canary.directory, stable.directory)
+    try:
+        os.kill(child.pid, sent)  # while it begins
+        child.ready(60)
+        os.kill(child.pid, sent)
+        assert child.ask(golden_frame(0), 20).outcome == COMPARED
+    finally:
+        child.end()
+
+
+PARENT = """
+import signal, sys, time
+from runtime import shadow_process
+child = shadow_process.Child([sys.executable, "-c", {code!r}])
+print(child.pid, flush=True)
+child.ready(60)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("hangs", ["while True: pass", "import time; time.sleep(600)"])
+def test_it_ends_with_its_parent_though_it_hangs(hangs: str) -> None:
+    code = f"import runtime.shadow_start as s; s.settle(); print('{{\"ready\": 1}}', flush=True); {hangs}"
+    if hangs.startswith("while"):
+        code = code.replace("; while", "\nwhile")
+    command = [sys.executable, "-c", PARENT.format(code=code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+
+    def is_gone() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return status_of(pid, "State").startswith("Z")
+        return True
+
+    wait_for(is_gone, "the end of the child")
+
+
+def test_without_a_parent_it_does_not_begin() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    code = "import runtime.shadow_start as s; s.settle(); print('went on')"
+    with os.fdopen(reading) as orphaned:
+        done = subprocess.run([sys.executable, "-c", code], stdin=orphaned, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_loading_has_an_end_of_its_own() -> None:
+    code = "import runtime.shadow_start as s, signal; s.settle(); print(signal.alarm(0))"
+    assert int(output_of(code)) == pytest.approx(LOAD_ALARM_SECONDS, abs=5)
+
+
+def test_ending_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a disk that does not answer cannot be killed."""
+    child = scripted("time.sleep(600)")
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess.Popen, "kill", lambda _: None)
+        patched.setattr("runtime.shadow_process.STOP_SECONDS", 0.01)
+        child.end()
+        assert not child.has_ended
+    child.kill()
+    wait_for(lambda: child.has_ended, "its end")
+
+
 @pytest.mark.needs("promtool")
 def test_promtool_accepts_what_is_counted() -> None:
     metrics = RuntimeMetrics("stable")
     counted, canary, stable = metrics.shadow(), "a" * 64, "b" * 64
     counted.running(canary, stable)
-    for outcome in (COMPARED, PROBE, GOLDEN_MISSED):
-        counted.compared(
-            canary, stable, Reply(outcome=outcome, distance=0.1, agrees=0), golden=outcome > PROBE
-        )
+    for outcome, golden in ((COMPARED, False), (PROBE, False), (UNFIT, False), (GOLDEN_MISSED, True)):
+        counted.compared(canary, stable, Reply(outcome=outcome, distance=0.1, agrees=0), golden=golden)
     counted.dropped(canary, "busy")
     counted.failed(canary, "died")
     metrics.replayed(canary, "repeated")
+    metrics.windows_done(3, 0.001, canary, probes=1)
     command = [str(program("promtool")), "check", "metrics"]
     done = subprocess.run(command, input=metrics.text(), capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
