@@ -1,8 +1,8 @@
 """How the canary's process begins: priority, signals and its end are settled before anything is loaded.
 
 ``python -m runtime.shadow_start CANARY STABLE`` becomes ``runtime.shadow_child``. numpy and ONNX Runtime take
-half a second of a core to import and start threads, which keep for ever the priority that they began with: so
-nothing of them, and nothing that imports them, is imported here before ``settle``.
+a third of a second of a core to load, and may start threads, which keep for ever the priority that they began
+with: so nothing that imports them is imported here before ``settle``.
 """
 
 from __future__ import annotations
