@@ -137,7 +137,7 @@ def test_a_canary_that_breaks_is_rolled_back_by_the_daemon(platform: Platform) -
     wait_for(returned, "canary to return", 180)
     kept = verdicts_on(store, canary.id)
     assert kept[-1].decision == "roll_back"
-    assert store.is_marked_bad(canary) is not None
+    wait_for(lambda: store.is_marked_bad(canary) is not None, "the mark", 30)
     (row,) = [row for row in kept[-1].rows if row.name == "golden windows, served"]
     assert row.outcome == "breached"
     wait_for(

@@ -67,6 +67,16 @@ class Desk:
         page.context.close()
         return run
 
+    def observed(self) -> list[str]:
+        """Versions of the weights, newest first."""
+        seen = self.dagster.assets()["model_weights"]["assetObservations"]
+        return [
+            str(entry["text"])
+            for each in seen
+            for entry in each["metadataEntries"]
+            if entry["label"] == "version"
+        ]
+
     def stable(self) -> str:
         entry = self.running.store.current("emulator", "stable")
         return entry.release if entry else ""
@@ -107,8 +117,7 @@ def test_a_build_is_launched_and_a_canary_promoted_and_rolled_back(desk: Desk) -
     (desk.weights / "tcn_encoder" / "v0.2.0").mkdir()
     shutil.copytree(SAMPLE_VERSION, desk.weights / "tcn_encoder" / "v0.2.0", dirs_exist_ok=True)
     another_normalization(desk.weights / "tcn_encoder" / "v0.2.0")
-    node = "model_weights"
-    wait_for(lambda: len(desk.dagster.assets()[node]["assetObservations"]) > 1, "the observation", 120)
+    wait_for(lambda: "v0.2.0" in desk.observed(), "the observation", 120)
     page = desk.page("locations/hailo-pipeline/jobs/build_canary")
     page.get_by_role("button", name="Materialize all").click(timeout=PATIENCE)
 
