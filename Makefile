@@ -45,7 +45,7 @@ test-slow: venv ## slow tests: real servers, real browsers, long runs
 
 test-runtime: ## runtime tests without the build side (PYTHON=python3.13, NUMPY1=1)
 	@$(PYTHON) $(SETUP) --venv $(RUNTIME_VENV) --lock $(RUNTIME_LOCK) --lock locks/runtime-test.txt
-	@$(RUNTIME_VENV)/bin/python -m pytest $(RUNTIME_TESTS) -m "not slow and not build" $(ARGS)
+	@$(RUNTIME_VENV)/bin/python -m pytest $(RUNTIME_TESTS) -m "not slow and not build" $(PARALLEL) $(ARGS)
 
 lint: venv ## style, types and the direction of imports
 	@$(BIN)/ruff check .
