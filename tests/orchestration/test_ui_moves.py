@@ -150,10 +150,11 @@ def test_a_build_is_launched_and_a_canary_promoted_and_rolled_back(desk: Desk) -
     assert (entry.release, entry.action, entry.actor) == (first.id, "roll_back", "anna")
     assert desk.dagster.run(run)["status"] == "SUCCESS"
     page = desk.page("assets/emulator/stable_release?view=overview")
-    page.get_by_text("roll_back by anna: heat").first.wait_for(timeout=PATIENCE)
+    page.get_by_text("heat", exact=True).first.wait_for(timeout=PATIENCE)
     page.screenshot(path=OUTPUT / "stable_release.png")
     page.context.close()
     page = desk.page("assets/emulator/release_channels?view=overview")
-    page.get_by_text("stable: roll_back by anna: heat").first.wait_for(timeout=2 * PATIENCE)
+    page.get_by_text("heat", exact=True).first.wait_for(timeout=2 * PATIENCE)
+    assert page.get_by_text(first.id).first.is_visible()
     page.screenshot(path=OUTPUT / "release_channels.png")
     page.context.close()
