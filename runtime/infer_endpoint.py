@@ -42,13 +42,21 @@ from runtime.infer_body import (
 )
 from runtime.metrics import RuntimeMetrics
 from runtime.plausibility import is_probe
-from runtime.request_record import ANSWER, CROWDED, Queue, RequestRecord, fixed_headers, request_id
+from runtime.request_record import (
+    ANSWER,
+    CROWDED,
+    INFER_ROUTES,
+    Queue,
+    RequestRecord,
+    fixed_headers,
+    request_id,
+)
 
 Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 
-ROUTES: Final = ("/infer", "/", "/infer/infer")
+ROUTES: Final = INFER_ROUTES
 """EdgeInfer posts windows to its setting as it is, and its health probe to that with ``/infer`` appended:
 whichever way it is set, one of the two is an alias."""
 

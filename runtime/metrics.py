@@ -163,7 +163,9 @@ class RuntimeMetrics:
                 )
         self._alarm.labels(alarm_kind).set(1 if alarm_kind else 0)
 
-    def request_done(self, route: str, status: int, seconds: float, release: str = "") -> None:
+    def request_done(
+        self, route: str, status: int, seconds: float, release: str = "", *, infers: bool = False
+    ) -> None:
         """Count one answered request.
 
         Args:
@@ -171,8 +173,9 @@ class RuntimeMetrics:
             status: The answer's.
             seconds: From the whole request's being there to its answer.
             release: The one that answered, or was served then; empty for none.
+            infers: Whether it was sent to be inferred.
         """
-        self._served.of(release).request(route, status, seconds)
+        self._served.of(release).request(route, status, seconds, infers=infers)
 
     def windows_done(
         self, windows: int, seconds: float, release: str, kinds: Iterable[str] = (), probes: int = 0

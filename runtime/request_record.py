@@ -24,6 +24,9 @@ QUEUED: Final = "runtime.queued"
 CROWDED: Final = "runtime.crowded"
 """Key in a scope: there are more connections than are served."""
 
+INFER_ROUTES: Final = ("/infer", "/", "/infer/infer")
+"""Of ``POST``: what is sent there is to be inferred."""
+
 _REQUESTS: Final = logging.getLogger("runtime.request")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 SUCCESS_SECONDS: Final = 1.0
@@ -92,7 +95,8 @@ class RequestRecord:
         self, answer_id: bytes, method: str, route: str, status: int, seconds: float, release: str
     ) -> None:
         """Count one answered request and perhaps write its line; ``route`` is one of a few known texts."""
-        self._metrics.request_done(route, status, seconds, release)
+        infers = method == "POST" and route in INFER_ROUTES
+        self._metrics.request_done(route, status, seconds, release, infers=infers)
         sampler = self._successes if status < 400 else self._errors
         unlogged = sampler.take(self.clock())
         if unlogged is None or not _REQUESTS.isEnabledFor(logging.INFO):

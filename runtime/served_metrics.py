@@ -55,19 +55,27 @@ class Served:
     def __init__(self) -> None:
         self.requests: dict[tuple[str, int], int] = {}
         self.durations: dict[str, DurationHistogram] = {}
+        self.inferences: dict[str, DurationHistogram] = {}
         self.engine = DurationHistogram(ENGINE_BUCKETS_SECONDS)
         self.windows = self.probes = 0
         self.implausible: dict[str, int] = {}
         self.engine_errors: dict[str, int] = {}
 
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """Count one answered request."""
+    def request(self, route: str, status: int, seconds: float, *, infers: bool) -> None:
+        """Count one answered request; ``infers`` where it was sent to be inferred."""
         place = route, status
         self.requests[place] = self.requests.get(place, 0) + 1
         durations = self.durations.get(route)
         if durations is None:
             durations = self.durations[route] = DurationHistogram(BUCKETS_SECONDS)
         durations.observe(seconds)
+        # What the client did wrong is neither: quick refusals would make any release look quick and sound.
+        if infers and (status == 200 or status >= 500):
+            result = "answered" if status == 200 else "failed"
+            inferences = self.inferences.get(result)
+            if inferences is None:
+                inferences = self.inferences[result] = DurationHistogram(BUCKETS_SECONDS)
+            inferences.observe(seconds)
 
 
 class ServedCollector(Collector):
@@ -101,6 +109,11 @@ class ServedCollector(Collector):
             "Time from the whole request's being there to its answer.",
             labels=["route", *by],
         )
+        inferences = HistogramMetricFamily(
+            "hailo_runtime_infer_duration_seconds",
+            "The same of inferences alone: answered, or failed by 5xx; no client's mistakes.",
+            labels=["result", *by],
+        )
         engine = HistogramMetricFamily(
             "hailo_runtime_engine_duration_seconds",
             "Time of one window in the engine and the motif head; no probes.",
@@ -126,6 +139,8 @@ class ServedCollector(Collector):
                 requests.add_metric([route, str(status), *labels], count)
             for route, histogram in served.durations.items():
                 durations.add_metric([route, *labels], histogram.buckets(), histogram.sum)
+            for result, histogram in served.inferences.items():
+                inferences.add_metric([result, *labels], histogram.buckets(), histogram.sum)
             for kind, count in served.implausible.items():
                 implausible.add_metric([kind, *labels], count)
             for code, count in served.engine_errors.items():
@@ -135,7 +150,7 @@ class ServedCollector(Collector):
                 windows.add_metric(labels, served.windows)
             if served.probes:
                 probes.add_metric(labels, served.probes)
-        yield from (requests, durations, engine, windows, probes, implausible, errors)
+        yield from (requests, durations, inferences, engine, windows, probes, implausible, errors)
         yield from self._without_release()
 
     def _without_release(self) -> Iterator[Metric]:

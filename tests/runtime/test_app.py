@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.contract.errors import EngineError
+from runtime.contract.window import FloatArray
 from runtime.engines.emulator import EmulatorEngine
 from runtime.infer_endpoint import ROUTES
 from runtime.metrics import CONTENT_TYPE
@@ -276,6 +277,25 @@ def test_metrics_are_prometheus_text(service: Service) -> None:
     assert "0.045" in edges
     theirs = ("hailo_inference_", "hailo_samples_processed")
     assert not [name for name in families if name.startswith(theirs)]
+
+
+def test_inferences_alone_are_timed_as_such(tmp_path: Path) -> None:
+    """Pages, and what a client did wrong, are quick whatever the release is like."""
+    model_fails = iter([False, False, True])
+
+    def answer(_: object) -> FloatArray:
+        return np.full(64, np.nan if next(model_fails) else 0.0, np.float32)
+
+    service = with_answer(tmp_path, answer)
+    service.client.simulate_get("/")
+    service.client.simulate_get("/infer")
+    service.post(b"")
+    name = "hailo_runtime_infer_duration_seconds_count"
+    assert f"{name}{{" not in service.client.simulate_get("/metrics").text
+    statuses = [service.post(GOOD).status_code for _ in range(3)]
+    assert statuses == [200, 200, 503]
+    assert service.sample(name, result="answered") == 2
+    assert service.sample(name, result="failed") == 1
 
 
 def test_statuses_are_counted_by_route(tmp_path: Path) -> None:
