@@ -1,172 +1,24 @@
-"""What is known of a running canary: asked of Prometheus, or of the runtimes' own ``/metrics``.
+"""What is known of a running canary: samples put together to counts.
 
-Both give the same samples by name and labels; here they become counts. What is not there is not made up.
+What is not there is not made up.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from assets.canary_source import BESIDE, SERVED, NoEvidenceError, Sample, Source
 from runtime.contract.errors import PipelineError
 
-ASK_SECONDS: Final = 5.0
-MOST_BYTES: Final = 8 * 1024 * 1024
 DEADLINE_SECONDS: Final = 0.045
-ROUTES: Final = ("/infer", "/", "/infer/infer")
+ROUTES: Final = ("/infer", "/infer/infer")
+"""``POST /`` infers, too, but so many a browser asks ``GET /`` that its count says nothing."""
+
 Keep = Callable[[Mapping[str, str]], bool]
 """Whether a sample with these labels counts."""
-
-
-class NoEvidenceError(PipelineError):
-    """The source of the numbers could not be asked, or answered something that is none."""
-
-    code = "no_evidence"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One number with its labels."""
-
-    labels: Mapping[str, str]
-    value: float
-
-
-class Source(Protocol):
-    """Where samples come from."""
-
-    @property
-    def name(self) -> str:
-        """Its address, for people."""
-
-    def counted(self, name: str, release: str) -> list[Sample]:
-        """What the counters of a release counted; NoEvidenceError where that cannot be told."""
-
-    def now(self, name: str, release: str = "") -> list[Sample]:
-        """What gauges say; of all releases where none is named."""
-
-
-class Prometheus:
-    """Prometheus's HTTP API.
-
-    Args:
-        url: As ``http://127.0.0.1:9090``.
-        minutes: How far back counters are looked at.
-        job: Prometheus's own name for the runtimes: EdgeInfer exports metrics, too.
-        get: Fetches an address.
-    """
-
-    def __init__(
-        self, url: str, minutes: float, job: str = "", get: Callable[[str], bytes] | None = None
-    ) -> None:
-        self._url = url.rstrip("/")
-        self._seconds = max(1, round(minutes * 60))
-        self._job = f'job="{_escaped(job)}"' if job else ""
-        self._get = get or fetched
-
-    @property
-    def name(self) -> str:
-        """Its address."""
-        return self._url
-
-    def counted(self, name: str, release: str) -> list[Sample]:
-        """As ``Source``: the most that each counter of the release reached, which is never too much.
-
-        Not ``increase``: it takes a counter's first value for nothing, and the only failure is that one.
-        """
-        return self._asked(f"max_over_time({name}{self._selector(release)}[{self._seconds}s])")
-
-    def now(self, name: str, release: str = "") -> list[Sample]:
-        """As ``Source``."""
-        return self._asked(f"{name}{self._selector(release)}")
-
-    def _selector(self, release: str) -> str:
-        parts = [part for part in (self._job, f'release="{_escaped(release)}"' if release else "") if part]
-        return "{" + ",".join(parts) + "}" if parts else ""
-
-    def _asked(self, query: str) -> list[Sample]:
-        data = self._get(f"{self._url}/api/v1/query?{urllib.parse.urlencode({'query': query})}")
-        try:
-            answer = json.loads(data)
-            if answer["status"] != "success" or answer["data"]["resultType"] != "vector":
-                raise NoEvidenceError(f"answered {str(answer)[:200]}", where=self._url)
-            return [
-                Sample(dict(each["metric"]), float(each["value"][1])) for each in answer["data"]["result"]
-            ]
-        except (ValueError, LookupError, TypeError) as error:
-            raise NoEvidenceError(
-                f"its answer cannot be read: {type(error).__name__}",
-                where=self._url,
-                hint="is it Prometheus?",
-            ) from error
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-class Runtimes:
-    """The runtimes' own pages, all of them together: every one must answer.
-
-    Args:
-        urls: Of the runtimes, ``/metrics`` left away.
-        get: Fetches an address.
-    """
-
-    def __init__(self, urls: Sequence[str], get: Callable[[str], bytes] | None = None) -> None:
-        self._urls = [url.rstrip("/") for url in urls]
-        get = get or fetched
-        self._samples: dict[str, list[Sample]] = {}
-        for url in self._urls:
-            try:
-                text = get(f"{url}/metrics").decode()
-                for family in text_string_to_metric_families(text):
-                    for each in family.samples:
-                        self._samples.setdefault(each.name, []).append(Sample(each.labels, each.value))
-            except (ValueError, LookupError, TypeError) as error:
-                raise NoEvidenceError(
-                    f"its metrics cannot be read: {type(error).__name__}", where=url, hint="is it a runtime?"
-                ) from error
-
-    @property
-    def name(self) -> str:
-        """Their addresses."""
-        return ", ".join(self._urls)
-
-    def counted(self, name: str, release: str) -> list[Sample]:
-        """As ``Source``; since each runtime's start."""
-        return self.now(name, release)
-
-    def now(self, name: str, release: str = "") -> list[Sample]:
-        """As ``Source``."""
-        found = self._samples.get(name, [])
-        return [each for each in found if not release or each.labels.get("release") == release]
-
-
-def fetched(url: str) -> bytes:
-    """The body of a page, bounded in time and size; NoEvidenceError where there is none."""
-    if not url.startswith(("http://", "https://")):
-        raise NoEvidenceError("is no http address", where=url[:200])
-    try:
-        # Runtimes and Prometheus are neighbours: no proxy is asked for them.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=ASK_SECONDS) as answer:
-            data: bytes = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise NoEvidenceError(
-            f"does not answer: {error}", where=url.split("?", 1)[0], hint="is it up, and is this its address?"
-        ) from error
-    if len(data) > MOST_BYTES:
-        raise NoEvidenceError(f"answers more than {MOST_BYTES} bytes", where=url.split("?", 1)[0])
-    return data
 
 
 @dataclass(frozen=True)
@@ -181,11 +33,16 @@ class Histogram:
         """All."""
         return self.counts[-1] if self.counts else 0.0
 
-    def share_above(self, edge: float) -> float | None:
-        """Share above an edge that is one; None where nothing was counted or the edge is none."""
+    def above(self, edge: float) -> float | None:
+        """How many above an edge that is one; None where nothing was counted or the edge is none."""
         if self.total <= 0 or edge not in self.edges:
             return None
-        return max(0.0, 1.0 - self.counts[self.edges.index(edge)] / self.total)
+        return max(0.0, self.total - self.counts[self.edges.index(edge)])
+
+    def surely_above(self, value: float) -> float:
+        """How many at least: those above the first edge that is not below the value."""
+        edge = min((edge for edge in self.edges if edge >= value), default=math.inf)
+        return self.above(edge) or 0.0
 
     def quantile(self, share: float) -> float | None:
         """As Prometheus interpolates it; infinite where it lies beyond the last edge, None for nothing."""
@@ -229,12 +86,13 @@ class Served:
     """A release that answers clients.
 
     Args:
-        requests, failed: Inference requests, and those that were answered by 5xx.
-        durations: Of the requests, in seconds.
+        requests, failed: Inferences that were answered by 200 or 5xx, and those by 5xx.
+        durations: Of them, in seconds.
         engine: Of single windows in the engine, in seconds.
         windows: How many the engine ran for clients.
+        untimed: Requests that count as inferences, where none was timed as one: an older runtime's.
         golden: Golden windows by result: ``repeated``, ``missed``, ``failed``.
-        minutes: For how long it has been served.
+        minutes: For how long each runtime has been serving it, at least; 0 where none does any more.
     """
 
     requests: float
@@ -242,8 +100,25 @@ class Served:
     durations: Histogram
     engine: Histogram
     windows: float
+    untimed: float
     golden: Mapping[str, float]
     minutes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A canary beside stable, on windows of one source.
+
+    Args:
+        windows: Compared.
+        distances: 1 - cosine of the latents.
+        motifs, disagreements: Windows with a clear motif, and those where canary's is another.
+    """
+
+    windows: float
+    distances: Histogram
+    motifs: float
+    disagreements: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,25 +126,25 @@ class Shadowed:
     """A canary beside stable.
 
     Args:
-        windows: Compared: of clients, and golden ones.
+        compared: By source: a few golden windows, over and over, must not thin out the clients'.
         failures: By reason.
-        distances: 1 - cosine of the latents.
-        motifs, disagreements: Windows with a clear motif, and those where canary's is another.
-        engine: CPU seconds of single windows in its engine.
+        engine: CPU seconds of single windows in its engine, by source; under ``""`` where none is said.
         golden: Golden windows of its own, by result.
-        minutes: For how long it has been running.
-        against: What it ran beside.
+        minutes: For how long each runtime has been running it beside this stable, at least; 0 for none.
+        against: What it runs beside.
     """
 
-    windows: float
+    compared: Mapping[str, Compared]
     failures: Mapping[str, float]
-    distances: Histogram
-    motifs: float
-    disagreements: float
-    engine: Histogram
+    engine: Mapping[str, Histogram]
     golden: Mapping[str, float]
     minutes: float
     against: tuple[str, ...]
+
+    @property
+    def windows(self) -> float:
+        """Of all sources."""
+        return math.fsum(each.windows for each in self.compared.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +157,7 @@ class Observation:
         stable: What stable's runtimes did; None where there is no stable, or nothing of it is known.
         refused: Attempts of runtimes on its channel to load it that failed, by reason.
         others: Releases other than this one that run as a canary.
+        gaps: Runtimes whose counts are missing, whole or in part, a sentence each.
         problems: What could not be found out.
     """
 
@@ -291,27 +167,28 @@ class Observation:
     stable: Served | None = None
     refused: Mapping[str, float] = field(default_factory=dict)
     others: tuple[str, ...] = ()
-    problems: tuple[str, ...] = field(default=())
+    gaps: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
-def observe(open_source: Callable[[], Source], canary: str, stable: str) -> Observation:
+def observe(
+    open_source: Callable[[], Source], canary: str, stable: str, minutes: float = math.inf
+) -> Observation:
     """Ask for all that is known of a canary; what cannot be found out becomes a problem, never a number.
 
     Args:
         open_source: Opens what is asked; may raise NoEvidenceError.
         canary: Its release.
         stable: What stable names; empty for nothing.
+        minutes: How far back, where the source looks back: what was before is another canary's.
     """
     name = ""
     try:
-        source = open_source()
+        source = open_source().within(minutes)
         name = source.name
-        running = _running_canaries(source)
-        others = tuple(sorted(running - {canary}))
-        served = _served(source, canary, channel="canary")
         return Observation(
             source=name,
-            served=served,
+            served=_served(source, canary, channel="canary"),
             shadowed=_shadowed(source, canary, stable) if stable else None,
             stable=_served(source, stable, channel="stable") if stable else None,
             refused=_by(
@@ -319,46 +196,56 @@ def observe(open_source: Callable[[], Source], canary: str, stable: str) -> Obse
                 "reason",
                 lambda labels: labels.get("channel") == "canary",
             ),
-            others=others,
+            others=tuple(sorted(_running_canaries(source) - {canary})),
+            gaps=source.gaps(canary),
         )
-    except NoEvidenceError as error:
+    except PipelineError as error:
         return Observation(source=name or error.where, problems=(str(error),))
-    except (ValueError, LookupError) as error:
+    except Exception as error:  # whatever it is, nothing is known, and the others are still to be judged
         return Observation(source=name, problems=(f"{type(error).__name__}: {error}",))
 
 
 def _running_canaries(source: Source) -> set[str]:
     found = {
         each.labels.get("release", "")
-        for each in source.now("hailo_release_served_seconds")
+        for each in source.now(SERVED)
         if each.labels.get("channel") == "canary"
     }
-    found |= {
-        each.labels.get("release", "") for each in source.now("hailo_shadow_running") if each.value == 1
-    }
+    found |= {each.labels.get("release", "") for each in source.now(BESIDE) if each.value == 1}
     return found - {""}
 
 
 def _served(source: Source, release: str, channel: str) -> Served | None:
+    """Counts first: what failed and is gone has failed all the same."""
+
     def on_channel(labels: Mapping[str, str]) -> bool:
         return labels.get("channel") == channel
 
-    def infers(labels: Mapping[str, str]) -> bool:
-        return on_channel(labels) and labels.get("route") in ROUTES
+    def failed(labels: Mapping[str, str]) -> bool:
+        return on_channel(labels) and labels.get("result") == "failed"
 
-    since = [each for each in source.now("hailo_release_served_seconds", release) if on_channel(each.labels)]
-    if not since:
+    def infers(labels: Mapping[str, str]) -> bool:
+        status = labels.get("status", "")
+        answered = status == "200" or status.startswith("5")
+        return on_channel(labels) and labels.get("route") in ROUTES and answered
+
+    durations = source.counted("hailo_runtime_infer_duration_seconds_bucket", release)
+    requests = histogram(durations, on_channel)
+    counted = total(source.counted("hailo_runtime_requests_total", release), infers)
+    windows = total(source.counted("hailo_runtime_windows_total", release), on_channel)
+    golden = _by(source.counted("hailo_golden_replays_total", release), "result")
+    since = [each for each in source.now(SERVED, release) if on_channel(each.labels)]
+    if not (since or requests.total or counted or windows or golden):
         return None
-    requests = source.counted("hailo_runtime_requests_total", release)
-    golden = source.counted("hailo_golden_replays_total", release)
     return Served(
-        requests=total(requests, infers),
-        failed=total(requests, lambda labels: infers(labels) and labels.get("status", "").startswith("5")),
-        durations=histogram(source.counted("hailo_runtime_request_duration_seconds_bucket", release), infers),
+        requests=requests.total,
+        failed=histogram(durations, failed).total,
+        durations=requests,
         engine=histogram(source.counted("hailo_runtime_engine_duration_seconds_bucket", release), on_channel),
-        windows=total(source.counted("hailo_runtime_windows_total", release), on_channel),
-        golden=_by(golden, "result"),
-        minutes=max(map(_number, since)) / 60,
+        windows=windows,
+        untimed=0.0 if requests.total else max(counted, windows),
+        golden=golden,
+        minutes=min(map(_number, since), default=0.0) / 60,
     )
 
 
@@ -366,22 +253,52 @@ def _shadowed(source: Source, canary: str, stable: str) -> Shadowed | None:
     def beside(labels: Mapping[str, str]) -> bool:
         return labels.get("against") == stable
 
-    running = [each for each in source.now("hailo_shadow_running", canary) if each.value == 1]
+    running = [each for each in source.now(BESIDE, canary) if each.value == 1]
     failures = _by(source.counted("hailo_shadow_failures_total", canary), "reason")
-    if not running and not failures:
+    golden = _by(source.counted("hailo_shadow_golden_total", canary), "result")
+    compared = _compared(source, canary, beside)
+    if not (running or failures or golden or compared):
         return None
-    since = source.now("hailo_shadow_running_seconds", canary)
+    since = [each for each in source.now("hailo_shadow_running_seconds", canary) if beside(each.labels)]
+    engine = source.counted("hailo_shadow_engine_duration_seconds_bucket", canary)
     return Shadowed(
-        windows=total(source.counted("hailo_shadow_windows_total", canary), beside),
+        compared=compared,
         failures=failures,
-        distances=histogram(source.counted("hailo_shadow_latent_cosine_distance_bucket", canary), beside),
-        motifs=total(source.counted("hailo_shadow_motif_windows_total", canary), beside),
-        disagreements=total(source.counted("hailo_shadow_motif_disagreements_total", canary), beside),
-        engine=histogram(source.counted("hailo_shadow_engine_duration_seconds_bucket", canary)),
-        golden=_by(source.counted("hailo_shadow_golden_total", canary), "result"),
-        minutes=max(map(_number, since), default=0.0) / 60,
+        engine={name: histogram(engine, _of(name)) for name in _sources(engine)},
+        golden=golden,
+        minutes=min(map(_number, since), default=0.0) / 60,
         against=tuple(sorted({each.labels.get("against", "") for each in running})),
     )
+
+
+def _compared(source: Source, canary: str, beside: Keep) -> dict[str, Compared]:
+    names = (
+        "windows_total",
+        "latent_cosine_distance_bucket",
+        "motif_windows_total",
+        "motif_disagreements_total",
+    )
+    windows, distances, motifs, differ = (
+        [each for each in source.counted(f"hailo_shadow_{name}", canary) if beside(each.labels)]
+        for name in names
+    )
+    return {
+        name: Compared(
+            windows=total(windows, _of(name)),
+            distances=histogram(distances, _of(name)),
+            motifs=total(motifs, _of(name)),
+            disagreements=total(differ, _of(name)),
+        )
+        for name in _sources([*windows, *distances, *motifs, *differ])
+    }
+
+
+def _sources(samples: Sequence[Sample]) -> list[str]:
+    return sorted({each.labels.get("source", "") for each in samples})
+
+
+def _of(source: str) -> Keep:
+    return lambda labels: labels.get("source", "") == source
 
 
 def _by(samples: Sequence[Sample], label: str, keep: Keep = lambda _: True) -> dict[str, float]:

@@ -29,7 +29,8 @@ class CanaryPolicy:
     Args:
         schema: ``SCHEMA``.
         least_minutes: For how long it must have run.
-        least_windows: How many windows it must have run, golden ones among them.
+        least_windows: How many windows it must have run, golden ones among them; fewer of stable's are no
+            base.
         error_share: Requests that may have failed, a share.
         late_share: Requests that may have taken longer than EdgeInfer's 45 ms, a share.
         ratio_to_stable: How much longer its p95 and p99 may be than stable's, where both serve clients.
@@ -38,9 +39,10 @@ class CanaryPolicy:
         p95_distance: 95 of 100 latents may be this far from stable's, as 1 - cosine, from the same graph.
         motif_disagreement: Share of clear motifs that may differ from stable's, from the same graph and head.
         clear_share_windows: Fewer clear motifs than this are no share, and are only shown.
-        missing: What follows from what is not known: ``hold`` or ``roll_back``.
+        missing: What follows from what is not known: ``hold`` or ``roll_back``. What is only too little yet
+            holds, and so does everything until canary has named the release for ``least_minutes``.
         good_for_minutes: For how long a verdict counts.
-        window_minutes: How far back Prometheus is asked.
+        window_minutes: How far back Prometheus is asked, and never beyond canary's entry.
         roll_back_by_itself: Whether canary returns to the release before without a person.
 
     Raises:

@@ -15,7 +15,7 @@ from runtime.contract.errors import PipelineError
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-    from assets.canary_evidence import Source
+    from assets.canary_source import Source
     from runtime.contract.verdict import Verdict
 
 VERDICT: Final = "canary_verdict"
@@ -49,7 +49,7 @@ def open_source(places: Places, minutes: float) -> "Callable[[], Source]":
     """What is asked: Prometheus where it is named, else the runtimes themselves."""
 
     def opened() -> "Source":
-        from assets.canary_evidence import NoEvidenceError, Prometheus, Runtimes
+        from assets.canary_source import NoEvidenceError, Prometheus, Runtimes
 
         if places.prometheus_url:
             return Prometheus(places.prometheus_url, minutes, places.prometheus_job)
@@ -135,8 +135,10 @@ def judge_sensor(targets: tuple[str, ...], watched: bool) -> dg.SensorDefinition
         for target in targets:
             try:
                 key, what = _looked(places, target)
-            except PipelineError as error:
-                said.append(f"{target}: {error}")
+            except Exception as error:  # whatever it is, the other targets' canaries are still judged
+                if not isinstance(error, PipelineError):
+                    context.log.exception(f"{target} could not be judged")
+                said.append(f"{target}: {type(error).__name__}: {error}")
                 continue
             said.append(f"{target}: {what}")
             if key:
@@ -150,6 +152,8 @@ def _looked(places: Places, target: str) -> tuple[str, str]:
     """A key of the run that is to be made, empty for none, and what is to be said."""
     from assets.canary_policy import load_canary_policy
     from assets.canary_verdict import is_worth_keeping, verdict_on
+    from runtime.contract.document import sha256_bytes, to_json
+    from runtime.contract.verdict import verdicts_on
 
     policy, digest = load_canary_policy()
     store = places.store()
@@ -160,4 +164,8 @@ def _looked(places: Places, target: str) -> tuple[str, str]:
     what = f"{verdict.decision}: {'; '.join(verdict.reasons()) or 'all kept'}"[:500]
     if not is_worth_keeping(store, verdict, policy):
         return "", what
-    return f"{verdict.entry[:16]}-{verdict.decision}-{int(time.time() // AGAIN_SECONDS)}", what
+    # What is kept so far is in the key: Dagster makes one run of each, and hold, promote, hold are three.
+    kept = verdicts_on(store, verdict.release)
+    before = sha256_bytes(to_json(kept[-1]))[:16] if kept else "first"
+    bucket = int(time.time() // AGAIN_SECONDS)
+    return f"{verdict.entry[:16]}-{verdict.decision}-{before}-{bucket}", what

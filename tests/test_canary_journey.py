@@ -18,8 +18,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from assets.canary_evidence import Prometheus
 from assets.canary_policy import load_canary_policy
+from assets.canary_source import Prometheus
 from assets.canary_verdict import carry_out, verdict_on
 from runtime.contract.promotion import Decision, promote
 from runtime.contract.release_directory import Release
@@ -224,8 +224,8 @@ def bad(kind: str, root: Path, crashing: Path) -> Release:
 
 
 REASONS: Final = {
-    "numerically wrong": "p95 of 1 - cosine is ",
-    "slow": "p95 of the engine is ",
+    "numerically wrong": "p95 of 1 - cosine",
+    "slow": "p95 of the engine",
     "crashing": "failures beside stable is died ",
     "corrupt": "failures beside stable is digest_mismatch ",
 }

@@ -8,27 +8,35 @@ from runtime.contract.acceptance import ACCEPTANCE_SCHEMA, Acceptance, DeviceIde
 from runtime.contract.document import to_json
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore
+from runtime.contract.store_reader import StoreReader
 from runtime.contract.verdict import PROMOTE, VERDICT_SCHEMA, Row, Verdict, keep_verdict
 from tests.keys import BUILD
 
 
-def a_verdict(release: Release, decision: str = PROMOTE, age: timedelta = timedelta(0)) -> Verdict:
-    """What a judge could have said of a release."""
+def a_verdict(
+    release: Release,
+    decision: str = PROMOTE,
+    age: timedelta = timedelta(0),
+    *,
+    store: StoreReader | None = None,
+) -> Verdict:
+    """What a judge could have said of a release: of what a store's channels name now, where one is given."""
     target = release.manifest.target
     outcome = "ok" if decision == PROMOTE else "breached"
+    canary, stable = (store.head(target, each) if store else None for each in ("canary", "stable"))
     return Verdict(
         schema=VERDICT_SCHEMA,
         target=target,
         release=release.id,
-        stable="",
-        entry="e" * 64,
+        stable=stable.entry.release if stable else "",
+        entry=canary.signed.digest if canary else "e" * 64,
         decision=decision,
         rows=(Row(name="requests that failed", value="0 %", bound="at most 0.5 %", outcome=outcome),),
         policy="a" * 64,
         good_for_minutes=60.0,
         source="a test",
         provenance="emulated" if target == "emulator" else "measured",
-        at=(datetime.now(UTC) - age).isoformat(timespec="seconds"),
+        at=(datetime.now(UTC) - age).isoformat(timespec="microseconds"),
     )
 
 
@@ -69,6 +77,6 @@ def an_acceptance(release: Release, /, **changes: object) -> Acceptance:
 
 def judged_well(store: ReleaseStore, release: Release) -> None:
     """Everything that a promotion asks for beside a canary."""
-    keep_verdict(store, release, a_verdict(release), BUILD)
+    keep_verdict(store, release, a_verdict(release, store=store), BUILD)
     if release.manifest.target != "emulator":
         keep_acceptance(store, release, to_json(an_acceptance(release)), "a test")

@@ -172,7 +172,7 @@ def plan_promotion(store: ReleaseStore, target: str, identifier: str, *, seen: S
         channel="stable",
         release=release,
         head=head,
-        advice=() if settled else _advice(store, release),
+        advice=() if settled else _advice(store, release, head.entry.release if head else ""),
     )
 
 
@@ -204,14 +204,14 @@ def _check_toolchain(manifest: Manifest) -> None:
         )
 
 
-def _advice(store: ReleaseStore, release: Release) -> tuple[str, ...]:
+def _advice(store: ReleaseStore, release: Release, stable: str) -> tuple[str, ...]:
     """What speaks against a promotion and yields to force: a sentence each, recorded in the entry."""
     found = said_against(store, release)
     target = release.manifest.target
     if all(entry.release != release.id for entry in store.history(target, "canary")):
         lost = bool(store.history_problems(target, "canary"))
         found += ("no canary entry that holds names it" if lost else "it was never a canary",)
-    return (*found, *said_by_verdict(store, release), *said_by_acceptance(store, release))
+    return (*found, *said_by_verdict(store, release, stable), *said_by_acceptance(store, release))
 
 
 def roll_back(
@@ -247,9 +247,9 @@ def plan_roll_back(
 ) -> Plan:
     """Where ``roll_back`` would go and what speaks against it; raises as it does where no force helps.
 
-    Without ``to`` it is the newest release before that may be promoted and is not marked bad. Where the
-    channel never named another, ``canary`` names nothing from then on; where it did, and none can be
-    used, somebody has to say where to go.
+    Without ``to`` it is the newest release before that may be promoted and is not marked bad. Where there is
+    none, ``canary`` names nothing from then on, so that what is bad does not serve on; ``stable`` stays, and
+    somebody has to say where to go.
     """
     head = store.head(target, channel) if isinstance(seen, Unseen) else seen
     if head is None or not head.entry.release:
@@ -265,11 +265,13 @@ def plan_roll_back(
         if to not in earlier:
             raise _nowhere(target, channel, "was never named by this channel before")
         release = check_promotable(store, target, to)
-    elif to == "" and earlier:
-        raise _nowhere(target, channel, "named releases before, and is not taken back to nothing")
     else:
         release, skipped = _newest_good(store, target, earlier)
-    if release is None and (earlier or channel != "canary"):
+        if release and to == "":
+            raise _nowhere(
+                target, channel, f"can return to {release.id[:12]}, and is not taken back to nothing"
+            )
+    if release is None and channel != "canary":
         why = f": {'; '.join(skipped)}" if skipped else ""
         raise _nowhere(target, channel, f"has no earlier release to return to{why}")
     return Plan(

@@ -5,6 +5,7 @@ Kept as evidence beside the release, ``verdict-<sha256>.json``: an envelope of t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,16 +19,19 @@ from runtime.contract.release import TARGETS, check_digest
 from runtime.contract.release_directory import Release
 from runtime.contract.store import ReleaseStore, check_role
 from runtime.contract.store_reader import StoreReader
-from runtime.contract.trust import SigningKey, verify
+from runtime.contract.trust import SignatureError, SigningKey, verify
 
 VERDICT_KIND: Final = "verdict"
 VERDICT_TYPE: Final = "application/vnd.hailo-pipeline.verdict+json"
 VERDICT_SCHEMA: Final = 1
 PROMOTE, HOLD, ROLL_BACK = "promote", "hold", "roll_back"
 DECISIONS: Final = (PROMOTE, HOLD, ROLL_BACK)
-OK, BREACHED, MISSING, SHOWN = "ok", "breached", "missing", "shown"
-OUTCOMES: Final = (OK, BREACHED, MISSING, SHOWN)
-"""Of a row: kept; broken; not known, which is never taken for kept; shown, and not judged."""
+OK, BREACHED, MISSING, EARLY, SHOWN = "ok", "breached", "missing", "early", "shown"
+OUTCOMES: Final = (OK, BREACHED, MISSING, EARLY, SHOWN)
+"""Of a row: kept; broken; not known, or too little to be judged yet, neither of which is ever taken for kept;
+shown, and not judged."""
+
+_AGAINST: Final = (BREACHED, MISSING, EARLY)
 
 MOST_AGE: Final = timedelta(days=7)
 """No verdict is believed for longer, whatever its policy says: a canary that nobody watches is none."""
@@ -73,7 +77,7 @@ class Verdict:
         at: When, ISO 8601, UTC.
 
     Raises:
-        ManifestError: A field that cannot be; or ``promote`` where a row is broken or missing.
+        ManifestError: A field that cannot be; or ``promote`` where a row is broken, missing or too early.
     """
 
     schema: int
@@ -97,7 +101,7 @@ class Verdict:
         for field in ("release", "stable", "entry", "policy"):
             if (value := getattr(self, field)) or field != "stable":
                 check_digest(value, field)
-        wrong = [row.name for row in self.rows if row.outcome in (BREACHED, MISSING)]
+        wrong = [row.name for row in self.rows if row.outcome in _AGAINST]
         if self.decision == PROMOTE and (wrong or not any(row.outcome == OK for row in self.rows)):
             raise ManifestError(f"promote, though {wrong or 'nothing was judged'}", where="rows")
         if not 0 < self.good_for_minutes <= MOST_AGE.total_seconds() / 60:
@@ -117,13 +121,18 @@ class Verdict:
             raise ManifestError(f"{self.at[:40]!r} is not in UTC", where="at")
         return found
 
-    def reasons(self) -> tuple[str, ...]:
-        """A sentence for each row that is broken or missing."""
+    def reasons(self, outcomes: Collection[str] = _AGAINST) -> tuple[str, ...]:
+        """A sentence, in one line, for each row of these outcomes: whatever speaks against the release."""
         return tuple(
-            f"{row.name} is {row.value}{f', {row.bound} is asked' if row.bound else ''}"
+            in_one_line(f"{row.name} is {row.value}{f', {row.bound} is asked' if row.bound else ''}")
             for row in self.rows
-            if row.outcome in (BREACHED, MISSING)
+            if row.outcome in outcomes
         )
+
+
+def in_one_line(text: str) -> str:
+    """A text without what a terminal would obey: labels and errors are other people's."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def keep_verdict(store: ReleaseStore, release: Release, verdict: Verdict, key: SigningKey) -> Path:
@@ -161,13 +170,20 @@ def verdicts_on(store: StoreReader, identifier: str) -> list[Verdict]:
     return sorted(found, key=lambda verdict: (verdict.time, verdict.decision != PROMOTE))
 
 
-def said_by_verdict(store: StoreReader, release: Release, now: datetime | None = None) -> tuple[str, ...]:
-    """What speaks against a promotion: no verdict, another than ``promote``, or an old one.
+def said_by_verdict(
+    store: StoreReader, release: Release, stable: str, now: datetime | None = None
+) -> tuple[str, ...]:
+    """What speaks against a promotion: no verdict, another than ``promote``, an old one, or one on something
+    else than what the channels name now.
 
     Args:
         store: Where it lies.
         release: To be promoted.
+        stable: What stable names, as whoever promotes sees it; empty for nothing.
         now: The time; the present one where none is given.
+
+    Raises:
+        StoreError: The store cannot be read.
     """
     verdicts = verdicts_on(store, release.id)
     if not verdicts:
@@ -181,4 +197,21 @@ def said_by_verdict(store: StoreReader, release: Release, now: datetime | None =
         return (f"the verdict on it is of {newest.at}, and counts for {newest.good_for_minutes:g} minutes",)
     if newest.target != release.manifest.target:
         return (f"the verdict on it is about {newest.target}",)
+    return _said_by_channels(store, newest, stable)
+
+
+def _said_by_channels(store: StoreReader, verdict: Verdict, stable: str) -> tuple[str, ...]:
+    """Whether canary's entry and stable's release are still those that were judged."""
+    try:
+        canary = store.head(verdict.target, "canary")
+    except (SignatureError, ManifestError) as error:
+        told = in_one_line(str(error)).replace(f"{store.root}/", "")
+        return (f"what canary names now cannot be told: {told}"[:900],)
+    if canary is None or canary.signed.digest != verdict.entry:
+        named = canary.entry.release[:12] or "nothing" if canary else "nothing"
+        number = f"entry {canary.entry.sequence}, by which it names" if canary else "no entry, and names"
+        return (f"the verdict on it is about another entry of canary, which has {number} {named}",)
+    if stable != verdict.stable:
+        judged, named = verdict.stable[:12] or "nothing", stable[:12] or "nothing"
+        return (f"the verdict on it is against {judged} as stable, which names {named} now",)
     return ()

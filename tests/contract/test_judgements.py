@@ -14,6 +14,7 @@ from runtime.contract.promotion import Decision, promote, roll_back
 from runtime.contract.trust import Root, Verified, verify
 from tests.keys import BUILD, MANAGER, a_store, resign
 from tests.moves import NEW, channel, next_root, point, published
+from tests.verdicts import judged_well
 
 WHY = Decision(actor="Ada", reason="looked at it")
 
@@ -41,6 +42,7 @@ def test_a_move_verifies_the_history_before_it_once(tmp_path: Path, verified: Co
         lambda: roll_back(a_store(tmp_path), "emulator", "stable", WHY, MANAGER, to=first.id),
     ]
     for move in moves:
+        judged_well(a_store(tmp_path), second)
         before = len(a_store(tmp_path).chain("emulator", "stable"))
         verified.clear()
         move()

@@ -34,6 +34,7 @@ from runtime.contract.trust import UnknownKeyError, WrongRoleError
 from tests.keys import BUILD, MANAGER, a_store
 from tests.moves import STRANGER, published, put, tree
 from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, parity
+from tests.verdicts import judged_well
 
 WHY = Decision(actor="Ada", reason="looked at it")
 FORCED = Decision(actor="Ada", reason="must be", force=True)
@@ -203,6 +204,7 @@ def test_a_long_mark_is_overridden_in_fewer_words(tmp_path: Path) -> None:
     (release,) = published(tmp_path, "v1", channels=("canary",))
     store = a_store(tmp_path)
     mark_bad(store, release.id, "canary", Decision(actor="C" * MOST_WORDS, reason="x" * MOST_WORDS), BUILD)
+    judged_well(store, release)
     (overridden,) = promote(store, "emulator", release.id, FORCED, MANAGER).overridden
     assert overridden.startswith("marked bad by CCC")
     assert len(overridden) < MOST_WORDS
@@ -257,8 +259,10 @@ def test_who_was_second_is_told(tmp_path: Path) -> None:
 def test_a_promotion_that_is_there_already_is_refused_to_who_saw_something_else(tmp_path: Path) -> None:
     first, second = published(tmp_path, "v1", "v2", channels=("canary",))
     store = a_store(tmp_path)
+    judged_well(store, first)
     promote(store, "emulator", first.id, WHY, MANAGER)
     seen = store.head("emulator", "stable")
+    judged_well(store, second)
     promote(store, "emulator", second.id, Decision(actor="Bob", reason="quick"), MANAGER)
     with pytest.raises(ChannelMovedError, match="Bob moved it first"):
         promote(store, "emulator", first.id, WHY, MANAGER, seen=seen)
@@ -332,19 +336,31 @@ def test_a_first_canary_is_rolled_back_to_nothing(tmp_path: Path) -> None:
     assert store.history_problems("emulator", "canary") == []
 
 
-def test_a_canary_with_earlier_releases_is_not_rolled_back_to_nothing(tmp_path: Path) -> None:
-    """A channel that names nothing stops every Pi that follows it: nobody comes there by marks."""
+def test_a_canary_without_a_usable_release_before_is_rolled_back_to_nothing(tmp_path: Path) -> None:
+    """What is bad would serve on otherwise, until a person comes."""
     first, second, third = published(tmp_path, "v1", "v2", "v3", channels=("canary",))
     store = a_store(tmp_path)
     shutil.rmtree(first.directory)
-    mark_bad(store, second.id, "canary", Decision(actor="CI", reason="it overheats"), BUILD)
-    with pytest.raises(PromotionRefusedError, match="canary: has no earlier release to return") as caught:
-        roll_back(store, "emulator", "canary", WHY, BUILD)
-    assert f"{first.id[:12]}: " in caught.value.what
-    assert f"{second.id[:12]}: marked bad by CI" in caught.value.what
     with pytest.raises(PromotionRefusedError, match="is not taken back to nothing"):
         roll_back(store, "emulator", "canary", WHY, BUILD, to="")
-    assert store.resolve("emulator", "canary").id == third.id
+    mark_bad(store, second.id, "canary", Decision(actor="CI", reason="it overheats"), BUILD)
+    plan = plan_roll_back(store, "emulator", "canary")
+    assert (plan.release, plan.advice) == (None, ())
+    assert [each.partition(": ")[0] for each in plan.skipped] == [second.id[:12], first.id[:12]]
+    assert "marked bad by CI" in plan.skipped[0]
+    entry = roll_back(store, "emulator", "canary", WHY, BUILD)
+    assert (entry.release, entry.previous) == ("", third.id)
+
+
+def test_stable_is_never_rolled_back_to_nothing(tmp_path: Path) -> None:
+    first, second = published(tmp_path, "v1", "v2")
+    store = a_store(tmp_path)
+    mark_bad(store, first.id, "stable", Decision(actor="CI", reason="it overheats"), MANAGER)
+    for to in (None, ""):
+        with pytest.raises(PromotionRefusedError, match="stable: has no earlier release to return") as caught:
+            roll_back(store, "emulator", "stable", FORCED, MANAGER, to=to)
+        assert f"{first.id[:12]}: marked bad by CI" in caught.value.what
+    assert store.resolve("emulator", "stable").id == second.id
 
 
 def test_what_a_roll_back_passes_over_is_told(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from runtime.contract.store import ReleaseStore
 from tests.keys import BUILD, MANAGER, a_store
 from tests.moves import NEW, STRANGER, next_root, put
 from tests.simulators import ReleaseSimulator
+from tests.verdicts import judged_well
 
 WHY = Decision(actor="anna", reason="because")
 
@@ -29,6 +30,7 @@ def five_canaries(root: Path) -> tuple[ReleaseStore, list[str]]:
 
 def test_what_a_channel_names_or_named_lately_stays(tmp_path: Path) -> None:
     store, names = five_canaries(tmp_path)
+    judged_well(store, store.open(names[0]))
     promote(store, "emulator", names[0], WHY, MANAGER)
     plan = prune(store, 2, dry_run=False)
     assert sorted(plan.removed) == sorted(names[1:3])
@@ -158,6 +160,7 @@ def test_nothing_is_removed_where_no_channel_names_anything(tmp_path: Path) -> N
 def test_nothing_is_removed_where_no_entry_of_a_channel_holds(tmp_path: Path) -> None:
     """A store whose new root has arrived before its channels."""
     store, names = five_canaries(tmp_path)
+    judged_well(store, store.open(names[0]))
     promote(store, "emulator", names[0], WHY, MANAGER)
     store.add_root(next_root(manager=NEW))
     with pytest.raises(ManifestError, match="emulator/stable: its history does not hold"):

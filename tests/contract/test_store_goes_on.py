@@ -47,6 +47,7 @@ from tests.moves import (
     tip,
 )
 from tests.simulators import ARTIFACT
+from tests.verdicts import judged_well
 
 WHY = Decision(actor="Ada", reason="looked at it")
 
@@ -129,6 +130,7 @@ def test_after_a_theft_that_used_up_all_numbers_a_rotation_sets_all_right(tmp_pa
         assert store.follow("emulator", "stable", seen).release.id == second.id
     head = store.head("emulator", "stable")
     store.move("emulator", "stable", first.id, action="roll_back", actor="x", reason="y", key=NEW, seen=head)
+    judged_well(store, second)
     promote(store, "emulator", second.id, WHY, NEW)
     for seen in (floor, spoiled, None):
         resolved = store.follow("emulator", "stable", seen)

@@ -24,6 +24,7 @@ from runtime.key_commands import sign_again
 from tests.keys import BUILD, MANAGER, ROOT_KEY, a_store
 from tests.moves import channel
 from tests.simulators import ReleaseSimulator
+from tests.verdicts import judged_well
 
 ANNA = Decision(actor="anna", reason="she looked at it")
 FORCED = Decision(actor="anna", reason="the build key was stolen", force=True)
@@ -98,6 +99,7 @@ def test_a_prune_waits_for_a_promotion_that_has_been_judged(
     ReleaseSimulator(version="v1.5.0").publish(root, "canary")
     for _ in range(3):
         ReleaseSimulator(version="v9").publish(root, "canary")
+    judged_well(store, new)
     judged = promotion.check_promotable
     busy: list[str] = []
 

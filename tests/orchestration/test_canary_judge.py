@@ -103,6 +103,18 @@ def looked(root: Path, instance: dg.DagsterInstance, **changes: str) -> tuple[in
     return len(found.run_requests or ()), message or str(found.skip_reason or "")
 
 
+def asked_for(
+    root: Path, instance: dg.DagsterInstance, targets: tuple[str, ...] = ("emulator",), **changes: str
+) -> list[str | None]:
+    """Keys of the runs that the sensor asks for."""
+    context = dg.build_sensor_context(
+        instance=instance, resources={"places": places(root, **changes)}, definitions=definitions()
+    )
+    found = judge_sensor(targets, watched=True)(context)
+    assert isinstance(found, dg.SensorResult)
+    return [each.run_key for each in found.run_requests or ()]
+
+
 def definitions() -> dg.Definitions:
     return dg.Definitions(
         assets=[verdict_asset("emulator")],
@@ -157,6 +169,47 @@ def test_a_page_that_goes_away_holds(tmp_path: Path, instance: dg.DagsterInstanc
     told = judged(tmp_path, instance, runtime_urls="http://127.0.0.1:1")
     assert told["decision"] == HOLD
     assert "does not answer" in told["reasons"]
+
+
+def test_hold_promote_and_hold_are_three_runs(
+    tmp_path: Path, instance: dg.DagsterInstance, page: Page
+) -> None:
+    """Dagster makes one run of a key: the second hold must not be taken for the first."""
+    release = ReleaseSimulator().publish(tmp_path, "canary", judged=False)
+    good = GOOD.format(canary=release.id)
+    keys: list[str | None] = []
+    for text, decision in (("", HOLD), (good, PROMOTE), ("", HOLD)):
+        page.text = text
+        keys += asked_for(tmp_path, instance, runtime_urls=page.url)
+        assert judged(tmp_path, instance, runtime_urls=page.url)["decision"] == decision
+    assert len(set(keys)) == 3
+
+
+def test_a_run_that_failed_is_not_asked_for_at_each_look(
+    tmp_path: Path, instance: dg.DagsterInstance, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestration.canary_judge.time.time", lambda: 1_764_000_000.0)
+    ReleaseSimulator().publish(tmp_path, "canary", judged=False)
+    first, second = (asked_for(tmp_path, instance, runtime_urls=page.url) for _ in range(2))
+    assert (len(first), first) == (1, second)
+
+
+def test_one_target_that_cannot_be_judged_leaves_the_others(
+    tmp_path: Path, instance: dg.DagsterInstance, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from assets import canary_verdict
+
+    look = canary_verdict.verdict_on
+
+    def broken(store: Any, target: str, *others: Any) -> Any:
+        if target == "hailo8":
+            raise ZeroDivisionError("a mistake")
+        return look(store, target, *others)
+
+    monkeypatch.setattr(canary_verdict, "verdict_on", broken)
+    ReleaseSimulator().publish(tmp_path, "canary", judged=False)
+    targets = ("hailo8", "emulator")
+    assert len(asked_for(tmp_path, instance, targets, runtime_urls=page.url)) == 1
 
 
 def test_a_build_asks_for_no_verdict() -> None:

@@ -17,6 +17,7 @@ from runtime.contract.promotion import Decision, mark_bad
 from runtime.contract.requests import pending_requests
 from tests.keys import BUILD, MANAGER, a_store
 from tests.simulators import ReleaseSimulator
+from tests.verdicts import judged_well
 
 pytestmark = pytest.mark.build
 STABLE = dg.AssetKey(["emulator", "stable_release"])
@@ -85,15 +86,23 @@ def failure(result: dg.ExecuteInProcessResult) -> str:
 
 
 def two_canaries(root: Path) -> tuple[str, str]:
+    """The first of them is judged as what canary names now, the second when it was published."""
     first, second = (
         ReleaseSimulator(version=version).publish(root / "store", "canary").id for version in ("v1", "v2")
     )
+    judge_again(root, first)
     return first, second
+
+
+def judge_again(root: Path, identifier: str) -> None:
+    store = a_store(root / "store")
+    judged_well(store, store.open(identifier))
 
 
 def test_a_promotion_is_signed_and_seen(tmp_path: Path, instance: dg.DagsterInstance) -> None:
     first, second = two_canaries(tmp_path)
     assert move(tmp_path, instance, first[:16]).success
+    judge_again(tmp_path, second)
     assert move(tmp_path, instance, second, approved_by="bert").success
     assert move(tmp_path, instance, first, "roll_back", reason="heat").success
     history = a_store(tmp_path / "store").history("emulator", "stable")
@@ -182,6 +191,7 @@ def test_what_would_not_be_signed_is_not_asked_for(tmp_path: Path, instance: dg.
     assert "marked bad by bert" in failure(move(tmp_path, instance, first, key=""))
     assert "it was never a canary" in failure(move(tmp_path, instance, other, key=""))
     assert "names no release" in failure(move(tmp_path, instance, second, "roll_back", key=""))
+    judge_again(tmp_path, second)
     assert move(tmp_path, instance, second).success
     assert "was never named by this channel" in failure(
         move(tmp_path, instance, first, "roll_back", key="", force=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,10 @@ def test_nan_repeats_no_golden_window(release: Release) -> None:
         ({"target": "pi"}, "none of"),
         ({"release": "x"}, "release"),
         ({"schema": 2}, "schema"),
+        ({"rate": float("inf")}, "counts"),
+        ({"cpu_share": float("nan")}, "no number"),
+        ({"later_than_45_ms": 0.0125}, "are late, and p99 is 4 ms"),
+        ({"later_than_45_ms": 1.0}, "are late, and p99 is 4 ms"),
     ],
 )
 def test_a_report_that_cannot_be_is_refused(release: Release, change: dict[str, Any], message: str) -> None:
@@ -193,6 +199,9 @@ def test_a_report_that_cannot_be_is_refused(release: Release, change: dict[str, 
         ({"windows": 1999}, "1999 windows, 2000 are asked"),
         ({"golden_worst": 2.0}, "golden windows differ by 2, 0 is allowed"),
         ({"golden_windows": 0}, "no golden window"),
+        ({"golden_worst": float("nan")}, "golden windows differ by nan"),
+        ({"rate": 19.0}, "19 windows a second, 20 are asked"),
+        ({"lost": 40, "later_than_45_ms": 0.03}, "40 windows were not answered"),
         ({"lost": 1}, "1 windows were not answered"),
         ({"p99_ms": 45.0, "largest_ms": 50.0}, "p99 is 45 ms"),
     ],
@@ -204,7 +213,7 @@ def test_what_was_not_accepted_says_why(release: Release, change: dict[str, Any]
 
 def hardware(root: Path) -> Release:
     release = ReleaseSimulator(target="hailo8").publish(root, "canary", judged=False)
-    keep_verdict(a_store(root), release, a_verdict(release), BUILD)
+    keep_verdict(a_store(root), release, a_verdict(release, store=a_store(root)), BUILD)
     return release
 
 
@@ -223,6 +232,74 @@ def test_a_chips_release_needs_a_report_that_was_measured(tmp_path: Path) -> Non
     attach(tmp_path, release, an_acceptance(release))
     entry = promote(store, "hailo8", release.id, ANNA, MANAGER)
     assert (entry.overridden, {each.kind for each in entry.evidence}) == ((), {"acceptance", "verdict"})
+
+
+def at(**ahead: float) -> str:
+    return (datetime.now(UTC) + timedelta(**ahead)).isoformat(timespec="seconds")
+
+
+def attached_at(root: Path, release: Release, seconds: int, **changes: Any) -> None:
+    """Attach a report so many seconds after the others."""
+    report = an_acceptance(release, **changes)
+    store = a_store(root)
+    path = store.add_evidence(release, "acceptance", "json", to_json(report))
+    os.utime(path, (1_764_000_000 + seconds,) * 2)
+
+
+@pytest.mark.parametrize(
+    ("failed", "passed", "promotes"),
+    [
+        ((0, -200), (1, -100), True),
+        ((1, -100), (0, -200), False),
+        ((1, -200), (0, -100), False),  # attached later, by a device whose clock is behind
+        ((0, -100), (1, -200), False),  # newer by its own clock
+        ((0, -200), (0, -100), True),
+        ((0, -100), (0, -100), False),
+    ],
+)
+def test_a_report_that_passed_counts_where_none_failed_after_it(
+    tmp_path: Path, failed: tuple[int, int], passed: tuple[int, int], promotes: bool
+) -> None:
+    release = hardware(tmp_path)
+    attached_at(tmp_path, release, failed[0], at=at(minutes=failed[1]), lost=2)
+    attached_at(tmp_path, release, passed[0], at=at(minutes=passed[1]))
+    said = said_by_acceptance(a_store(tmp_path), release)
+    assert bool(said) != promotes
+    if said:
+        assert "2 windows were not answered" in said[0]
+
+
+def test_a_report_counts_for_a_month(tmp_path: Path) -> None:
+    release = hardware(tmp_path)
+    attach(tmp_path, release, an_acceptance(release, at=at(days=-29)))
+    store = a_store(tmp_path)
+    assert said_by_acceptance(store, release) == ()
+    later = datetime.now(UTC) + timedelta(days=2)
+    assert "counts for 30 days" in said_by_acceptance(store, release, later)[0]
+
+
+def test_a_report_of_the_future_is_refused(tmp_path: Path) -> None:
+    release = hardware(tmp_path)
+    ahead = an_acceptance(release, at=at(hours=1))
+    with pytest.raises(ManifestError, match="still to come"):
+        attach(tmp_path, release, ahead)
+    a_store(tmp_path).add_evidence(release, "acceptance", "json", to_json(ahead))
+    assert said_by_acceptance(a_store(tmp_path), release) != ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"golden_windows": 1}, "1 golden windows, the release has 4"),
+        ({"golden_allowed": 3.0, "golden_worst": 2.5}, "3 is allowed by it, and 2 by the release"),
+        ({"golden_allowed": float("nan")}, "nan is allowed"),
+    ],
+)
+def test_what_is_allowed_is_said_by_the_release(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    release = hardware(tmp_path)
+    with pytest.raises(ManifestError, match=message):
+        check_about(an_acceptance(release, **change), release.manifest, release.id)
+    check_about(an_acceptance(release, golden_allowed=2.0), release.manifest, release.id)
 
 
 def test_a_report_on_hardware_names_its_device(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from runtime.contract.trust import Trust
 from tests.keys import BUILD, MANAGER, a_store, key_folder
 from tests.moves import floor_of, published
 from tests.simulators import ReleaseSimulator
+from tests.verdicts import judged_well
 
 Capture = pytest.CaptureFixture[str]
 REASON = ("--reason", "looked at it")
@@ -47,11 +48,15 @@ def failure(capsys: Capture, store: Path, verb: str, *arguments: str) -> dict[st
 
 @pytest.fixture(name="releases")
 def two_canaries(tmp_path: Path) -> list[Release]:
-    return published(tmp_path, "v1", "v2", channels=("canary",))
+    """The first of them is judged as what canary names now."""
+    releases = published(tmp_path, "v1", "v2", channels=("canary",))
+    judged_well(a_store(tmp_path), releases[0])
+    return releases
 
 
 def test_promote_roll_back_and_mark(tmp_path: Path, releases: list[Release], capsys: Capture) -> None:
     for release in releases:
+        judged_well(a_store(tmp_path), release)
         moved = answer(capsys, tmp_path, "promote", release.id[:16], "--yes", "--by", "Ada", *REASON)
         assert (moved["release"], moved["action"], moved["actor"]) == (release.id, "promote", "Ada")
     back = answer(capsys, tmp_path, "rollback", "emulator", "stable", "--yes", *REASON)
@@ -90,8 +95,12 @@ def test_a_history_says_from_where_on_what_and_by_which_key(
     store = a_store(tmp_path)
     store.add_evidence(releases[1], "parity", "json", b"{}")
     store.add_evidence(releases[1], "parity", "html", b"<p>")
-    for identifier in (first, second):
-        answer(capsys, tmp_path, "promote", identifier, "--yes", "--by", "Ada", *REASON)
+    for release in releases:
+        for path in store.evidence(release.id):
+            if path.name.startswith("verdict-"):
+                path.unlink()
+        judged_well(store, release)
+        answer(capsys, tmp_path, "promote", release.id, "--yes", "--by", "Ada", *REASON)
     one, two = run(capsys, tmp_path, "history", "emulator", "stable")[1].splitlines()
     assert (
         f"promote nothing -> {first[:12]}  Ada: looked at it  evidence: verdict  key {MANAGER.keyid[:12]}"
