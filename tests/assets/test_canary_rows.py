@@ -252,6 +252,12 @@ def test_the_engine_is_judged_by_source_where_that_is_said(scene: Scene) -> None
     assert rows["windows later than 45 ms, engine, traffic"] == "breached"
     assert rows["p95 of the engine, traffic"] == "breached"
     assert rows["windows later than 45 ms, engine, golden"] == "ok"
+    # Golden ones stand in for few, not for what cannot be told.
+    seen.gone(name)
+    seen.buckets(name, {0.001: 600, 0.1: 600}, release=seen.canary, source="traffic")
+    seen.buckets(name, {0.001: 600, 0.045: 600}, release=seen.canary, source="golden")
+    decision, rows = scene.decision(seen)
+    assert (decision, rows["windows later than 45 ms, engine, traffic"]) == (HOLD, "missing")
 
 
 def test_motifs_of_which_stable_is_seldom_sure_do_not_decide(scene: Scene) -> None:

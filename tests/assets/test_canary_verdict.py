@@ -138,7 +138,7 @@ def test_what_others_write_into_labels_does_not_stop_a_roll_back(scene: Scene) -
     slow(seen)
     seen.put("hailo_shadow_running", 1, release="evil\n\x1b[2J", against="y")
     canary, verdict, policy = judged(scene, seen)
-    assert all(reason.isprintable() for reason in verdict.reasons())
+    assert all(text.isprintable() for text in (*verdict.reasons(), *(row.value for row in verdict.rows)))
     assert len(verdict.reasons()) > len(verdict.reasons(["breached"]))
     entry = carry_out(scene.store, canary, verdict, policy, BUILD)
     assert entry is not None
