@@ -57,7 +57,7 @@ class ChannelEntry:
         action: One of ``ACTIONS``.
         marked: The release that ``mark_bad`` marks; empty otherwise.
         actor: Who answers for it.
-        at: UTC, ISO 8601. For people: nothing is decided by it.
+        at: UTC, ISO 8601. For people: it decides only how far back a judge of canaries looks.
         overridden: What was refused and forced; empty where nothing was.
         evidence: What lay beside the release when this was decided.
 
