@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from assets.canary_verdict import FAULTLESS
+from assets.canary_rows import FAULTLESS
 from runtime.active_model import ActiveModel, ModelHolder, load_active_model
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError, EngineError, PipelineError, WindowValueError
