@@ -19,7 +19,7 @@ RUNTIME_TESTS := tests/contract tests/runtime tests/conformance/test_engine.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv run smoke test test-slow test-runtime lint format check bench bench-peers lock clean
+.PHONY: help setup venv run smoke test test-slow test-runtime lint format check bench bench-peers image lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ bench-peers: ## install what the runtime is compared with into .venv-bench
 
 bench: venv bench-peers ## measure the runtime
 	@exec $(BIN)/python -m bench $(ARGS)
+
+image: ## build Dockerfile.runtime (ENGINE=hailo, PLATFORM=linux/arm64) with docker, podman or buildah
+	@sh deploy/image/build.sh $(ARGS)
 
 lock: ## renew the lock files
 	@PYTHON="$(PYTHON)" scripts/lock.sh
