@@ -36,8 +36,10 @@ class Program:
 
 
 PROGRAMS: Mapping[str, Program] = {
+    "bwrap": Program(("bwrap",), "bubblewrap"),
     "curl": Program(("curl",), "curl"),
     "chromium": Program(("chromium", "chromium-browser", "google-chrome"), "chromium"),
+    "dpkg": Program(("dpkg",), "dpkg"),
     "postgres": Program(("postgres",), "postgresql", "usr/lib/postgresql/*/bin/postgres"),
     "prometheus": Program(("prometheus",), "prometheus"),
     "promtool": Program(("promtool",), "prometheus"),
