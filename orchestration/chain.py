@@ -31,6 +31,8 @@ R = TypeVar("R")
 PRODUCTS = "products"
 ENGINEERS, BUILDERS, MANAGERS = "team:ml-engineers", "team:gpusrv", "team:release-managers"
 """Whom to ask about an asset."""
+CHANNELS_GROUP = "channels"
+"""What channels name: beside a target's own group, which reads from weights to canary."""
 BUILDS = "builds"
 """The pool of all that builds: one run at a time, whoever asks for it (``dagster.yaml``)."""
 Result = dg.MaterializeResult[Product]

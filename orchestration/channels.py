@@ -8,14 +8,13 @@ from typing import Any, Final
 
 import dagster as dg
 
-from orchestration.chain import MANAGERS
+from orchestration.chain import CHANNELS_GROUP, MANAGERS
 from orchestration.resources import Places
 from runtime.contract.channels import CHANNELS
 from runtime.contract.errors import PipelineError
 from runtime.contract.store import ReleaseStore
 
 ASSET: Final = "release_channels"
-GROUP: Final = "channels"
 LOOK_SECONDS: Final = 30
 NOTHING: Final = "nothing"
 
@@ -24,8 +23,8 @@ def channels_asset(target: str) -> dg.AssetSpec:
     """Where the channels of a target point: made by nobody, recorded by ``channels_watch``."""
     return dg.AssetSpec(
         key=dg.AssetKey([target, ASSET]),
-        deps=[dg.AssetKey([target, "canary_release"]), dg.AssetKey([target, "stable_release"])],
-        group_name=GROUP,
+        deps=[dg.AssetKey([target, "stable_release"])],
+        group_name=CHANNELS_GROUP,
         kinds={"json"},
         owners=[MANAGERS],
         description="Which release is on which channel, since when, by whom and on which evidence. Recorded "

@@ -12,7 +12,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field, ValidationError
 
-from orchestration.chain import MANAGERS
+from orchestration.chain import CHANNELS_GROUP, MANAGERS
 from orchestration.resources import Places, failures
 from runtime.contract.channels import ChannelEntry
 from runtime.contract.promotion import (
@@ -58,7 +58,7 @@ def stable_asset(target: str) -> dg.AssetSpec:
     return dg.AssetSpec(
         key=dg.AssetKey([target, STABLE]),
         deps=[dg.AssetKey([target, "canary_release"]), dg.AssetKey([target, "canary_verdict"])],
-        group_name=target,
+        group_name=CHANNELS_GROUP,
         owners=[MANAGERS],
         kinds={"json"},
         description="The canary that `promote_to_stable` made stable, or that `roll_back` went back to. "
