@@ -18,7 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.contract.document import from_json, sha256_bytes, to_json
-from runtime.contract.errors import DigestMismatchError, PipelineError, StoreError
+from runtime.contract.errors import (
+    DigestMismatchError,
+    PipelineError,
+    StoreError,
+    free_space,
+    store_errors,
+)
 from runtime.contract.files import move_aside, write_directory, write_document
 
 LATEST = "latest.json"
@@ -103,7 +109,9 @@ class Workbench:
             write_document(directory.with_name(f"{product.digest}.json"), to_json(product))
         except OSError as error:
             raise StoreError(
-                f"{error.strerror}", where=str(directory), hint="check the folder's rights and free space"
+                f"{error.strerror}{free_space(error, directory)}",
+                where=str(directory),
+                hint=f"check the folder's rights and free space for {product.size / 2**20:.1f} MiB",
             ) from error
         return product
 
@@ -147,8 +155,14 @@ class Workbench:
         return data
 
     def remember(self, product: Product) -> None:
-        """Make this the asset's latest product, by rename."""
-        write_document(self.root / product.asset / LATEST, to_json(product))
+        """Make this the asset's latest product, by rename.
+
+        Raises:
+            StoreError: It cannot be written; the one before stays the latest.
+        """
+        path = self.root / product.asset / LATEST
+        with store_errors(path):
+            write_document(path, to_json(product))
 
     def latest(self, asset: str) -> Product:
         """What an asset made last.

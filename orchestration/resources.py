@@ -133,8 +133,9 @@ class ProductIOManager(dg.ConfigurableIOManager):
     build_dir: str
 
     def handle_output(self, context: dg.OutputContext, obj: Product) -> None:
-        """Remember what an asset made last."""
-        Workbench(Path(self.build_dir)).remember(obj)
+        """Remember what an asset made last; a failure with advice where it cannot be written."""
+        with failures():
+            Workbench(Path(self.build_dir)).remember(obj)
 
     def load_input(self, context: dg.InputContext) -> Product:
         """What an upstream asset made last; a failure with advice where it made nothing."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Self
@@ -205,10 +207,27 @@ def store_errors(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{error.strerror or error}",
+            f"{error.strerror or error}{free_space(error, place)}",
             where=str(error.filename or place),
             hint="check the store's path, rights and free space",
         ) from error
+
+
+def free_space(error: OSError, place: Path) -> str:
+    """How much is free where something could not be written for want of room; empty for other errors.
+
+    Args:
+        error: Why it could not be written.
+        place: The file or folder; where it is not there, the folder above it counts.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return ""
+    for folder in (place, *place.parents):
+        with contextlib.suppress(OSError):
+            found = os.statvfs(folder)
+            mebibytes = found.f_bavail * found.f_frsize / 2**20
+            return f", {mebibytes:.1f} MiB are free in {folder}"
+    return ""
 
 
 @contextlib.contextmanager
