@@ -17,6 +17,7 @@ from orchestration.automation import (
 from orchestration.canary_judge import GROUP, judge_job, judge_sensor, verdict_asset
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.channels import channels_asset, channels_watch
+from orchestration.lost_runs import lost_runs
 from orchestration.notices import failure_notice
 from orchestration.progress import progress_logger
 from orchestration.promotion import promote_to_stable, roll_back_stable, stable_asset
@@ -58,6 +59,7 @@ defs = dg.Definitions(
         rebuild_what_changed(SETTINGS.builds),
         channels_watch(SETTINGS.targets),
         failure_notice(SETTINGS.failure_webhook_url, SETTINGS.ui_url),
+        lost_runs,
         judge_sensor(SETTINGS.targets, watched=bool(SETTINGS.prometheus_url or SETTINGS.runtime_urls)),
     ],
     schedules=[
