@@ -19,10 +19,10 @@ RUNTIME_TESTS := tests/contract tests/runtime tests/conformance/test_engine.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup venv run smoke test test-slow test-runtime lint format check bench bench-peers image lock clean
+.PHONY: help setup venv run up-distributed smoke test test-slow test-runtime lint format check bench bench-peers image lock clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: venv ## install everything into .venv (TORCH_CUDA=1: torch with CUDA)
 	@echo "ready: .venv"
@@ -33,6 +33,9 @@ venv:
 
 run: venv ## build the sample release, serve it and open Dagster's UI; Ctrl-C ends it
 	@exec $(BIN)/python -m orchestration.local run $(ARGS)
+
+up-distributed: venv ## UI host and GPUSrv on this machine, with Postgres; ARGS="--ui-port 3100"; Ctrl-C ends it
+	@exec $(BIN)/python -m orchestration.distributed $(ARGS)
 
 smoke: venv ## build a release, serve it, ask it once, stop
 	@exec $(BIN)/python -m orchestration.local smoke $(ARGS)
@@ -73,6 +76,7 @@ lock: ## renew the lock files
 
 clean: ## remove what was made here; sources and sample weights stay
 	rm -rf .venv .venv-lock .venv-runtime-* artifacts/build artifacts/releases artifacts/dagster_home \
+		artifacts/distributed \
 		.tmp_dagster_home_* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis \
 		.grimp_cache test-output build *.egg-info
 	find assets bench orchestration runtime sample scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

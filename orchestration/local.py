@@ -32,8 +32,7 @@ HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 120.0
 BUILD_SECONDS: Final = 1800.0  # another build may be at work first
 BUILD_GRACE: Final = 1.0
-"""Python drops a KeyboardInterrupt that comes in a weak reference's callback, as it often does while
-torch is imported; the build would then go on to publish."""
+"""Python drops an interrupt in a weak reference's callback, as while torch is imported: it would publish."""
 _SCRIPTS: Final = Path(sys.executable).parent
 
 
@@ -77,7 +76,7 @@ def wanted_ports() -> tuple[int, int, int]:
             )
         taken[port] = variable
     for variable, port in wanted.items():
-        _check_free(variable, port)
+        check_free(variable, port)
     return wanted["PORT"], wanted["UI_PORT"], wanted.get("REPORTS_PORT", 0)
 
 
@@ -88,7 +87,8 @@ def _port(variable: str, default: int) -> int:
     return int(text)
 
 
-def _check_free(variable: str, port: int) -> None:
+def check_free(variable: str, port: int) -> None:
+    """Refuse a port that somebody uses; ``variable`` is what sets it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -101,6 +101,12 @@ class Child:
         self.log = log
         self._check = check
         self._grace = grace
+        self._asked_by, self._asked_all = signal.SIGINT, False
+
+    def asked_by(self, number: signal.Signals, *, all_of_it: bool = False) -> Child:
+        """By which signal it is to be asked to end, and whether its whole group is; returns the child."""
+        self._asked_by, self._asked_all = number, all_of_it
+        return self
 
     def wait(self) -> int:
         """Its exit status, when it ends."""
@@ -130,7 +136,10 @@ class Child:
 
     def ask(self) -> None:
         """Ask it to end; returns at once."""
-        self._signal(signal.SIGINT)
+        if not self._asked_all:
+            self._signal(self._asked_by)
+        elif self.process.poll() is None:
+            os.killpg(self.process.pid, self._asked_by)
 
     def end(self) -> None:
         """Wait for what ``ask`` asked; then tell it, then kill it and its whole group."""
@@ -208,6 +217,12 @@ class Children:
         child = Child(name, process, log, self.check, grace)
         self._children.append(child)
         return child
+
+    def end(self, child: Child) -> None:
+        """End one of the children now, and what it left of its group where it ended by itself."""
+        child.ask()
+        child.end()
+        self._children.remove(child)
 
     def wait_for_first(self, children: Sequence[Child]) -> Child:
         """The first of the children to end."""

@@ -44,6 +44,7 @@ PROGRAMS: Mapping[str, Program] = {
     "prometheus": Program(("prometheus",), "prometheus"),
     "promtool": Program(("promtool",), "prometheus"),
     "rsync": Program(("rsync",), "rsync"),
+    "systemd-analyze": Program(("systemd-analyze",), "systemd"),
 }
 
 

@@ -163,3 +163,24 @@ def test_a_stop_that_python_dropped_is_seen_while_waiting(tmp_path: Path, how: s
             waits[how]()
     assert child.process.returncode is not None
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_is_ended_and_the_others_go_on(tmp_path: Path) -> None:
+    with Children() as children:
+        one, other = (children.start(name, ["sleep", "600"], environment={}) for name in ("one", "other"))
+        children.end(one)
+        assert one.process.poll() is not None
+        assert other.process.poll() is None
+
+
+def test_a_group_is_asked_by_the_signal_that_was_named(tmp_path: Path) -> None:
+    """Worker and server get it, so that a build marks its run before its server waits for it."""
+    told = tmp_path / "told"
+    worker = f"trap 'echo worker >> {told}; exit' TERM; echo up > {tmp_path}/up; sleep 600 & wait"
+    script = f"trap 'wait; echo server >> {told}; exit' TERM; ({worker}) & wait"
+    with Children() as children:
+        child = children.start("it", ["sh", "-c", script], environment={})
+        child.asked_by(signal.SIGTERM, all_of_it=True)
+        assert child.wait_for((tmp_path / "up").exists, 30)
+        children.end(child)
+    assert told.read_text().split() == ["worker", "server"]

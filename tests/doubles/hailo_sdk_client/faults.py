@@ -38,10 +38,16 @@ def fail(call: str) -> None:
         raise RuntimeError("Could not find a valid license for this product")
     if kind == "hang":
         hang()
+    if kind == "wait":
+        hang(Path(os.environ["DFC_DOUBLE_GO"]))
 
 
-def hang() -> None:
-    """Sleep with a child that sleeps too and does not listen, as a pool of processes would."""
+def hang(until: "Path | None" = None) -> None:
+    """Sleep with a child that sleeps too and does not listen, as a pool of processes would.
+
+    Args:
+        until: A file that ends it; without one it is for good.
+    """
     sleep = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-S", "-c", sleep])
     pids = f"{os.getpid()} {child.pid}"
@@ -51,4 +57,9 @@ def hang() -> None:
         temporary = Path(place + ".new")
         temporary.write_text(pids)
         temporary.rename(place)
-    time.sleep(600)
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline and not (until and until.exists()):
+        time.sleep(0.05)
+    if until:
+        child.kill()
+        child.wait()
