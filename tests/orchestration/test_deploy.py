@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -126,3 +127,13 @@ def test_the_newest_postgres_is_taken_unless_a_cluster_has_its_own(tmp_path: Pat
     assert binaries("15", tmp_path) == tmp_path / "15" / "bin"
     with pytest.raises(PostgresError, match="apt-get install postgresql-16"):
         binaries("16", tmp_path)
+
+
+@pytest.mark.needs("postgres")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives Postgres to another user")
+def test_a_folder_that_postgres_cannot_get_at_is_said(tmp_path: Path) -> None:
+    """As a checkout in /root is."""
+    tmp_path.chmod(0o700)
+    with pytest.raises(PostgresError, match="cannot get at this folder, and Postgres does not run as root"):
+        Cluster(tmp_path / "postgres", 20001).make()
+    assert not (tmp_path / "postgres" / "data").exists()
