@@ -11,11 +11,13 @@ import numpy as np
 
 from assets.calibration import WindowSet, WindowSets
 from assets.onnx_model import check_agreement, source_latents
+from assets.onnx_run import run_graph
 from assets.product import Product, Workbench
 from assets.quantized_har import take_built
 from assets.toolchain import Built, Toolchain
 from assets.weights import TrainedModel, read_model
-from runtime.contract.document import sha256_bytes
+from runtime.contract.calibration_statistics import FILE_NAME, KIND, measure_calibration
+from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.motifs import MotifHead
 from runtime.contract.parity import REPORT_NAME
 from runtime.contract.release import (
@@ -101,12 +103,13 @@ def put_together(
     toolchain.check_made(artifact)
     identity, trained = read_model(bench, bench.ancestor(hef, "model_weights"))
     onnx_model = bench.ancestor(hef, "onnx_model")
-    full_precision = toolchain.parse(bench.read(onnx_model))
-    golden, record = _golden(toolchain, full_precision, artifact, trained, sets.golden)
+    graph = bench.read(onnx_model)
+    golden, record = _golden(toolchain, toolchain.parse(graph), artifact, trained, sets.golden)
     name = f"{identity.name}-{identity.version}{hef.facts['suffix']}"
     files = {name: (hef.facts["kind"], artifact.data), GOLDEN_NAME: ("golden-windows", golden)}
     if verdict.report is not None:
         files[REPORT_NAME] = ("parity-report", verdict.report)
+        files[FILE_NAME] = (KIND, _calibration_statistics(graph, trained, sets.calibration, record))
     manifest = Manifest(
         schema=SCHEMA,
         minimum_runtime=FIRST_RUNTIME,
@@ -160,6 +163,22 @@ def _golden(
         kernel_family=toolchain.kernel_family(),
     )
     return buffer.getvalue(), record
+
+
+def _calibration_statistics(
+    graph: bytes, trained: TrainedModel, calibration: WindowSet, golden: GoldenRecord
+) -> bytes:
+    """What runtimes hold their windows against; by one float runtime for every target, so that none waits
+    for its compiler's emulation of a thousand windows."""
+    assert golden.output is not None, "whatever is built has a quantized output"
+    windows = normalize(calibration.windows, trained.statistics)
+    statistics = measure_calibration(
+        windows,
+        run_graph(graph, windows),
+        latent_step=golden.output.scale,
+        windows_sha256=calibration.sha256,
+    )
+    return to_json(statistics)
 
 
 def _calibration(sets: WindowSets) -> CalibrationRecord:

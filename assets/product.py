@@ -28,7 +28,7 @@ from runtime.contract.errors import (
 from runtime.contract.files import move_aside, write_directory, write_document
 
 LATEST = "latest.json"
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Raise it when a change to ``assets`` changes what a link makes from the same inputs."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.config import RuntimeConfig
+from runtime.contract.calibration_statistics import LatentDistance, read_calibration_statistics
 from runtime.contract.cpu import this_machine
 from runtime.contract.errors import (
     ConfigError,
@@ -77,6 +78,9 @@ class ActiveModel:
         self.release_id = release.id
         self.manifest = release.manifest
         self.plausibility = Plausibility(release.manifest.input.normalization)
+        self.calibration = read_calibration_statistics(release)
+        """What its calibration looked like, or why that is not known."""
+        self.distance = None if isinstance(self.calibration, str) else LatentDistance(self.calibration)
         self.in_use = 0
         self._engine = engine
         self._golden = GoldenWindow.all_of(release)
@@ -134,6 +138,10 @@ class ActiveModel:
         latent = self._engine.infer(window)
         return latent, self._scorer.scores(latent)
 
+    def scores(self, latent: FloatArray) -> npt.NDArray[np.float64]:
+        """Motif scores, float64 (M,), of a latent that it answered, float32 (64,). Any thread's."""
+        return self._scorer.scores(latent)
+
     def repeat_golden_window(self) -> None:
         """Run a golden window as any other one, each time the next.
 
@@ -187,6 +195,10 @@ class ModelHolder:
         self.state = state
         self.switch: Callable[[], Mapping[str, object] | None] = lambda: None
         """Why what is served is not what the channel names, for ``/healthz``; None where it is."""
+        self.drift: Callable[[], Mapping[str, object] | None] = lambda: None
+        """How far traffic has drifted from calibration, for ``/healthz``; None where nobody looks."""
+        self.telemetry: Callable[[], Mapping[str, object] | None] = lambda: None
+        """What is kept of windows, for ``/healthz``; None where nothing is to be."""
         self.shadow: Callable[[], Mapping[str, object] | None] = lambda: None
         """What runs beside it, for ``/healthz``; None where nothing is to."""
         self.trouble: Final = threading.Event()
@@ -382,7 +394,7 @@ def load_chosen(config: RuntimeConfig, chosen: Choice) -> ActiveModel:
         # This warms the engine up, and keeps an artifact away from a machine that computes it
         # otherwise: u8 x s8 kernels saturate on x86 without VNNI.
         compare_golden(engine, release).check(release.manifest.artifact)
+        return ActiveModel(release, engine, chosen)
     except BaseException:
         engine.close()
         raise
-    return ActiveModel(release, engine, chosen)

@@ -9,10 +9,12 @@ import atexit
 import os
 import sys
 
+from runtime.active_model import ModelHolder
 from runtime.app import App, create_app
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
 from runtime.device_readings import DeviceReadings
+from runtime.drift import Drift
 from runtime.event_loop import EventLoop
 from runtime.logs import configure_logging
 from runtime.metrics import RuntimeMetrics
@@ -21,6 +23,7 @@ from runtime.recovery import follow
 from runtime.replay import Replay
 from runtime.shadow import Shadow
 from runtime.switching import LoadMemory
+from runtime.telemetry import Telemetry
 
 WORKER_BOOT_ERROR = 3
 """gunicorn's exit code for a worker that cannot start: the arbiter stops instead of retrying."""
@@ -51,12 +54,33 @@ def compose() -> App:
     app = create_app(holder, metrics, Limits(request_seconds=config.request_timeout))
     app.at_start.append(loop.attach)
     app.at_start.append(Replay(holder, metrics).begin)
+    drift = Drift(holder, app.infer.ask)
+    metrics.drift(drift)
+    holder.drift = drift.told
+    drift.start()
+    atexit.register(drift.stop)
+    telemetry = _telemetry(config, holder, metrics, app)
     if config.canary_mode == "shadow":
         shadow = Shadow(config, holder, metrics.shadow(), lambda: app.queue.waiting > 0)
         holder.shadow, app.infer.answered = shadow.told, shadow.offer
+        if telemetry is not None:
+            shadow.disagreed = lambda *found: telemetry.disagreement(holder.model, *found)
         shadow.start()
         atexit.register(shadow.stop)
     return app
+
+
+def _telemetry(
+    config: RuntimeConfig, holder: ModelHolder, metrics: RuntimeMetrics, app: App
+) -> Telemetry | None:
+    """What keeps windows, running; None where nothing is to be kept."""
+    if config.telemetry_dir is None:
+        return None
+    telemetry = Telemetry(config, config.telemetry_dir, metrics.telemetry())
+    holder.telemetry, app.infer.looked_at = telemetry.told, telemetry.offer
+    telemetry.start()
+    atexit.register(telemetry.stop)
+    return telemetry
 
 
 app = compose()

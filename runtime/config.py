@@ -42,6 +42,13 @@ class RuntimeConfig:
             alone (``STATE_DIR``).
         request_timeout: Seconds from a request's first byte to its last, 1 to 3600 (``REQUEST_TIMEOUT``).
         canary_mode: ``off``, or ``shadow``: canary runs beside stable on the same windows (``CANARY_MODE``).
+        telemetry_dir: Where windows are kept that are uncertain or unusual; None keeps none
+            (``TELEMETRY_DIR``).
+        telemetry_max_mb: Size of all of them together, 1 to 100000 (``TELEMETRY_MAX_MB``).
+        telemetry_per_minute: How many a minute each reason lets in, 1 to 6000 (``TELEMETRY_PER_MINUTE``).
+        telemetry_margin: A first motif that leads by less is uncertain, 0 to 1 (``TELEMETRY_MARGIN``).
+        telemetry_distance: A latent farther out than so many times the rim of calibration is unusual, 0.1 to
+            1000 (``TELEMETRY_DISTANCE``).
         log_level: One of ``LOG_LEVELS`` (``LOG_LEVEL``).
     """
 
@@ -57,6 +64,11 @@ class RuntimeConfig:
     state_dir: Path | None = None
     request_timeout: int = 30
     canary_mode: str = "off"
+    telemetry_dir: Path | None = None
+    telemetry_max_mb: int = 64
+    telemetry_per_minute: int = 10
+    telemetry_margin: float = 0.2
+    telemetry_distance: float = 1.25
     log_level: str = "INFO"
 
     @classmethod
@@ -81,6 +93,11 @@ class RuntimeConfig:
             state_dir=reader.read("STATE_DIR", Path, None),
             request_timeout=reader.read("REQUEST_TIMEOUT", _integer(1, 3600), 30),
             canary_mode=reader.read("CANARY_MODE", _one_of(CANARY_MODES), "off"),
+            telemetry_dir=reader.read("TELEMETRY_DIR", Path, None),
+            telemetry_max_mb=reader.read("TELEMETRY_MAX_MB", _integer(1, 100_000), 64),
+            telemetry_per_minute=reader.read("TELEMETRY_PER_MINUTE", _integer(1, 6000), 10),
+            telemetry_margin=reader.read("TELEMETRY_MARGIN", _number(0, 1), 0.2),
+            telemetry_distance=reader.read("TELEMETRY_DISTANCE", _number(0.1, 1000), 1.25),
             log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),
         )
         if config.canary_mode == "shadow" and (config.hef_path or config.release_channel != "stable"):
@@ -127,6 +144,18 @@ def _integer(smallest: int, largest: int) -> Callable[[str], int]:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not smallest <= int(text) <= largest:
             raise ValueError(f"must be a whole number from {smallest} to {largest}")
         return int(text)
+
+    return parse
+
+
+def _number(smallest: float, largest: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        # float() would also take "nan", "1_0" and the digits of other scripts.
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not smallest <= float(text) <= largest:
+            raise ValueError(
+                f"must be a number from {smallest:g} to {largest:g}, such as {largest:g} or 0.25"
+            )
+        return float(text)
 
     return parse
 

@@ -37,6 +37,8 @@ def health_of(holder: ModelHolder) -> dict[str, object]:
         "runs_on": state.runs_on,
         "switch": holder.switch(),
         "shadow": holder.shadow(),
+        "drift": holder.drift(),
+        "telemetry": holder.telemetry(),
         "store": {"alarm": state.alarm or None, "entry": state.sequence, "memory": state.memory},
     }
 

@@ -28,7 +28,7 @@ from runtime.answers import (
 )
 from runtime.contract.errors import DeviceError, EngineError, PipelineError, WindowError
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
-from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, as_octets, choose, one_as_json
+from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, Scores, as_octets, choose, one_as_json
 from runtime.infer_body import (
     MAX_BODY_BYTES,
     MAX_WINDOWS,
@@ -134,6 +134,14 @@ class InferEndpoint:
         self._of_model: tuple[ActiveModel | None, Headers] = (None, [])
         self.answered: Callable[[ActiveModel, Window, FloatArray], None] | None = None
         """Told each window that was answered, with its latent; must not wait."""
+        self.looked_at: Callable[[ActiveModel, Window, FloatArray, Scores, tuple[str, ...]], None] | None
+        self.looked_at = None
+        """Told each that is no probe, with latent, scores and implausible kinds; must not wait or raise."""
+        self._asked: Callable[[ActiveModel, Window, FloatArray], None] | None = None
+
+    def ask(self, take: Callable[[ActiveModel, Window, FloatArray], None]) -> None:
+        """Hand the next answered window that is no probe, with its latent, to this: once. Any thread's."""
+        self._asked = take
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; a client that has left is neither answered nor counted."""
@@ -209,10 +217,15 @@ class InferEndpoint:
         # thread and back costs at p99, and the one chip runs one window at a time anyway.
         latent, scores = model.infer(window)
         kinds = model.plausibility.kinds(window)
-        seconds = perf_counter() - before
-        self._metrics.windows_done(1, seconds, model.release_id, kinds, is_probe(window))
+        seconds, probe = perf_counter() - before, is_probe(window)
+        self._metrics.windows_done(1, seconds, model.release_id, kinds, probe)
         if self.answered is not None:
             self.answered(model, window, latent)
+        if not probe:
+            if self.looked_at is not None:
+                self.looked_at(model, window, latent, scores, kinds)
+            if self._asked is not None:
+                self._give(model, window, latent)
         extra = ((IMPLAUSIBLE, model.plausibility.named(window).encode()),) if kinds else ()
         if fields.answer_type is OCTETS_TYPE:
             return _octets([as_octets(latent, scores)], model, extra)
@@ -237,6 +250,7 @@ class InferEndpoint:
                     kinds.update(found)
                     if self.answered is not None:
                         self.answered(model, part[0], latents[0])  # one of a slice: the line is short
+                    self._look_at_each(model, part, latents, scores, probes)
                     if fields.answer_type is OCTETS_TYPE:
                         octets.append(as_octets(latents, scores))
                     else:
@@ -247,6 +261,25 @@ class InferEndpoint:
         if fields.answer_type is OCTETS_TYPE:
             return _octets(octets, model, extra)
         return Answer(status=200, body=json.body(), extra=extra)
+
+    def _look_at_each(
+        self, model: ActiveModel, part: FloatArray, latents: FloatArray, scores: Scores, probes: int
+    ) -> None:
+        """As for one window, each of a slice."""
+        if self.looked_at is None and self._asked is None:
+            return
+        for window, latent, row in zip(part, latents, scores, strict=True):
+            if probes and is_probe(window):
+                continue
+            if self.looked_at is not None:
+                self.looked_at(model, window, latent, row, model.plausibility.kinds(window))
+            if self._asked is not None:
+                self._give(model, window, latent)
+
+    def _give(self, model: ActiveModel, window: Window, latent: FloatArray) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked(model, window, latent)
 
     def _admit(self, scope: Event) -> ActiveModel:
         """The model that this request is answered by."""

@@ -22,8 +22,10 @@ from prometheus_client.registry import Collector
 from runtime.active_model import ActiveModel
 from runtime.config import VERSION
 from runtime.device_readings import DeviceReading
+from runtime.drift import Drift
 from runtime.served_metrics import ServedCollector
 from runtime.shadow_metrics import ShadowCollector
+from runtime.telemetry_metrics import DriftCollector, TelemetryCounts
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 SWITCH_BUCKETS_SECONDS: Final = (0.001, 0.005, 0.010, 0.020, 0.045, 0.100, 0.250, 0.5, 1.0, 2.5, 10.0)
@@ -215,6 +217,16 @@ class RuntimeMetrics:
         collector = ShadowCollector()
         self.registry.register(collector)
         return collector
+
+    def drift(self, drift: Drift) -> None:
+        """Show how far traffic has drifted from calibration, from now on."""
+        self.registry.register(DriftCollector(drift, self._channel))
+
+    def telemetry(self) -> TelemetryCounts:
+        """What counts windows that are kept, on the page from now on."""
+        counts = TelemetryCounts()
+        self.registry.register(counts)
+        return counts
 
     def switched(self) -> None:
         """Count one release that is served in place of another."""

@@ -98,6 +98,9 @@ def _health() -> Schema:
             "runs_on": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
             "switch": maybe | {"description": "Why what the channel names is not served; null where it is."},
             "shadow": maybe | {"description": "The canary beside stable; null where CANARY_MODE is off."},
+            "drift": maybe | {"description": "Traffic beside calibration: how far, or why it is not known."},
+            "telemetry": maybe
+            | {"description": "What is kept of windows; null where TELEMETRY_DIR is not set."},
             "store": {"type": "object", "description": "What is amiss with the store, and its entry."},
         },
         required=("ok",),

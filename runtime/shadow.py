@@ -21,7 +21,7 @@ from runtime.config import RuntimeConfig
 from runtime.contract.errors import PipelineError, ReleaseNotFoundError
 from runtime.contract.window import FloatArray, Window
 from runtime.release_choice import Choice, ReleaseChoice
-from runtime.shadow_child import Reply, golden_frame, window_frame
+from runtime.shadow_child import COMPARED, Reply, golden_frame, window_frame
 from runtime.shadow_process import STOP_SECONDS, Child, ShadowError, start_child
 
 MOST_WAITING: Final = 16
@@ -92,6 +92,9 @@ class Shadow:
         self._holder = holder
         self._watcher = watcher
         self.busy = busy
+        self.disagreed: Callable[[str, Window, FloatArray], None] | None = None
+        """Told each window of traffic on which canary's first motif is another than stable's, which leads
+        clearly: stable's id, the window and stable's latent. The thread's own; must not wait or raise."""
         self._start, self._clock = start, clock
         self._line: deque[tuple[str, Window, FloatArray]] = deque()
         self._stopping = threading.Event()
@@ -194,6 +197,8 @@ class Shadow:
                 self._next = now + 0.9 / MOST_A_SECOND
                 reply = child.ask(window_frame(window, latent), WINDOW_SECONDS)
                 self._watcher.compared(pair.canary, pair.stable, reply, golden=False)
+                if self.disagreed is not None and reply.outcome == COMPARED and reply.agrees == 0:
+                    self.disagreed(stable, window, latent)
             else:
                 return
 

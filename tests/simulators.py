@@ -24,7 +24,13 @@ import httpx
 import numpy as np
 import onnxruntime as ort
 
-from runtime.contract.document import sha256_bytes
+from runtime.contract.calibration_statistics import (
+    FILE_NAME,
+    KIND,
+    CalibrationStatistics,
+    measure_calibration,
+)
+from runtime.contract.document import sha256_bytes, to_json
 from runtime.contract.motifs import MotifHead
 from runtime.contract.release import (
     MANIFEST_NAME,
@@ -134,6 +140,7 @@ class ReleaseSimulator:
     golden_offset: float = 0.0
     tolerance: float = 0.07
     kernel_family: str = "recorded-elsewhere"
+    calibrated: bool = False  # whether it holds calibration statistics, of windows as imu_windows gives them
     files: dict[str, bytes] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
 
@@ -167,13 +174,15 @@ class ReleaseSimulator:
             GOLDEN: golden,
             REPORT: b'{"note": "made by a simulator"}\n',
         }
+        if self.calibrated:
+            made[FILE_NAME] = to_json(calibration_statistics())
         return made | self.files
 
     def manifest(self, contents: Mapping[str, bytes]) -> Manifest:
         """The manifest of these files, ``changes`` laid over."""
         hardware = self.hardware
         kind = self.kind or ("hef" if hardware else "emulated-int8")
-        kinds = {self.artifact: kind, GOLDEN: "golden-windows", REPORT: "parity-report"}
+        kinds = {self.artifact: kind, GOLDEN: "golden-windows", REPORT: "parity-report", FILE_NAME: KIND}
         provenance = "measured" if hardware else "emulated"
         manifest = Manifest(
             schema=3,
@@ -256,6 +265,17 @@ def parity(artifact: bytes, provenance: str = "emulated") -> ParityResult:
     )
 
 
+def calibration_statistics() -> CalibrationStatistics:
+    """Of 256 windows of ``imu_windows`` and what the tiny encoder says to them."""
+    windows = imu_windows(256, seed=8)
+    return measure_calibration(
+        normalize(windows, STATISTICS),
+        reference_latents(TINY_ENCODER.read_bytes(), windows, STATISTICS),
+        latent_step=1 / 32,
+        windows_sha256=sha256_bytes(b"windows"),
+    )
+
+
 def flip_bit(path: Path, byte: int = 0, bit: int = 0) -> None:
     """Change one bit of a stored file, read-only or not."""
     data = bytearray(path.read_bytes())
@@ -317,6 +337,7 @@ def clean_environment() -> dict[str, str]:
         "HEF_PATH",
         "NUM_MOTIFS",
         "TARGET",
+        "TELEMETRY_",
         "HOST",
         "PORT",
         "LOG_LEVEL",

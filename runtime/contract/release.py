@@ -66,7 +66,7 @@ class Artifact:
 
     Args:
         name: File name inside the release directory; no folder, no leading dot.
-        kind: What it is: ``emulated-int8``, ``hef``, ``golden-windows``, ``parity-report``.
+        kind: What it is: ``emulated-int8``, ``hef``, ``golden-windows``, ``calibration-statistics``, ...
         sha256: Digest of its bytes.
         size: Bytes, 0 to ``MAX_ARTIFACT_BYTES``.
     """

@@ -181,6 +181,8 @@ def test_healthz_says_what_is_served(service: Service) -> None:
         "runs_on": model.runs_on,
         "switch": None,
         "shadow": None,
+        "drift": None,
+        "telemetry": None,
         "store": {"alarm": None, "entry": 0, "memory": ""},
     }
 
