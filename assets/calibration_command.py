@@ -306,7 +306,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _statistics(path: Path | None) -> ChannelStatistics | None:
+def read_normalization(path: Path | None) -> ChannelStatistics | None:
+    """The statistics of a ``normalization.json``; None where none is named.
+
+    Raises:
+        CalibrationError: It cannot be read.
+        PipelineError: It is none.
+    """
     if path is None:
         return None
     try:
@@ -340,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(argv)
     try:
-        statistics = _statistics(options.normalization)
+        statistics = read_normalization(options.normalization)
         gated = gate_files(_read(options), target=options.target, statistics=statistics)
         written = None if gated.refused else options.out
         if written:

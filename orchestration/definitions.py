@@ -24,13 +24,15 @@ from orchestration.promotion import promote_to_stable, roll_back_stable, stable_
 from orchestration.release_check import whole_check
 from orchestration.resources import Places, ProductIOManager
 from orchestration.settings import BuildSettings
+from orchestration.telemetry import TELEMETRY, telemetry_candidates
 
 SETTINGS = BuildSettings.from_environment(os.environ)
 
 build_canary = dg.define_asset_job(
     "build_canary",
     # A verdict is on what has run for a while: nothing that has just been built.
-    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(GROUP),
+    # Nor is what runtimes kept an input of it before somebody chose from it.
+    selection=dg.AssetSelection.all() - dg.AssetSelection.groups(GROUP, TELEMETRY),
     description="The whole chain: trained weights to a canary release, for every target in BUILD_TARGETS.",
 )
 
@@ -39,6 +41,7 @@ defs = dg.Definitions(
         model_weights,
         calibration_set,
         onnx_model,
+        telemetry_candidates,
         *(asset for target in SETTINGS.targets for asset in target_assets(target)),
         *(verdict_asset(target) for target in SETTINGS.targets),
         *(stable_asset(target) for target in SETTINGS.targets),
@@ -82,6 +85,7 @@ defs = dg.Definitions(
             prometheus_url=SETTINGS.prometheus_url,
             prometheus_job=SETTINGS.prometheus_job,
             runtime_urls=SETTINGS.runtime_urls,
+            telemetry_dir=str(SETTINGS.telemetry_dir or ""),
         ),
         PRODUCTS: ProductIOManager(build_dir=str(SETTINGS.build_dir)),
     },

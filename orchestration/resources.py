@@ -49,6 +49,7 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
         prometheus_url: Where canaries are seen; empty where there is no Prometheus.
         prometheus_job: Its name for the runtimes; empty for any.
         runtime_urls: Of runtimes that are asked where there is none, comma-separated.
+        telemetry_dir: Windows that runtimes kept; empty where none are.
     """
 
     weights_dir: str
@@ -66,6 +67,7 @@ class Places(dg.ConfigurableResource):  # type: ignore[type-arg]
     prometheus_url: str = ""
     prometheus_job: str = ""
     runtime_urls: str = ""
+    telemetry_dir: str = ""
 
     def toolchain(self, target: str, log: dg.DagsterLogManager) -> Toolchain:
         """The toolchain of a target; what its compiler prints goes to the run's log while it works."""

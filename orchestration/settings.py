@@ -41,6 +41,7 @@ class BuildSettings:
         builds: When changes are built without anybody asking (``BUILDS``): one of ``BUILD_TIMES``.
         nightly_at: When ``nightly_build`` looks, as cron writes it (``NIGHTLY_CRON``).
         timezone: In which (``TZ``).
+        telemetry_dir: Windows that runtimes kept, copied here (``TELEMETRY_DIR``); None where none are.
         failure_webhook_url: Where failed runs are told of (``FAILURE_WEBHOOK_URL``); empty for the log alone.
         ui_url: Of Dagster's UI, for links to it (``UI_URL``).
         runtime_urls: Runtimes whose metrics are read where there is no Prometheus (``RUNTIME_URLS``,
@@ -65,6 +66,7 @@ class BuildSettings:
     builds: str = "at_once"
     nightly_at: str = "30 2 * * *"
     timezone: str = "UTC"
+    telemetry_dir: Path | None = None
     failure_webhook_url: str = ""
     ui_url: str = ""
 
@@ -119,6 +121,7 @@ class BuildSettings:
             builds=_chosen("BUILDS", environment.get("BUILDS") or "at_once", BUILD_TIMES),
             nightly_at=environment.get("NIGHTLY_CRON") or "30 2 * * *",
             timezone=environment.get("TZ") or "UTC",
+            telemetry_dir=key("TELEMETRY_DIR"),
             failure_webhook_url=environment.get("FAILURE_WEBHOOK_URL") or "",
             ui_url=environment.get("UI_URL") or "",
         )

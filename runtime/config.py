@@ -45,7 +45,7 @@ class RuntimeConfig:
         telemetry_dir: Where windows are kept that are uncertain or unusual; None keeps none
             (``TELEMETRY_DIR``).
         telemetry_max_mb: Size of all of them together, 1 to 100000 (``TELEMETRY_MAX_MB``).
-        telemetry_per_minute: How many a minute each reason lets in, 1 to 6000 (``TELEMETRY_PER_MINUTE``).
+        telemetry_per_minute: How many a minute each reason lets in, 1 to 60000 (``TELEMETRY_PER_MINUTE``).
         telemetry_margin: A first motif that leads by less is uncertain, 0 to 1 (``TELEMETRY_MARGIN``).
         telemetry_distance: A latent farther out than so many times the rim of calibration is unusual, 0.1 to
             1000 (``TELEMETRY_DISTANCE``).
@@ -95,7 +95,7 @@ class RuntimeConfig:
             canary_mode=reader.read("CANARY_MODE", _one_of(CANARY_MODES), "off"),
             telemetry_dir=reader.read("TELEMETRY_DIR", Path, None),
             telemetry_max_mb=reader.read("TELEMETRY_MAX_MB", _integer(1, 100_000), 64),
-            telemetry_per_minute=reader.read("TELEMETRY_PER_MINUTE", _integer(1, 6000), 10),
+            telemetry_per_minute=reader.read("TELEMETRY_PER_MINUTE", _integer(1, 60_000), 10),
             telemetry_margin=reader.read("TELEMETRY_MARGIN", _number(0, 1), 0.2),
             telemetry_distance=reader.read("TELEMETRY_DISTANCE", _number(0.1, 1000), 1.25),
             log_level=reader.read("LOG_LEVEL", lambda text: _one_of(LOG_LEVELS)(text.upper()), "INFO"),

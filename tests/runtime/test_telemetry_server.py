@@ -31,7 +31,7 @@ from tests.simulators import (
     wait_for,
 )
 
-SETTINGS = {"TELEMETRY_MARGIN": "0", "TELEMETRY_PER_MINUTE": "6000"}
+SETTINGS = {"TELEMETRY_MARGIN": "0", "TELEMETRY_PER_MINUTE": "60000"}
 
 
 @pytest.fixture(name="store")
@@ -137,7 +137,7 @@ def test_a_full_disk_costs_no_client_anything(store: Path, tmp_path: Path) -> No
     ("name", "text"),
     [
         ("TELEMETRY_MAX_MB", "0"),
-        ("TELEMETRY_PER_MINUTE", "6001"),
+        ("TELEMETRY_PER_MINUTE", "60001"),
         ("TELEMETRY_MARGIN", "1.1"),
         ("TELEMETRY_MARGIN", "nan"),
         ("TELEMETRY_DISTANCE", "0"),
