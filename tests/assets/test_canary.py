@@ -23,6 +23,7 @@ from assets.product import Product, ProductMissingError, ProductMixedError, Work
 from assets.quantized_har import make_quantized_har, take_built
 from assets.toolchain.emulator import INTEGER_PATHS, EmulatorToolchain
 from runtime.contract.audit import store_problems
+from runtime.contract.calibration_statistics import CalibrationStatistics, read_calibration_statistics
 from runtime.contract.document import to_json
 from runtime.contract.errors import (
     DigestMismatchError,
@@ -95,6 +96,22 @@ def test_release_carries_what_a_pi_needs(chain: Chain, tmp_path: Path) -> None:
     assert manifest.golden.artifact_tolerance == 2 * step
     assert step < 0.2
     assert len(golden["windows"]) == manifest.golden.windows >= 16
+
+
+def test_release_carries_what_its_calibration_looked_like(chain: Chain, tmp_path: Path) -> None:
+    release = a_store(tmp_path).open(publish(chain, tmp_path))
+    found = read_calibration_statistics(release)
+    assert isinstance(found, CalibrationStatistics)
+    windows = normalize(chain.sets.calibration.windows, chain.trained.statistics)
+    graph = chain.bench.read(chain.products["onnx_model"])
+    latents = chain.toolchain.infer(chain.toolchain.parse(graph), windows).astype(np.float64)
+    assert found.windows == len(windows)
+    assert found.windows_sha256 == release.manifest.calibration.windows_sha256
+    np.testing.assert_allclose(found.input_mean, windows.mean((0, 1), dtype=np.float64), atol=1e-6)
+    np.testing.assert_allclose(found.latent_mean, latents.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found.latent_sd, latents.std(0), atol=1e-5)
+    assert release.manifest.golden.output is not None
+    assert found.latent_step == release.manifest.golden.output.scale
 
 
 def test_a_second_build_elsewhere_is_the_same_release(chain: Chain, tmp_path: Path) -> None:
