@@ -178,7 +178,7 @@ def test_graph_reads_as_the_sentence() -> None:
     graph = defs.resolve_asset_graph()
     keys = {"/".join(key.path) for key in graph.get_all_asset_keys()}
     branch = {f"emulator/{name}" for name in (*LINKS, *AFTER)}
-    assert keys == {"model_weights", "calibration_set", "onnx_model", *branch}
+    assert keys == {"model_weights", "calibration_set", "onnx_model", "telemetry_candidates", *branch}
     # Only a person moves stable: nothing can materialize it.
     assert "emulator/stable_release" not in {"/".join(key.path) for key in graph.materializable_asset_keys}
     order = ["model_weights", "onnx_model", *(f"emulator/{name}" for name in LINKS)]
@@ -365,7 +365,7 @@ def test_code_location_loads_nothing_heavy() -> None:
 def test_each_target_is_a_branch_of_its_own() -> None:
     keys, _ = json.loads(load_definitions(BUILD_TARGETS="emulator,hailo8").stdout)
     assert {f"{target}/{name}" for target in ("emulator", "hailo8") for name in LINKS} <= set(keys)
-    assert len(keys) == 3 + 2 * (len(LINKS) + len(AFTER))
+    assert len(keys) == 4 + 2 * (len(LINKS) + len(AFTER))
     assert {"emulator/stable_release", "hailo8/stable_release"} <= set(keys)
 
 
