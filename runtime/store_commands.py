@@ -33,6 +33,7 @@ from runtime.contract.requests import MoveRequest, drop_request, pending_request
 from runtime.contract.store import ReleaseStore
 from runtime.contract.store_reader import SHORTEST_SIGNED
 from runtime.key_commands import NotConfirmedError, key_command, passphrase, user_name
+from runtime.pull import add_pull
 from runtime.release_text import entry_line
 
 KEY_VARIABLES: Final = {"canary": "CANARY_KEY_FILE", "stable": "RELEASE_KEY_FILE"}
@@ -55,6 +56,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
         return parser
 
     add_acceptance(verb)
+    add_pull(verb)
     moved = verb("promote", "let stable take a canary's release", _promote)
     moved.add_argument("release", metavar="ID", nargs="?", help="its id, or the first 6 digits or more")
     moved.add_argument("--request", metavar="NAME", help="sign a pending request instead")

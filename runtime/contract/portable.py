@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from runtime.contract.channel_log import ChannelLog, ForkError, NotThereYetError, check_link
-from runtime.contract.channels import CHANNELS, check_entry, entry_name
+from runtime.contract.arrivals import append_entries, new_entries
+from runtime.contract.channels import CHANNELS, entry_name
 from runtime.contract.document import MAX_DOCUMENT_BYTES
 from runtime.contract.errors import DigestMismatchError, collect_problems, store_errors
 from runtime.contract.evidence import read_evidence, write_evidence
 from runtime.contract.export_file import EVIDENCE, RELEASE, ROOT, ExportFile, ExportFileError
-from runtime.contract.files import make_directory, read_bounded, sync_directory, write_document
+from runtime.contract.files import write_document
 from runtime.contract.gate import check_publishable
 from runtime.contract.hef_errors import HefOverlongError
 from runtime.contract.hef_header import MAX_HEF_BYTES
 from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME, Manifest, parse_manifest
 from runtime.contract.release_directory import Release, check_statement, check_sum
 from runtime.contract.store import ReleaseStore, refuse_double
-from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root, Trust
+from runtime.contract.trust import MAX_ENVELOPE_BYTES, Root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +150,14 @@ def _take(store: ReleaseStore, arrived: ExportFile, identifier: str) -> Imported
             roots += 1
     manifest = _check_release(store, arrived, identifier, trust.root)
     histories = {
-        channel: _new_entries(store, arrived, manifest.target, channel, trust) for channel in CHANNELS
+        channel: new_entries(store, arrived, manifest.target, channel, trust) for channel in CHANNELS
     }
     evidence = _evidence(arrived, identifier)
     release = store.put(_contents_of(arrived, identifier), trust.root)
     for kind, suffix, name in evidence:
         write_evidence(store.evidence_folder(identifier), kind, suffix, arrived.read(name))
     for channel, sequences in histories.items():
-        _append(store, arrived, manifest.target, channel, sequences, trust)
+        append_entries(store, arrived, manifest.target, channel, sequences, trust)
     # Last: under a new root nothing counts that it does not vouch for.
     for document in trust.documents[len(trust.documents) - roots :]:
         store.add_root(document)
@@ -211,40 +211,6 @@ def _check_release(store: ReleaseStore, arrived: ExportFile, identifier: str, ro
     return manifest
 
 
-def _new_entries(
-    store: ReleaseStore, arrived: ExportFile, target: str, channel: str, trust: Trust
-) -> list[int]:
-    """Numbers of entries that the store lacks.
-
-    Each is signed and continues the one before; the last is signed by a present key.
-    """
-    prefix = f"channels/{target}/{channel}/"
-    folder = store.root / "channels" / target / channel
-    mine = ChannelLog(folder, trust).chain()
-    known = {signed.entry.sequence: signed.digest for signed in mine}
-    new: list[int] = []
-    tip = mine[-1] if mine else None
-    for name in arrived.names(prefix):
-        signed = check_entry(arrived.read(prefix + name), folder / name, trust.roots)
-        sequence = signed.entry.sequence
-        if sequence in known:
-            if known[sequence] != signed.digest:
-                raise ForkError(
-                    f"entry {sequence} is another one than the store's", where=f"{target}/{channel}"
-                )
-            continue
-        if sequence != (tip.entry.sequence + 1 if tip else 1):
-            raise NotThereYetError(f"entry {sequence} has nothing before it", where=f"{target}/{channel}")
-        if signed.entry.previous_entry != (tip.digest if tip else ""):
-            raise ForkError(f"entry {sequence} continues another history", where=f"{target}/{channel}")
-        check_link(tip, signed, folder / name)
-        new.append(sequence)
-        tip = signed
-    if new and tip:
-        check_entry(tip.document, folder / entry_name(tip.entry.sequence), [trust.root])
-    return new
-
-
 def _evidence(arrived: ExportFile, identifier: str) -> list[tuple[str, str, str]]:
     """Kind, suffix and name of each file of evidence, which is what its name says."""
     found = []
@@ -254,29 +220,3 @@ def _evidence(arrived: ExportFile, identifier: str) -> list[tuple[str, str, str]
                 raise DigestMismatchError("is not what its name says", where=f"{arrived.path}: {name}")
             found.append((match[2], match[4], name))
     return found
-
-
-def _append(
-    store: ReleaseStore, arrived: ExportFile, target: str, channel: str, sequences: list[int], trust: Trust
-) -> None:
-    """Add entries, the newest first: a reader sees the old head or the new one and none between.
-
-    Where this ends in the middle, nobody can continue a history with a gap; the same import closes it.
-    """
-    folder = store.root / "channels" / target / channel
-    log = ChannelLog(folder, trust)
-    with store_errors(folder):
-        make_directory(folder)
-        for sequence in reversed(sequences):
-            name = entry_name(sequence)
-            document = arrived.read(f"channels/{target}/{channel}/{name}")
-            if not _is_there(folder / name, document):
-                log.add(document, sequence)
-        sync_directory(folder)  # those that were there, too
-
-
-def _is_there(path: Path, document: bytes) -> bool:
-    try:
-        return read_bounded(path, MAX_ENVELOPE_BYTES) == document
-    except FileNotFoundError:
-        return False

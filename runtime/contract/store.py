@@ -71,7 +71,7 @@ MOST_EVIDENCE: Final = 50
 """Files of evidence that an entry names."""
 
 
-def _is_whole(directory: Path) -> bool:
+def is_whole(directory: Path) -> bool:
     """Whether every byte is in place; StoreError where that cannot be told."""
     try:
         open_release(directory, directory.name).verify()
@@ -158,7 +158,7 @@ class ReleaseStore(StoreReader):
         """Write a release's files, signature included, as they were verified."""
         directory = self._directory(release_id(files[MANIFEST_NAME]))
         with store_errors(self.root):
-            if os.path.lexists(directory) and not _is_whole(directory):
+            if os.path.lexists(directory) and not is_whole(directory):
                 move_aside(directory)
             if directory.exists():
                 self._settle(directory)
