@@ -128,8 +128,9 @@ class Copier:
         (self._to / folder).mkdir(exist_ok=True)
         chosen = [f"--include=/{each}" for each in patterns]
         self._run(
-            # Times are kept, so that the next copy is of what is new. What is excluded is not deleted.
-            ["--delete", f"--max-size={largest}", f"--include=/{folder}/", *chosen],
+            # By content: one that another of its size was put in place of in the same second is copied, too.
+            # What is excluded is not deleted.
+            ["--delete", "--checksum", f"--max-size={largest}", f"--include=/{folder}/", *chosen],
             ["--exclude=*"],
         )
 
@@ -154,7 +155,7 @@ class Copier:
             listed.flush()
             how = ["--from0", f"--files-from={listed.name}", "--ignore-missing-args", f"--max-size={largest}"]
             # In place: a temporary file of a killed rsync is nobody's, and would be copied from its start.
-            self._run([*how, "--append-verify"] if resume else how, [])
+            self._run([*how, "--append-verify" if resume else "--checksum"], [])
 
     def _run(self, options: Sequence[str], last: Sequence[str]) -> None:
         command = [self._rsync, "--recursive", "--times", "--chmod=D755,F644"]

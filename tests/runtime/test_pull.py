@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shlex
 import shutil
@@ -243,12 +244,20 @@ def test_a_channel_never_moves_back_and_the_other_goes_on(tmp_path: Path) -> Non
     assert store.resolve("emulator", "canary").id == third.id
 
 
+def of_one_second(root: Path) -> None:
+    """Give every entry the same time."""
+    for path in (root / "channels").rglob("*.json"):
+        os.utime(path, (10**9, 10**9))
+
+
 def test_another_history_is_refused(tmp_path: Path) -> None:
     published(tmp_path / "source", "v1", "v2")
+    of_one_second(tmp_path / "source")
     pulled(tmp_path)
     before = tree(tmp_path / "pi" / "channels")
     shutil.rmtree(tmp_path / "source")
     published(tmp_path / "source", "v1", "v5", "v6")
+    of_one_second(tmp_path / "source")
     found = pulled(tmp_path)
     assert set(problems(found)) == {"emulator/canary", "emulator/stable"}
     # Made within one second, the first entries are the same; then the first that differs is said.
