@@ -98,7 +98,7 @@ def test_the_runtime(profile: str) -> None:
     runtimes = [n for n, s in services().items() if profile in s["profiles"] and "build" in s]
     assert runtimes == [RUNTIMES[profile]]
     runtime = services()[RUNTIMES[profile]]
-    assert (runtime["user"], runtime["read_only"], runtime["init"]) == ("1000:1000", True, True)
+    assert (runtime["user"], runtime["read_only"]) == ("1000:1000", True)
     assert runtime["expose"] == ["9000"]
     assert "ports" not in runtime
     assert runtime["stop_grace_period"] == "30s"

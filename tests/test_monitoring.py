@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 
+from assets.canary_rows import FAULTLESS
 from runtime.metrics import RuntimeMetrics
 from tests.monitoring import (
     DASHBOARD,
@@ -113,3 +114,11 @@ def test_the_rules_know_no_metric_that_the_runtime_lacks() -> None:
     text = RuntimeMetrics("stable").text().decode()
     for name in ("hailo_model_loaded", "hailo_release_switch_failing", "hailo_store_alarm"):
         assert name in text
+
+
+def test_what_is_not_a_canarys_fault_raises_no_alert_on_it() -> None:
+    """The rule and the judge name the same reasons."""
+    text = (ROOT / "deploy" / "prometheus" / "rules.yml").read_text()
+    found = re.findall(r'hailo_shadow_failures_total\{[^}]*reason!~"([^"]*)"', text)
+    assert found
+    assert {frozenset(each.split("|")) for each in found} == {frozenset(FAULTLESS)}
