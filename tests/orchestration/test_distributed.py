@@ -202,11 +202,14 @@ def test_the_queue_is_kept_while_the_code_server_restarts(gpusrv: GpuSrv) -> Non
     first = gpusrv.stuck_run()
     second = gpusrv.emulate()
     gpusrv.hosts.stop_one("code")
-    assert gpusrv.ends(first) == "FAILURE"
-    assert all_ended(gpusrv.pids)
-    gpusrv.wait(lambda: gpusrv.told(second, "re-submitting the run into the queue"), "an attempt in vain")
-    assert gpusrv.status(second) == "QUEUED"
-    gpusrv.hosts.start_one("code")
+    try:
+        assert gpusrv.ends(first) == "FAILURE"
+        assert all_ended(gpusrv.pids)
+        gpusrv.wait(lambda: gpusrv.told(second, "re-submitting the run into the queue"), "an attempt in vain")
+        # While it is tried it is said to be starting.
+        gpusrv.wait(lambda: gpusrv.status(second) == "QUEUED", "its return into the queue")
+    finally:
+        gpusrv.hosts.start_one("code")
     assert gpusrv.ends(second) == "SUCCESS"
     gpusrv.nothing_half_made(before)
 
