@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from assets.canary_rows import FAULTLESS
 from runtime.contract.verdict import HOLD, PROMOTE, ROLL_BACK
 from tests.canaries import BESIDE, POLICY, Change, Scene, Seen, far, gone, judged, put, slow
 from tests.simulators import ReleaseSimulator
@@ -352,3 +353,7 @@ def test_other_weights_are_not_compared(tmp_path: Path) -> None:
     decision, rows = scene.decision(seen)
     names = ("p95 of 1 - cosine, traffic", "clear motifs that differ, traffic")
     assert (decision, {rows[name] for name in names}) == (PROMOTE, {"shown"})
+
+
+def test_what_the_shadow_says_is_not_the_canarys_fault_is_not() -> None:
+    assert {"stable_unreadable", "starved", "slow_to_load"} <= set(FAULTLESS)
