@@ -183,9 +183,9 @@ class BuildCache:
                 move_aside(self.root / key)
             write_directory(self.root / key, {_ENTRY: to_json(entry), _DATA: built.data})
             self.prune()
-        except OSError as error:
+        except (OSError, StoreError) as error:
             # The result itself goes on to the workbench, which says so where there is no room for it.
-            self._say(f"not kept in the cache: {error.strerror} ({self.root})")
+            self._say(f"not kept in the cache, or not pruned: {error} ({self.root})")
 
     def _aside(self, folder: Path) -> None:
         with contextlib.suppress(OSError):
@@ -211,7 +211,8 @@ class BuildCache:
             total += size
             if unused > days * 86400 or total > most_bytes:
                 gone.append(folder)
-        for left in self.root.glob(".*"):
+        # By the names that this module makes, and no others: a folder may be somebody's home.
+        for left in (*self.root.glob(".incoming-*"), *self.root.glob(".damaged-*")):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)

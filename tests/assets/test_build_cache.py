@@ -15,6 +15,7 @@ from assets import build_cache
 from assets.build_cache import BuildCache, main
 from assets.toolchain import Built
 from assets.toolchain.emulator import EmulatorToolchain
+from runtime.contract.errors import StoreError
 from runtime.contract.release import ToolchainRecord
 
 pytestmark = pytest.mark.build
@@ -141,6 +142,26 @@ def test_what_cannot_be_kept_stops_no_build(bench: Bench) -> None:
     built, _ = bench.run()
     assert built.data
     assert "not kept in the cache" in bench.said[-1]
+
+
+def test_only_what_it_made_itself_is_taken_away(bench: Bench) -> None:
+    bench.run()
+    for name in (".ssh", ".git", ".venv"):
+        folder = bench.root / name
+        folder.mkdir()
+        (folder / "somebodys").write_bytes(b"own")
+        os.utime(folder, (0, 0))
+    assert main([str(bench.root), "prune", "--days", "0"]) == 0
+    assert {path.name for path in bench.root.iterdir()} == {".ssh", ".git", ".venv"}
+
+
+def test_an_entry_that_cannot_be_pruned_fails_no_build(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(cache: BuildCache, *_: object) -> list[Path]:
+        raise StoreError("Permission denied", where="another user's entry")
+
+    monkeypatch.setattr(BuildCache, "prune", refused)
+    assert bench.run()[0].data
+    assert "another user's entry" in bench.said[-1]
 
 
 def test_the_longest_unused_go_first(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
