@@ -189,7 +189,7 @@ class BuildCache:
 
     def _aside(self, folder: Path) -> None:
         with contextlib.suppress(OSError):
-            shutil.rmtree(move_aside(folder))
+            _remove(folder)
 
     def entries(self) -> list[tuple[Path, Entry, int, float]]:
         """Folder, entry, bytes and seconds since its last use; the last used first."""
@@ -219,7 +219,7 @@ class BuildCache:
         for folder in gone:
             try:
                 # Renamed first: nobody reads half of one.
-                shutil.rmtree(move_aside(folder))
+                _remove(folder)
             except FileNotFoundError:
                 continue  # another build was first
             except OSError as error:
@@ -227,6 +227,13 @@ class BuildCache:
                     f"{error.strerror}", where=str(folder), hint="check the folder's rights"
                 ) from error
         return gone
+
+
+def _remove(folder: Path) -> None:
+    aside = move_aside(folder)
+    grave = aside if aside.name.startswith(".damaged-") else aside.parent
+    assert grave.name.startswith(".damaged-"), grave
+    shutil.rmtree(grave)
 
 
 def through(
