@@ -243,11 +243,14 @@ def nightly_build(
         inputs = inputs_of(context.instance, Path(places.calib_dir), targets)
         if not inputs:
             return dg.SkipReason("no weights were observed yet: see weights_watch")
-        of_these = dg.RunsFilter(
-            tags={INPUTS_TAG: inputs}, statuses=[dg.DagsterRunStatus.SUCCESS, *UNFINISHED]
+        # The last one only: what was built before it, and is back, is to be built again.
+        by_night = dg.RunsFilter(
+            tags={"dagster/schedule_name": "nightly_build"},
+            statuses=[dg.DagsterRunStatus.SUCCESS, *UNFINISHED],
         )
-        if found := context.instance.get_runs(of_these, limit=1):
-            return dg.SkipReason(f"nothing changed since run {found[0].run_id}")
+        last = context.instance.get_runs(by_night, limit=1)
+        if last and last[0].tags.get(INPUTS_TAG) == inputs:
+            return dg.SkipReason(f"nothing changed since run {last[0].run_id}")
         # Named, so that the run says what it was to make: see ``inputs_or_code_changed``.
         return dg.RunRequest(tags={INPUTS_TAG: inputs}, asset_selection=links)
 

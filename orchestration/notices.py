@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import urllib.error
@@ -80,8 +81,10 @@ def post(url: str, told: dict[str, Any]) -> None:
     try:
         with urllib.request.urlopen(request, timeout=SECONDS):
             pass
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         status = f"answered {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error)
+        if not isinstance(error, OSError):
+            status = type(error).__name__  # whose words hold the address
         raise NoticeError(
             f"nobody was told that run {told['run_id']} failed: {status}",
             where=host,

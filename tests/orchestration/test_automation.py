@@ -252,7 +252,8 @@ class Night:
 
     def ended(self, request: dg.RunRequest | str, status: dg.DagsterRunStatus) -> None:
         assert isinstance(request, dg.RunRequest)
-        self.instance.add_run(dg.DagsterRun("build_canary", tags=dict(request.tags), status=status))
+        tags = {**request.tags, "dagster/schedule_name": "nightly_build"}  # as Dagster's daemon adds it
+        self.instance.add_run(dg.DagsterRun("build_canary", tags=tags, status=status))
 
 
 def test_a_night_builds_what_changed_by_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +273,7 @@ def test_a_night_builds_what_changed_by_day(tmp_path: Path, monkeypatch: pytest.
         assert "nothing changed" in str(night.asked())
         for change in (
             lambda: night.observe("v2"),
+            lambda: night.observe("v1"),  # back to what was built two nights ago
             lambda: (tmp_path / "calib" / "golden.npz").write_bytes(b"other"),
             lambda: monkeypatch.setattr(automation, "policy_digest", lambda: "f" * 64),
             lambda: monkeypatch.setattr(automation, "CODE_VERSION", "newer"),

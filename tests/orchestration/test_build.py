@@ -154,3 +154,17 @@ def test_dagsters_settings_are_ours_until_somebody_writes_their_own(tmp_path: Pa
     (home / "dagster.yaml").unlink()
     (home / "dagster.yaml").write_text("# mine\n")
     assert (make_home(home) / "dagster.yaml").read_text() == "# mine\n"
+
+
+def test_the_two_host_settings_are_never_written_over(tmp_path: Path) -> None:
+    theirs = ROOT / "deploy" / "gpusrv" / "dagster.yaml"
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").symlink_to(theirs)
+    make_home(home)
+    assert (home / "dagster.yaml").resolve() == theirs
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    shutil.copy(theirs, copied / "dagster.yaml")
+    make_home(copied)
+    assert (copied / "dagster.yaml").read_bytes() == theirs.read_bytes()

@@ -101,6 +101,7 @@ def test_a_notice_that_nobody_takes_is_an_error_that_keeps_the_address(hook: Hoo
         (f"http://127.0.0.1:{port}/hooks/secret", "refused"),
         ("file:///etc/secret", "no http address"),
         ("secret", "no http address"),
+        ("http://127.0.0.1/hooks/secret x", "InvalidURL"),
     ):
         with pytest.raises(NoticeError) as caught:
             post(url, {"run_id": "r", "text": "t"})
