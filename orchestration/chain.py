@@ -193,7 +193,7 @@ def _windows_shown(sets: WindowSets) -> dict[str, Any]:
     owners=[ENGINEERS],
     group_name="inputs",
     kinds={"onnx"},
-    automation_condition=inputs_or_code_changed(),
+    automation_condition=inputs_or_code_changed(from_outside=True),
     description="The canonical graph: imu_window [1,9,1,100] to latent [1,64], opset 17.",
 )
 @_explained

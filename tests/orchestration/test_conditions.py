@@ -90,6 +90,22 @@ def test_new_weights_become_a_canary_and_then_nothing_happens(ticks: Ticks) -> N
     ticks.nothing_happens()
 
 
+def test_weights_that_come_while_older_ones_are_built_are_built_after_them(ticks: Ticks) -> None:
+    """At any moment: right after the build was asked for, while it works, in the tick in which it ends."""
+    ticks.changed("model_weights")
+    assert ticks.tick() == {"onnx_model"} | TO_PARITY
+    ticks.changed("model_weights")
+    assert "onnx_model" in ticks.tick()
+    ticks.nothing_happens(2)
+    ticks.changed("model_weights")
+    ticks.changed("onnx_model")  # of the weights before
+    assert "onnx_model" in ticks.tick()
+    ticks.changed("onnx_model", *sorted(TO_PARITY))
+    assert ticks.tick() == CANARY
+    ticks.changed(*CANARY)
+    ticks.nothing_happens()
+
+
 def test_what_came_out_the_same_starts_nothing(ticks: Ticks) -> None:
     """Weights that are observed again, links that are made again with the same bytes."""
     for name in ALL:
