@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
-from assets.policy import policy_digest
-from assets.product import CODE_VERSION
 from assets.version_folder import ANY_WEIGHTS, DECIDING, TELLING
-from orchestration.chain import calibration_set, model_weights, onnx_model, target_assets
+from orchestration.chain import calibration_set, model_weights
+from orchestration.conditions import DATA_VERSION_TAG
 from orchestration.resources import Places
 from runtime.contract.errors import WeightsError
 
@@ -33,7 +32,6 @@ STATE_TAG: Final = "hailo-pipeline/state"
 FRESH_SECONDS: Final = 20.0
 INPUTS_TAG: Final = "hailo-pipeline/inputs"
 """Of runs of ``nightly_build``: digest of what they began with."""
-DATA_VERSION_TAG: Final = "dagster/data_version"
 UNFINISHED: Final = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -210,6 +208,7 @@ def rebuild_what_changed(builds: str) -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=LOOK_SECONDS,
         default_status=running if builds == "at_once" else stopped,
+        use_user_code_server=True,  # where our own condition is
         run_tags={"hailo-pipeline/by": "rebuild_what_changed"},
         description="Makes what follows changed weights, windows, code or policy, up to a canary; nothing "
         "where they came out the same. Never moves stable.",
@@ -217,30 +216,28 @@ def rebuild_what_changed(builds: str) -> dg.AutomationConditionSensorDefinition:
 
 
 def nightly_build(
-    job: JobLike, targets: tuple[str, ...], builds: str, cron: str, timezone: str
+    job: JobLike, links: Sequence[dg.AssetsDefinition], builds: str, cron: str, timezone: str
 ) -> dg.ScheduleDefinition:
     """Builds at night what changed by day, where compiles are too long for the day.
 
     Args:
         job: Makes the whole chain.
-        targets: For which.
+        links: What it makes.
         builds: One of ``settings.BUILD_TIMES``.
         cron: When, in ``timezone``.
     """
     running, stopped = dg.DefaultScheduleStatus.RUNNING, dg.DefaultScheduleStatus.STOPPED
-    made = [calibration_set, onnx_model, *(each for target in targets for each in target_assets(target))]
-    links = [asset.key for asset in made]
 
     @dg.schedule(
         job=job,
         cron_schedule=cron,
         execution_timezone=timezone,
         default_status=running if builds == "nightly" else stopped,
-        description="Makes the whole chain once a night where weights, windows, code or policy are others "
-        "than those of the last build that succeeded.",
+        description="Makes the whole chain once a night where weights, windows, code, tools or policy are "
+        "others than those of the last build that succeeded.",
     )
     def nightly_build(context: dg.ScheduleEvaluationContext, places: Places) -> dg.RunRequest | dg.SkipReason:
-        inputs = inputs_of(context.instance, Path(places.calib_dir), targets)
+        inputs = inputs_of(context.instance, Path(places.calib_dir), links)
         if not inputs:
             return dg.SkipReason("no weights were observed yet: see weights_watch")
         # The last one only: what was built before it, and is back, is to be built again.
@@ -252,19 +249,23 @@ def nightly_build(
         if last and last[0].tags.get(INPUTS_TAG) == inputs:
             return dg.SkipReason(f"nothing changed since run {last[0].run_id}")
         # Named, so that the run says what it was to make: see ``inputs_or_code_changed``.
-        return dg.RunRequest(tags={INPUTS_TAG: inputs}, asset_selection=links)
+        return dg.RunRequest(tags={INPUTS_TAG: inputs}, asset_selection=[link.key for link in links])
 
     return nightly_build
 
 
-def inputs_of(instance: dg.DagsterInstance, calib_dir: Path, targets: tuple[str, ...]) -> str:
-    """Digest of what a build of the whole chain would begin with; empty where no weights were observed."""
+def inputs_of(instance: dg.DagsterInstance, calib_dir: Path, links: Sequence[dg.AssetsDefinition]) -> str:
+    """Digest of what a build of the whole chain would begin with; empty where no weights were observed.
+
+    The links' own code versions hold our code, the policy, and the compilers with their configuration.
+    """
     observed = instance.fetch_observations(model_weights.key, limit=1).records
     observation = observed[0].asset_observation if observed else None
     if observation is None:
         return ""
     weights = (observation.tags or {}).get(DATA_VERSION_TAG, "")
-    parts = [weights, windows_state_of(calib_dir), CODE_VERSION, policy_digest(), *targets]
+    code = [f"{link.key.to_user_string()} {link.code_versions_by_key[link.key]}" for link in links]
+    parts = [weights, windows_state_of(calib_dir), *code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

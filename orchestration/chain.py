@@ -6,24 +6,21 @@ to load in a few seconds.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import dagster as dg
 from pydantic import Field
 
 from assets.policy import policy_digest
 from assets.product import CODE_VERSION, Product, Workbench
-from orchestration.conditions import inputs_or_code_changed
+from assets.toolchain.made_with import made_with
+from orchestration.conditions import code_changed, inputs_or_code_changed
+from orchestration.inputs_view import weights_shown, windows_shown
 from orchestration.resources import Places, failures
 from runtime.contract.document import sha256_bytes
-
-if TYPE_CHECKING:
-    from assets.calibration import WindowSets
-    from assets.judgement import Judgement
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,26 +112,8 @@ def model_weights(places: Places) -> dg.ObserveResult:
     product = keep_weights(bench, judgement.folder)
     bench.remember(product)
     return dg.ObserveResult(
-        data_version=dg.DataVersion(product.digest), metadata=_weights_shown(bench, product, judgement)
+        data_version=dg.DataVersion(product.digest), metadata=weights_shown(bench, product, judgement)
     )
-
-
-def _weights_shown(bench: Workbench, product: Product, judgement: Judgement) -> dict[str, Any]:
-    """What an observation records: what was found, and beside it what the files claim."""
-    card = judgement.folder.card()
-    files = {name: {"sha256": sha256, "bytes": size} for name, (sha256, size) in judgement.files().items()}
-    claims = [dg.TableRecord(dataclasses.asdict(claim)) for claim in judgement.claims]
-    return {
-        **judgement.summary(),
-        "parameters": judgement.trained.encoder.parameter_count,
-        "claimed and measured": dg.MetadataValue.table(claims),
-        "read from": dg.MetadataValue.path(str(judgement.folder.path)),
-        **({"model card": dg.MetadataValue.md(card)} if card else {}),
-        "files": dg.MetadataValue.json(files),
-        "path": dg.MetadataValue.path(str(bench.directory(product))),
-        "digest": product.digest,
-        "size": dg.MetadataValue.int(product.size),
-    }
 
 
 @dg.asset(
@@ -144,6 +123,7 @@ def _weights_shown(bench: Workbench, product: Product, judgement: Judgement) -> 
     owners=[ENGINEERS],
     group_name="inputs",
     kinds={"numpy"},
+    automation_condition=code_changed(),
     description="IMU windows for calibration and evaluation, and golden windows; disjoint.",
 )
 @_explained
@@ -155,35 +135,7 @@ def calibration_set(places: Places) -> Result:
 
     bench = places.bench()
     product, sets = make_calibration_set(bench, Path(places.calib_dir))
-    return _result(bench, product, _windows_shown(sets))
-
-
-def _windows_shown(sets: WindowSets) -> dict[str, Any]:
-    """What is recorded of the sets: where they come from first, then strata and what the gate warns of."""
-    from orchestration.parity_view import origin_shown
-
-    index = sets.index
-    names = sorted({stratum for record in index.sets.values() for stratum in record.strata})
-    if index.strata.names:
-        names = list(index.strata.names)
-    strata = [
-        dg.TableRecord(
-            {"stratum": name, **{each: record.strata.get(name, 0) for each, record in index.sets.items()}}
-        )
-        for name in names
-    ]
-    findings = [dg.TableRecord(dataclasses.asdict(finding)) for finding in sets.findings]
-    return {
-        "origin": origin_shown(index.origin),
-        "generator": index.generator,
-        "strata": dg.MetadataValue.table(strata),
-        "strata by": index.strata.text(),
-        "input gate": f"passed with {len(findings)} warnings" if findings else "passed, nothing to warn of",
-        **({"findings": dg.MetadataValue.table(findings)} if findings else {}),
-        **{f"{name} windows": record.count for name, record in index.sets.items()},
-        "units": dg.MetadataValue.json(index.units),
-        "channel order": " ".join(index.channel_order),
-    }
+    return _result(bench, product, windows_shown(sets))
 
 
 @dg.asset(
@@ -193,7 +145,7 @@ def _windows_shown(sets: WindowSets) -> dict[str, Any]:
     owners=[ENGINEERS],
     group_name="inputs",
     kinds={"onnx"},
-    automation_condition=inputs_or_code_changed(from_outside=True),
+    automation_condition=inputs_or_code_changed(),
     description="The canonical graph: imu_window [1,9,1,100] to latent [1,64], opset 17.",
 )
 @_explained
@@ -213,9 +165,14 @@ def onnx_model(places: Places, model_weights: Product) -> Result:
     return _result(bench, product, {**agreement, "golden windows": len(golden)}, data_version=version)
 
 
-def target_assets(target: str) -> Sequence[dg.AssetsDefinition]:
-    """The links whose products are for one target; its name is their key's prefix."""
-    return [_quantized_har(target), _hef(target), _parity_report(target), _canary_release(target)]
+def target_assets(target: str, dfc_python: str = "") -> Sequence[dg.AssetsDefinition]:
+    """The links whose products are for one target; its name is their key's prefix.
+
+    Another compiler, or another configuration of it, is other code of what they make: see ``made_with``.
+    """
+    compiled_by = f"{CODE_VERSION}-{made_with(target, dfc_python=dfc_python)[:12]}"
+    long_steps = _quantized_har(target, compiled_by), _hef(target, compiled_by)
+    return [*long_steps, _parity_report(target), _canary_release(target)]
 
 
 def _link(
@@ -247,8 +204,15 @@ def _link(
     return decorator
 
 
-def _quantized_har(target: str) -> dg.AssetsDefinition:
-    @_link(target, "quantized_har", "onnx", "Parse and optimize: 8-bit, calibrated.", owner=BUILDERS)
+def _quantized_har(target: str, compiled_by: str) -> dg.AssetsDefinition:
+    @_link(
+        target,
+        "quantized_har",
+        "onnx",
+        "Parse and optimize: 8-bit, calibrated.",
+        owner=BUILDERS,
+        code_version=compiled_by,
+    )
     @_explained
     def quantized_har(
         context: dg.AssetExecutionContext,
@@ -269,12 +233,12 @@ def _quantized_har(target: str) -> dg.AssetsDefinition:
         record = toolchain.record()
         extra = {"kind": product.facts["kind"], "toolchain": record.id, **record.options, **said(product)}
         extra |= {"cache": cache.told}
-        return _result(bench, product, {**extra, "tools": dg.MetadataValue.json(record.tools)})
+        return _result(bench, product, {**extra, "tools": dg.MetadataValue.json(record.tools)}, compiled_by)
 
     return quantized_har
 
 
-def _hef(target: str) -> dg.AssetsDefinition:
+def _hef(target: str, compiled_by: str) -> dg.AssetsDefinition:
     @_link(
         target,
         "hef",
@@ -282,6 +246,7 @@ def _hef(target: str) -> dg.AssetsDefinition:
         "Compile: the artifact that an engine loads.",
         own=["quantized_har"],
         owner=BUILDERS,
+        code_version=compiled_by,
     )
     @_explained
     def hef(
@@ -295,7 +260,7 @@ def _hef(target: str) -> dg.AssetsDefinition:
         product = make_hef(bench, toolchain, quantized_har=quantized_har, cache=cache)
         context.log.info(f"compile: {cache.told}")
         extra = {"kind": product.facts["kind"], "file": next(iter(product.files)), "cache": cache.told}
-        return _result(bench, product, {**said(product), **extra})
+        return _result(bench, product, {**said(product), **extra}, compiled_by)
 
     return hef
 

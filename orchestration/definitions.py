@@ -27,6 +27,11 @@ from orchestration.settings import BuildSettings
 from orchestration.telemetry import TELEMETRY, telemetry_candidates
 
 SETTINGS = BuildSettings.from_environment(os.environ)
+LINKS = [
+    calibration_set,
+    onnx_model,
+    *(asset for target in SETTINGS.targets for asset in target_assets(target, SETTINGS.dfc_python)),
+]
 
 build_canary = dg.define_asset_job(
     "build_canary",
@@ -39,10 +44,8 @@ build_canary = dg.define_asset_job(
 defs = dg.Definitions(
     assets=[
         model_weights,
-        calibration_set,
-        onnx_model,
+        *LINKS,
         telemetry_candidates,
-        *(asset for target in SETTINGS.targets for asset in target_assets(target)),
         *(verdict_asset(target) for target in SETTINGS.targets),
         *(stable_asset(target) for target in SETTINGS.targets),
         *(channels_asset(target) for target in SETTINGS.targets),
@@ -65,9 +68,7 @@ defs = dg.Definitions(
         lost_runs,
         judge_sensor(SETTINGS.targets, watched=bool(SETTINGS.prometheus_url or SETTINGS.runtime_urls)),
     ],
-    schedules=[
-        nightly_build(build_canary, SETTINGS.targets, SETTINGS.builds, SETTINGS.nightly_at, SETTINGS.timezone)
-    ],
+    schedules=[nightly_build(build_canary, LINKS, SETTINGS.builds, SETTINGS.nightly_at, SETTINGS.timezone)],
     resources={
         "places": Places(
             weights_dir=str(SETTINGS.weights_dir),

@@ -25,6 +25,7 @@ from assets.toolchain import Built, Toolchain
 from assets.toolchain.emulator_noise import layer_noise
 from assets.toolchain.emulator_quantize import quantize_graph
 from assets.toolchain.emulator_ranges import POLICY, choose_ranges
+from assets.toolchain.made_with import EMULATOR_TOOLS
 from runtime.contract.cpu import has_vnni, is_x86, kernel_family, this_cpu
 from runtime.contract.errors import ToolchainError
 from runtime.contract.parity import LayerNoise
@@ -75,7 +76,7 @@ class EmulatorToolchain(Toolchain):
 
     def record(self) -> ToolchainRecord:
         """Versions of onnx, onnxruntime, onnxsim and numpy, and the integer path."""
-        tools = {name: metadata.version(name) for name in ("numpy", "onnx", "onnxruntime", "onnxsim")}
+        tools = {name: metadata.version(name) for name in EMULATOR_TOOLS}
         options = {
             "activations": "uint8 per tensor, asymmetric",
             "integer_path": self.integer_path,

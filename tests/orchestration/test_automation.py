@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestration import automation
+from orchestration import chain
 from orchestration.automation import (
     MOST_ATTEMPTS,
     MOST_LOOKS,
@@ -30,7 +30,8 @@ from orchestration.automation import (
     weights_watch,
     windows_state_of,
 )
-from orchestration.definitions import build_canary
+from orchestration.chain import calibration_set, onnx_model, target_assets
+from orchestration.definitions import LINKS, build_canary
 from orchestration.resources import Places
 from orchestration.settings import BuildSettings
 from runtime.contract.errors import ConfigError, WeightsError
@@ -237,7 +238,8 @@ class Night:
         self.instance, self.calib = instance, calib
 
     def asked(self) -> dg.RunRequest | str:
-        schedule = nightly_build(build_canary, ("emulator",), "nightly", "30 2 * * *", "UTC")
+        links = [calibration_set, onnx_model, *target_assets("emulator")]
+        schedule = nightly_build(build_canary, links, "nightly", "30 2 * * *", "UTC")
         places = Places(weights_dir="", calib_dir=str(self.calib), build_dir="", release_store="")
         with dg.build_schedule_context(self.instance, resources={"places": places}) as context:
             found = schedule(context)
@@ -275,8 +277,8 @@ def test_a_night_builds_what_changed_by_day(tmp_path: Path, monkeypatch: pytest.
             lambda: night.observe("v2"),
             lambda: night.observe("v1"),  # back to what was built two nights ago
             lambda: (tmp_path / "calib" / "golden.npz").write_bytes(b"other"),
-            lambda: monkeypatch.setattr(automation, "policy_digest", lambda: "f" * 64),
-            lambda: monkeypatch.setattr(automation, "CODE_VERSION", "newer"),
+            lambda: monkeypatch.setattr(chain, "policy_digest", lambda: "f" * 64),
+            lambda: monkeypatch.setattr(chain, "made_with", lambda *_, **__: "f" * 64),
         ):
             change()
             night.ended(night.asked(), dg.DagsterRunStatus.SUCCESS)
@@ -290,7 +292,7 @@ def test_a_night_builds_what_changed_by_day(tmp_path: Path, monkeypatch: pytest.
 def test_when_is_a_setting(builds: str, at_once: bool, nightly: bool) -> None:
     sensor = rebuild_what_changed(builds)
     assert (sensor.default_status is dg.DefaultSensorStatus.RUNNING) == at_once
-    schedule = nightly_build(build_canary, ("emulator",), builds, "30 2 * * *", "UTC")
+    schedule = nightly_build(build_canary, LINKS, builds, "30 2 * * *", "UTC")
     assert (schedule.default_status is dg.DefaultScheduleStatus.RUNNING) == nightly
     assert BuildSettings.from_environment({"BUILDS": builds}).builds == builds
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from assets.calibration import read_files
+from assets.toolchain.dfc_config import load_config
 from orchestration.automation import observe_weights
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
 from orchestration.resources import Places, ProductIOManager
@@ -485,6 +487,17 @@ def test_another_policy_makes_the_report_out_of_date(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("orchestration.chain.policy_digest", lambda: "f" * 64)
     after = {asset.key: asset.code_versions_by_key[asset.key] for asset in target_assets("emulator")}
     assert {key for key in after if after[key] != before[key]} == {dg.AssetKey(["emulator", "parity_report"])}
+
+
+def test_another_compiler_or_configuration_makes_the_long_steps_out_of_date(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = {asset.key: asset.code_versions_by_key[asset.key] for asset in target_assets("hailo8")}
+    other = replace(load_config(), compression_level=1)
+    monkeypatch.setattr("assets.toolchain.made_with.load_config", lambda: other)
+    after = {asset.key: asset.code_versions_by_key[asset.key] for asset in target_assets("hailo8")}
+    changed = {key.to_user_string() for key in after if after[key] != before[key]}
+    assert changed == {"hailo8/quantized_har", "hailo8/hef"}
 
 
 def test_links_run_in_one_process() -> None:
