@@ -42,6 +42,7 @@ MOST_WINDOWS: Final = 65_536
 """250 MB of windows; what is beyond is named as left out."""
 
 CANDIDATES: Final = "candidates.npz"
+REFUSED: Final = "refused"
 TO_LABEL: Final = "to_label.jsonl"
 REPORT: Final = "report.json"
 FILES: Final = (CANDIDATES, TO_LABEL, REPORT)
@@ -108,6 +109,10 @@ class Group:
     windows: int
     verdict: str
     findings: tuple[Finding, ...]
+
+    def of_the_windows(self) -> list[Finding]:
+        """The findings about the windows themselves, without that they are no whole set."""
+        return _of_the_windows(self.findings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +222,7 @@ def offer(captured: Captured, statistics: ChannelStatistics | None = None) -> Of
         if verdict == "offered" and len(windows) >= FEWEST_TO_JUDGE:
             findings = _gate([each for each in windows if each.plausible], statistics)
             if _wrong(findings):
-                verdict = "refused"
+                verdict = REFUSED
                 refused.update(each.id for each in windows)
         count = len(windows)
         groups.append(
@@ -251,9 +256,13 @@ def _gate(windows: Sequence[Candidate], statistics: ChannelStatistics | None) ->
     return tuple(findings)
 
 
+def _of_the_windows(findings: Iterable[Finding]) -> list[Finding]:
+    return [each for each in findings if each.check not in NOT_OF_ITSELF]
+
+
 def _wrong(findings: Iterable[Finding]) -> bool:
-    """Whether the windows themselves are refused, and not that they are no whole set."""
-    return any(each.severity == REFUSE and each.check not in NOT_OF_ITSELF for each in findings)
+    """Whether the windows themselves are refused."""
+    return any(each.severity == REFUSE for each in _of_the_windows(findings))
 
 
 def _stacked(windows: Sequence[Candidate]) -> FloatArray:

@@ -69,7 +69,8 @@ def _normalization(places: Places, captured: "Captured") -> "tuple[ChannelStatis
 
 
 def _shown(bench: "Workbench", product: "Product", offered: "Offer") -> dict[str, Any]:
-    from assets.telemetry import CANDIDATES, REPORT, TO_LABEL
+    from assets.findings import REFUSE
+    from assets.telemetry import CANDIDATES, REFUSED, REPORT, TO_LABEL
 
     folder, captured = bench.directory(product), offered.captured
     groups = [
@@ -79,16 +80,27 @@ def _shown(bench: "Workbench", product: "Product", offered: "Offer") -> dict[str
                 "reason": each.reason,
                 "windows": each.windows,
                 "verdict": each.verdict,
-                "findings": "; ".join(finding.sentence() for finding in each.findings) or "none",
+                # Names: with sentences the page cuts the table off.
+                "findings": ", ".join(dict.fromkeys(found.check for found in each.of_the_windows()))
+                or "none",
             }
         )
         for each in offered.groups[:MOST_SHOWN]
     ]
     tables = {
         "reasons": groups,
-        "findings": [dg.TableRecord(dataclasses.asdict(each)) for each in offered.findings],
+        "findings": [
+            dg.TableRecord({"severity": each.severity, "finding": each.sentence()})
+            for each in offered.findings
+        ],
         "left out": [dg.TableRecord(dataclasses.asdict(each)) for each in captured.left_out[:MOST_SHOWN]],
     }
+    refused = [
+        f"{each.reason} of {each.release[:12]}: "
+        + "; ".join(found.sentence() for found in each.of_the_windows() if found.severity == REFUSE)
+        for each in offered.groups
+        if each.verdict == REFUSED
+    ]
     paths = {"to label": TO_LABEL, "report": REPORT}
     if offered.candidates:
         paths["candidate windows"] = CANDIDATES
@@ -101,6 +113,7 @@ def _shown(bench: "Workbench", product: "Product", offered: "Offer") -> dict[str
         "windows": len(captured.windows),
         "candidates": len(offered.candidates),
         "input gate": gate,
+        **({"why refused": ". ".join(refused)} if refused else {}),
         **{name: dg.MetadataValue.table(rows) for name, rows in tables.items() if rows},
         **{name: dg.MetadataValue.path(str(folder / file)) for name, file in paths.items()},
         "path": dg.MetadataValue.path(str(folder)),
