@@ -1,19 +1,28 @@
-"""What ``deploy/`` asks Prometheus: the dashboard's queries, the recorded ones, and what alerts look at."""
+"""What ``deploy/`` asks Prometheus: the dashboard's queries, the recorded ones, and what alerts look at.
+
+And a real Prometheus to ask.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import yaml
 
-from tests.simulators import ROOT
+from tests.requirements import program
+from tests.simulators import ROOT, RuntimeServer, free_port, wait_for
 
+JOB_NAME: Final = "hailo-inference"
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "dashboards" / "hailo-inference.json"
-JOB: Final = 'job="hailo-inference"'
+JOB: Final = f'job="{JOB_NAME}"'
 SELECTOR: Final = re.compile(r"\b((?:hailo|http|process)_[a-z0-9_]+|up)\b(\{[^}]*\})?")
 """A metric that a runtime exports, or ``up``, and what is asked of its labels."""
 
@@ -57,3 +66,41 @@ def as_grafana_asks(expression: str) -> str:
 def documents(folder: Path) -> dict[Path, Any]:
     """Every YAML file below a folder, read."""
     return {path: yaml.safe_load(path.read_text()) for path in sorted(folder.rglob("*.y*ml"))}
+
+
+@contextlib.contextmanager
+def prometheus(servers: Sequence[RuntimeServer], folder: Path) -> Iterator[str]:
+    """A real one with the rules of ``deploy/``, which scrapes and judges each second; its address.
+
+    For tests marked ``needs("prometheus")``.
+    """
+    folder.mkdir()
+    targets = [f"127.0.0.1:{server.port}" for server in servers]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(PROMETHEUS / "rules.yml")],
+        "scrape_configs": [{"job_name": JOB_NAME, "static_configs": [{"targets": targets}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = [
+        str(program("prometheus")),
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+
+            def ready() -> bool:
+                if process.poll() is not None:
+                    raise RuntimeError(f"Prometheus ended: {(folder / 'log').read_text()[-1000:]}")
+                with contextlib.suppress(httpx.TransportError):
+                    return httpx.get(f"{url}/-/ready").status_code == 200
+                return False
+
+            wait_for(ready, "Prometheus", 60)
+            yield url
+        finally:
+            process.terminate()

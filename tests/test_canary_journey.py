@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +23,7 @@ from runtime.contract.release_directory import Release
 from runtime.contract.verdict import PROMOTE, ROLL_BACK, Verdict
 from runtime.contract.window import FloatArray
 from tests.keys import BUILD, MANAGER, a_store
-from tests.requirements import program
+from tests.monitoring import JOB_NAME, prometheus
 from tests.simulators import (
     ARTIFACT,
     GOLDEN,
@@ -53,40 +50,6 @@ with open({crashing!r}) as listed:
     if "runtime.shadow_start" in sys.orig_argv and any(n in sys.orig_argv[-2] for n in listed.read().split()):
         os.abort()
 """
-
-
-@contextlib.contextmanager
-def prometheus(server: RuntimeServer, folder: Path) -> Iterator[str]:
-    """A real one, which scrapes the server each second; its address."""
-    folder.mkdir()
-    (folder / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s}\n"
-        "scrape_configs:\n"
-        "  - job_name: hailo-runtime\n"
-        f"    static_configs: [{{targets: ['127.0.0.1:{server.port}']}}]\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        str(program("prometheus")),
-        f"--config.file={folder}/prometheus.yml",
-        f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-
-            def ready() -> bool:
-                with contextlib.suppress(httpx.TransportError):
-                    return httpx.get(f"{url}/-/ready").status_code == 200
-                return False
-
-            wait_for(ready, "Prometheus", 60)
-            yield url
-        finally:
-            process.terminate()
 
 
 class Clients:
@@ -131,7 +94,7 @@ def judge_until(root: Path, url: str, decision: str) -> Verdict:
     store = a_store(root, accepts_doubles=True)
 
     def said() -> Any:
-        found = verdict_on(store, "emulator", lambda: Prometheus(url, 10.0, "hailo-runtime"), POLICY, DIGEST)
+        found = verdict_on(store, "emulator", lambda: Prometheus(url, 10.0, JOB_NAME), POLICY, DIGEST)
         assert found is not None
         canary, verdict = found
         time.sleep(0.2)  # Prometheus looks once a second
@@ -245,7 +208,7 @@ def test_only_a_good_canary_becomes_stable_and_no_client_notices(tmp_path: Path)
     settings = {"RELEASE_STORE": str(root), "CANARY_MODE": "shadow", "PYTHONPATH": str(site)}
     with (
         running_server(tmp_path, **settings) as server,
-        prometheus(server, tmp_path / "prometheus") as url,
+        prometheus([server], tmp_path / "prometheus") as url,
         Clients(server) as clients,
     ):
         good = ReleaseSimulator(version="v2").publish(root, "canary", judged=False)

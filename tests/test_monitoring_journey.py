@@ -7,10 +7,8 @@ import dataclasses
 import math
 import os
 import signal
-import socket
-import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,14 +21,13 @@ from runtime.contract.release_directory import Release
 from tests.doubles.hailo import HailoDouble
 from tests.keys import BUILD, a_store
 from tests.monitoring import (
-    PROMETHEUS,
     alerts,
     as_grafana_asks,
     panel_queries,
+    prometheus,
     records,
     selectors,
 )
-from tests.requirements import program
 from tests.simulators import (
     ReleaseSimulator,
     RuntimeServer,
@@ -46,41 +43,6 @@ MAY_BE_EMPTY: Final = {
     'hailo_shadow_golden_total{job="hailo-inference",result!="repeated"}': "a canary that misses golden "
     "windows does not pass the look before it runs; tests/runtime/test_shadow.py makes one that does later",
 }
-
-
-@contextlib.contextmanager
-def prometheus(servers: Sequence[RuntimeServer], folder: Path) -> Iterator[str]:
-    """A real one with the rules of ``deploy/``; it looks each second. Its address."""
-    folder.mkdir()
-    targets = ", ".join(f"'127.0.0.1:{server.port}'" for server in servers)
-    (folder / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
-        f"rule_files: ['{PROMETHEUS}/rules.yml']\n"
-        "scrape_configs:\n"
-        f"  - job_name: hailo-inference\n    static_configs: [{{targets: [{targets}]}}]\n"
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        str(program("prometheus")),
-        f"--config.file={folder}/prometheus.yml",
-        f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            url = f"http://127.0.0.1:{port}"
-
-            def ready() -> bool:
-                with contextlib.suppress(httpx.TransportError):
-                    return httpx.get(f"{url}/-/ready").status_code == 200
-                return False
-
-            wait_for(ready, "Prometheus", 60)
-            yield url
-        finally:
-            process.terminate()
 
 
 def bodies() -> list[bytes]:
@@ -173,15 +135,16 @@ def all_queries() -> dict[str, str]:
 def test_every_query_finds_something(tmp_path: Path) -> None:
     root, chips = tmp_path / "store", tmp_path / "chips"
     decided = {"motif_head": sure_of_itself()}
-    ReleaseSimulator(version="v1", changes=decided).publish(root, "canary", "stable")
+    ReleaseSimulator(version="v1", changes=decided, calibrated=True).publish(root, "canary", "stable")
     ReleaseSimulator(version="v2", changes=decided).publish(root, "canary")
     chips.mkdir()
     double = HailoDouble(tmp_path / "chip", configure_ms=20)
+    keeping = {"CANARY_MODE": "shadow", "TELEMETRY_DIR": str(tmp_path / "kept")}
     on_chip = {"RELEASE_STORE": str(chips), "TARGET": "hailo8", "RELEASE_CHANNEL": "canary"}
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
     with (
-        running_server(tmp_path / "a", RELEASE_STORE=str(root), CANARY_MODE="shadow") as beside,
+        running_server(tmp_path / "a", RELEASE_STORE=str(root), **keeping) as beside,
         running_server(tmp_path / "b", **on_chip, **double.environment) as chip,
         prometheus([beside, chip], tmp_path / "prometheus") as url,
         Clients([beside, chip]) as clients,
@@ -207,6 +170,9 @@ def test_every_query_finds_something(tmp_path: Path) -> None:
         clients.quiet.clear()
         better = on_canary(chips, "v2")
         wait_for(lambda: health(chip).get("release") == better.id, "a switch", 60)
+        # A dead sensor's windows, more of them than a minute lets in.
+        wait_for(lambda: sum_of(url, "hailo_telemetry_windows_total") > 0, "a window that is kept", 60)
+        wait_for(lambda: sum_of(url, 'hailo_telemetry_dropped_total{why="rate"}') > 0, "one that is not")
         # A release that it cannot take.
         damaged = ReleaseSimulator(target="hailo8", version="v3").publish(chips)
         flip_bit(damaged.directory / damaged.manifest.artifact, 500)
