@@ -8,6 +8,7 @@ from bench import (
     bodies,
     chain,
     compare,
+    drift,
     engine,
     hailo_engine,
     hef,
@@ -29,6 +30,8 @@ def main() -> int:
     ranges.main([])
     print("\n## Parity\n", flush=True)
     parity.main([])
+    print("\n## Drift from calibration\n", flush=True)
+    drift.main([])
     print("\n## Reading HEF files\n", flush=True)
     hef.main([])
     print("\n## An engine beside a bare loop\n", flush=True)
