@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from bench import (
     bodies,
@@ -19,11 +21,13 @@ from bench import (
     shadow,
     store,
     switching,
+    telemetry,
 )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print all tables."""
+    argparse.ArgumentParser(prog="python -m bench", description=__doc__).parse_args(argv)
     print("## Building\n", flush=True)
     chain.main([])
     print("\n## Ranges of the emulator\n", flush=True)
@@ -41,7 +45,7 @@ def main() -> int:
     print("\n## The release store\n", flush=True)
     store.main([])
     print("\n## Bodies\n", flush=True)
-    bodies.main()
+    bodies.main([])
     print("\n## Serving beside other servers of the same app\n", flush=True)
     serving.main([])
     print("\n## Switches under load\n", flush=True)
@@ -49,6 +53,8 @@ def main() -> int:
     switching.main(["--configure-ms", "20"])
     print("\n## A canary beside stable\n", flush=True)
     shadow.main([])
+    print("\n## Telemetry\n", flush=True)
+    telemetry.main([])
     print("\n## The load that was asked for\n", flush=True)
     load_test.main([])
     print("\n## Beside the peers\n", flush=True)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from bench.serving import machine
@@ -44,8 +45,9 @@ def pieces(body: bytes, read: Callable[[bytes], object]) -> list[float]:
     return found
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print."""
+    argparse.ArgumentParser(prog="python -m bench.bodies", description=__doc__).parse_args(argv)
     windows = imu_windows(277)
     long = _MIDDLE + b"1" * (140 - len(_MIDDLE))
     json_cases = {
