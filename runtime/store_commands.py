@@ -87,7 +87,7 @@ def add_commands(commands: Any, parents: list[argparse.ArgumentParser], failure:
     out.add_argument("--force", action="store_true", help="write over FILE where it is there")
     arrived = verb("import", "take a release out of such a file, verified", _import)
     arrived.add_argument("file", metavar="FILE", type=Path)
-    keys = verb("keys", "signing keys: init, show, rotate", key_command)
+    keys = verb("keys", "signing keys: init, show, rotate, resign", key_command)
     keys.add_argument("what", choices=("init", "show", "rotate", "resign"))
     keys.add_argument(
         "folder", metavar="DIR", type=Path, nargs="?", help="init: made; rotate: holds root.pem"

@@ -317,7 +317,9 @@ def run(plan: Plan, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Train the sample TCN-VAE on synthetic motions.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sample.train", description="Train the sample TCN-VAE on synthetic motions."
+    )
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--per-motif", type=int, default=500, help="training windows per motif")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)

@@ -100,7 +100,10 @@ def write_sets(out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Write the sample calibration, evaluation and golden sets.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sample.windows",
+        description="Write the sample calibration, evaluation and golden sets.",
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
     out: Path = parser.parse_args().out
     for name, entry in write_sets(out)["sets"].items():
