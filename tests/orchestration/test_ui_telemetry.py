@@ -163,7 +163,7 @@ def page(collected: Collected) -> Iterator[Page]:
         page.get_by_text("Never materialized").wait_for(state="detached", timeout=2 * PATIENCE)
         page.reload()  # what was never there before, Dagster's page does not look for again
         page.get_by_text("input gate", exact=True).first.wait_for(timeout=PATIENCE)
-        page.get_by_text(re.compile(r"\d seconds? ago$")).first.wait_for(timeout=PATIENCE)
+        page.get_by_text(re.compile(r"^\d+ (second|minute)s? ago$")).first.wait_for(timeout=PATIENCE)
         page.screenshot(path=OUTPUT / "telemetry_candidates.png")
         yield page
 
