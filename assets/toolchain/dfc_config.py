@@ -14,6 +14,8 @@ RECOMMENDED_WINDOWS: Final = 1024
 """Below it the DFC lowers the optimization level where it has no GPU, and fine-tunes on less."""
 HIGHEST_LEVEL: Final = 4
 VERBS: Final = ("compile", "infer", "optimize", "parse", "versions")
+CALLS: Final = {"compile": 1, "infer": 5, "optimize": 1, "parse": 3, "versions": 4}
+"""How often a run of the whole chain asks for each verb, at most, for one target."""
 _COMPILER_LEVELS: Final = ("", "max")
 
 
@@ -64,6 +66,11 @@ class DfcConfig:
 def load_config(path: Path = CONFIG) -> DfcConfig:
     """Read the configuration; ManifestError names the field that is wrong."""
     return from_json(DfcConfig, path.read_bytes(), path.name)
+
+
+def most_seconds(config: DfcConfig) -> float:
+    """How long the DFC may take for one target in a run of the whole chain: a limit on runs must be above."""
+    return sum(config.seconds[verb] * calls for verb, calls in CALLS.items())
 
 
 def model_script(config: DfcConfig) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from assets.toolchain import HAILO_TARGETS
+from assets.toolchain.dfc_config import load_config, most_seconds
 from orchestration.distributed import DEPLOY, UNITS, DistributedError, Hosts, unit_command
 from orchestration.postgres import Cluster, PostgresError, binaries
 from orchestration.processes import Children
@@ -92,6 +94,23 @@ def test_both_hosts_and_one_machine_agree_where_nothing_keeps_them_apart() -> No
     one = yaml.safe_load((ROOT / "orchestration" / "dagster.yaml").read_text())
     two = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
     assert {name: two[name] for name in one} == one
+
+
+@pytest.mark.parametrize("settings", [DEPLOY / "dagster.yaml", ROOT / "orchestration" / "dagster.yaml"])
+def test_no_run_is_ended_that_the_compilers_own_limits_allow(settings: Path) -> None:
+    """Of all of Hailo's targets in one run, each verb as slow as it may be; the documents say the hours."""
+    seconds = yaml.safe_load(settings.read_text())["run_monitoring"]["max_runtime_seconds"]
+    config = load_config()
+    allowed = len(HAILO_TARGETS) * most_seconds(config)
+    assert most_seconds(config) >= sum(config.seconds.values())
+    assert seconds > allowed
+    hours, needed = f"{seconds // 3600} hours", f"{allowed / 3600:.1f} hours"
+    assert f"takes longer than {hours}" in (ROOT / "docs" / "gpusrv.md").read_text()
+    told = (ROOT / "docs" / "dagster.md").read_text()
+    assert f"goes on for {hours}" in told
+    assert needed in told
+    for verb in ("optimize", "compile"):
+        assert re.search(rf"`{verb}` after {config.seconds[verb] / 3600:g}\b", told)
 
 
 def test_what_is_started_here_has_the_variables_of_the_environment_files(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 
 from assets.parity import read_evidence
 from assets.product import Workbench
+from assets.toolchain.dfc_config import CALLS
+from assets.toolchain.dfc_process import Answer, DfcInterpreter
 from orchestration.automation import observe_weights
 from orchestration.build import RELEASES
 from orchestration.chain import PRODUCTS, calibration_set, model_weights, onnx_model, target_assets
@@ -89,7 +92,17 @@ def metadata_of(result: dg.ExecuteInProcessResult, step: str) -> dict[str, Any]:
 def test_both_branches_are_built_on_the_double(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published only where a fixture said in code that a double may be; nobody else's store takes it."""
     home.observe()
+    asked: Counter[str] = Counter()
+    ask = DfcInterpreter.ask
+
+    def counted(self: DfcInterpreter, verb: str, *rest: Any, **options: Any) -> Answer:
+        asked[verb] += 1
+        return ask(self, verb, *rest, **options)
+
+    monkeypatch.setattr(DfcInterpreter, "ask", counted)
     result = home.materialize()
+    assert set(asked) == set(CALLS)
+    assert {verb: calls for verb, calls in asked.items() if calls > CALLS[verb]} == {}
     (failure,) = result.get_step_failure_events()
     assert failure.step_key == "hailo8__canary_release"
     data = failure.step_failure_data.user_failure_data
