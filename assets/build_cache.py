@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ MOST_BYTES: Final = 20 * 2**30
 NOT_USED: Final = "not used (use_cache: false)"
 DEGRADED: Final = "degradations"
 """The fact in which a toolchain says what went worse than asked, and was accepted."""
+_NAME: Final = re.compile(r"[0-9a-f]{64}")
 _ENTRY: Final = "entry.json"
 _DATA: Final = "data"
 _MOST_ENTRY_BYTES: Final = 16 * 2**20
@@ -69,6 +71,25 @@ class Entry:
     sha256: str
     seconds: float
     made_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A folder by an entry's name that tells nobody what it holds.
+
+    Args:
+        folder: Where it is.
+        why: What is wrong with it.
+        size: Bytes.
+        unused: Seconds since it was made or used last.
+        ours: Whether it holds nothing but an entry's files, or less: else it is left alone.
+    """
+
+    folder: Path
+    why: str
+    size: int
+    unused: float
+    ours: bool
 
 
 class BuildCache:
@@ -180,7 +201,7 @@ class BuildCache:
         )
         try:
             if (self.root / key).exists() and not self.use:
-                move_aside(self.root / key)
+                self._aside(self.root / key)
             write_directory(self.root / key, {_ENTRY: to_json(entry), _DATA: built.data})
             self.prune()
         except (OSError, StoreError) as error:
@@ -189,19 +210,50 @@ class BuildCache:
 
     def _aside(self, folder: Path) -> None:
         with contextlib.suppress(OSError):
-            _remove(folder)
+            if not _strangers(folder.iterdir()):
+                _remove(folder)
+
+    def _folders(self) -> list[Path]:
+        """What has an entry's name; a link is none."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            named = [path for path in self.root.iterdir() if _NAME.fullmatch(path.name)]
+            return [path for path in named if path.is_dir() and not path.is_symlink()]
+        return []
 
     def entries(self) -> list[tuple[Path, Entry, int, float]]:
         """Folder, entry, bytes and seconds since its last use; the last used first."""
         found, now = [], time.time()
-        for folder in self.root.glob("[0-9a-f]*"):
+        for folder in self._folders():
             with contextlib.suppress(OSError, ManifestError):
                 size = sum(path.stat().st_size for path in folder.iterdir())
                 found.append((folder, _read(folder), size, now - folder.stat().st_mtime))
         return sorted(found, key=lambda each: each[3])
 
+    def unreadable(self) -> list[Unreadable]:
+        """What is there and cannot be told: damaged, or of another version; the newest first."""
+        found, now = [], time.time()
+        for folder in self._folders():
+            try:
+                _read(folder)
+                continue
+            except ManifestError as error:
+                why = error.what
+            except FileNotFoundError:
+                why = f"has no {_ENTRY}"
+            except OSError as error:
+                why = error.strerror or str(error)
+            with contextlib.suppress(OSError):
+                files, unused = list(folder.iterdir()), now - folder.stat().st_mtime
+                strange = _strangers(files)
+                size = sum(path.lstat().st_size for path in files)
+                why += f"; {strange[0].name} is no part of an entry: left alone" if strange else ""
+                found.append(Unreadable(folder=folder, why=why, size=size, unused=unused, ours=not strange))
+        return sorted(found, key=lambda each: each.unused)
+
     def prune(self, days: float = MOST_DAYS, most_bytes: int = MOST_BYTES) -> list[Path]:
         """Take away what was not used for so long, and beyond so many bytes the longest unused.
+
+        What cannot be read goes by its age alone.
 
         Raises:
             StoreError: An entry cannot be taken away.
@@ -211,6 +263,7 @@ class BuildCache:
             total += size
             if unused > days * 86400 or total > most_bytes:
                 gone.append(folder)
+        gone += [each.folder for each in self.unreadable() if each.ours and each.unused > days * 86400]
         # By the names that this module makes, and no others: a folder may be somebody's home.
         for left in (*self.root.glob(".incoming-*"), *self.root.glob(".damaged-*")):
             with contextlib.suppress(OSError):
@@ -227,6 +280,11 @@ class BuildCache:
                     f"{error.strerror}", where=str(folder), hint="check the folder's rights"
                 ) from error
         return gone
+
+
+def _strangers(files: Iterable[Path]) -> list[Path]:
+    """What no entry holds: somebody else's, and not to be taken away."""
+    return [path for path in files if path.name not in (_ENTRY, _DATA) or path.is_dir()]
 
 
 def _remove(folder: Path) -> None:
@@ -256,6 +314,11 @@ def _read(folder: Path) -> Entry:
     return entry
 
 
+def _left(cache: BuildCache) -> str:
+    left = cache.unreadable()
+    return f", {len(left)} that cannot be read stay (`list` says why)" if left else ""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """List or prune."""
     parser = argparse.ArgumentParser(prog="python -m assets.build_cache", description="The build cache.")
@@ -270,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.verb == "prune":
             gone = cache.prune(options.days, round(options.gigabytes * 2**30))
-            print(f"{len(gone)} entries taken away, {len(cache.entries())} kept")
+            print(f"{len(gone)} entries taken away, {len(cache.entries())} kept{_left(cache)}")
             return 0
     except StoreError as error:
         print(f"build_cache: {error}", file=sys.stderr)
@@ -280,6 +343,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"{folder.name[:12]}  {entry.target:9} {entry.step:9} {size:>11} bytes  made {entry.made_at} "
             f"in {entry.seconds:.1f} s, last used {unused / 86400:.1f} days ago  {tools}"
+        )
+    for each in cache.unreadable():
+        print(
+            f"{each.folder.name[:12]}  cannot be read: {each.why}  {each.size} bytes, "
+            f"last used {each.unused / 86400:.1f} days ago"
         )
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,6 +153,77 @@ def test_only_what_it_made_itself_is_taken_away(bench: Bench) -> None:
         os.utime(folder, (0, 0))
     assert main([str(bench.root), "prune", "--days", "0"]) == 0
     assert {path.name for path in bench.root.iterdir()} == {".ssh", ".git", ".venv"}
+
+
+DAMAGES: Mapping[str, tuple[Callable[[Path], None], str]] = {
+    "no description": (lambda folder: emptied(folder, "entry.json"), "has no entry.json"),
+    "another schema": (
+        lambda folder: rewrite(folder, b'"schema": 1', b'"schema": 2'),
+        "schema 2, this version reads 1",
+    ),
+    "no JSON": (lambda folder: rewrite(folder, b"{", b"["), "not JSON"),
+    "of a later version": (lambda folder: rewrite(folder, b'"step"', b'"stride"'), "stride"),
+    "empty": (lambda folder: emptied(folder), "has no entry.json"),
+}
+
+
+def emptied(folder: Path, *names: str) -> None:
+    for name in names or ("entry.json", "data"):
+        (folder / name).unlink()
+
+
+def rewrite(folder: Path, old: bytes, new: bytes) -> None:
+    path = folder / "entry.json"
+    data = path.read_bytes()
+    assert old in data
+    path.unlink()
+    path.write_bytes(data.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_cannot_be_read_is_listed_with_why_and_goes_by_its_age(
+    bench: Bench, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.run()
+    bench.run(windows="c" * 64)
+    (kept, *_), (folder, *_) = bench.cache().entries()
+    spoil, why = DAMAGES[damage]
+    spoil(folder)
+    os.utime(folder)
+    assert main([str(bench.root), "list"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(folder.name[:12]))
+    assert "cannot be read: " in line
+    assert why in line
+    assert main([str(bench.root), "prune", "--days", "2"]) == 0
+    assert "0 entries taken away, 1 kept, 1 that cannot be read stay" in capsys.readouterr().out
+    long_ago = time.time() - 3 * 86400
+    os.utime(folder, (long_ago, long_ago))
+    assert main([str(bench.root), "prune", "--days", "2"]) == 0
+    assert "1 entries taken away, 1 kept\n" in capsys.readouterr().out
+    assert [path.name for path in bench.root.iterdir()] == [kept.name]
+
+
+def test_what_has_an_entrys_name_and_another_content_is_left_alone(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.run()
+    ((folder, *_),) = bench.cache().entries()
+    (folder / "entry.json").unlink()
+    (folder / "somebodys").write_bytes(b"own")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (bench.root / ("d" * 64)).symlink_to(elsewhere)
+    (bench.root / "abc").mkdir()
+    for path in (folder, elsewhere, bench.root / "abc"):
+        os.utime(path, (0, 0))
+    assert main([str(bench.root), "prune", "--days", "0"]) == 0
+    assert main([str(bench.root), "list"]) == 0
+    assert "somebodys is no part of an entry: left alone" in capsys.readouterr().out
+    bench.run()  # and what cannot be read is no hit
+    assert (bench.made, "made anew" in bench.said[0]) == (2, True)
+    bench.run(use=False)
+    assert (folder / "somebodys").read_bytes() == b"own"
+    assert {path.name for path in bench.root.iterdir()} == {folder.name, "d" * 64, "abc"}
 
 
 def test_an_entry_that_cannot_be_pruned_fails_no_build(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
