@@ -1,9 +1,9 @@
 """What the long steps made, kept by what they were made from: the same work is never done twice.
 
 In front of ``optimize`` and ``compile``, which take hours for a chip. The key holds everything that shapes
-the bytes: step, code version, the toolchain's own record (its tools' versions and options) and the digests of
-what went in. It knows nothing of Dagster, so any of its homes finds it. ``python -m assets.build_cache``
-lists and prunes it.
+the bytes: step, code version, the toolchain's own record (its tools' versions and options), the digest of its
+source and the digests of what went in. A hit passes the toolchain's checks as a new result does. The cache
+knows nothing of Dagster, so any of its homes finds it. ``python -m assets.build_cache`` lists and prunes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 from assets.product import CODE_VERSION
 from assets.toolchain import Built, Toolchain
 from runtime.contract.document import from_json, sha256_bytes, to_json
-from runtime.contract.errors import ManifestError, StoreError
+from runtime.contract.errors import ManifestError, PipelineError, StoreError
 from runtime.contract.files import move_aside, read_bounded, write_directory
 from runtime.contract.release import ToolchainRecord
 
@@ -35,6 +35,7 @@ MOST_BYTES: Final = 20 * 2**30
 NOT_USED: Final = "not used (use_cache: false)"
 DEGRADED: Final = "degradations"
 """The fact in which a toolchain says what went worse than asked, and was accepted."""
+_STAGES: Final = {"optimize": "quantized", "compile": "compiled"}
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 _ENTRY: Final = "entry.json"
 _DATA: Final = "data"
@@ -120,7 +121,7 @@ class BuildCache:
             make: Does the work.
         """
         key = self._key(step, toolchain, inputs)
-        found = self._taken(key) if self.use else None
+        found = self._taken(key, step, toolchain, inputs) if self.use else None
         if found is not None:
             entry, built = found
             self.told = f"hit: made {entry.made_at} in {entry.seconds:.1f} s, {key[:12]}"
@@ -138,37 +139,31 @@ class BuildCache:
             "schema": SCHEMA,
             "step": step,
             "code": CODE_VERSION,
+            "sources": toolchain.sources,
             "target": toolchain.target,
             "toolchain": asdict(toolchain.record()),
             "inputs": dict(inputs),
         }
         return sha256_bytes(to_json(what))
 
-    def _taken(self, key: str) -> tuple[Entry, Built] | None:
+    def _taken(
+        self, key: str, step: str, toolchain: Toolchain, inputs: Mapping[str, str]
+    ) -> tuple[Entry, Built] | None:
         folder = self.root / key
         if not folder.exists():
             return None
         try:
-            entry = _read(folder)
-            data = (folder / _DATA).read_bytes()
-        except (OSError, ManifestError) as error:
-            self._say(f"cache entry {key[:12]} cannot be read ({error}): made anew")
-            self._aside(folder)
-            return None
-        if sha256_bytes(data) != entry.sha256:
-            self._say(f"cache entry {key[:12]} is damaged: made anew")
+            entry, built = _opened(folder)
+            if (entry.step, entry.target, entry.inputs) != (step, toolchain.target, dict(inputs)):
+                raise ManifestError(f"is of {entry.step} for {entry.target}, from other inputs")
+            # As what is made now would be: another CPU, or a check that was added meanwhile.
+            toolchain.check(built, _STAGES[step])
+        except (OSError, PipelineError) as error:
+            self._say(f"cache entry {key[:12]} cannot be used ({error}): made anew")
             self._aside(folder)
             return None
         with contextlib.suppress(OSError):
             os.utime(folder)  # used: the last to be pruned
-        built = Built(
-            stage=entry.stage,
-            kind=entry.kind,
-            suffix=entry.suffix,
-            data=data,
-            record=entry.record,
-            facts=entry.facts,
-        )
         return entry, built
 
     def _keep(
@@ -305,6 +300,22 @@ def through(
     """As ``BuildCache.through``, where there is one; ``stand_in`` is what ``infer`` may need."""
     built = make() if cache is None else cache.through(step, toolchain, inputs, make)
     return replace(built, stand_in=stand_in)
+
+
+def _opened(folder: Path) -> tuple[Entry, Built]:
+    entry = _read(folder)
+    data = (folder / _DATA).read_bytes()
+    if sha256_bytes(data) != entry.sha256:
+        raise ManifestError("is damaged")
+    built = Built(
+        stage=entry.stage,
+        kind=entry.kind,
+        suffix=entry.suffix,
+        data=data,
+        record=entry.record,
+        facts=entry.facts,
+    )
+    return entry, built
 
 
 def _read(folder: Path) -> Entry:

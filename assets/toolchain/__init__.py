@@ -5,10 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import numpy as np
 
+from runtime.contract.document import sha256_bytes
 from runtime.contract.errors import PipelineError, ToolchainError
 from runtime.contract.parity import LayerNoise
 from runtime.contract.release import TARGETS, OutputQuantization, ToolchainRecord
@@ -21,6 +23,7 @@ HAILO_TARGETS: Final = ("hailo8", "hailo8l")
 OTHER_CHIPS: Final = ("hailo8r", "hailo10h", "hailo15h", "hailo15m", "hailo15l")
 """Known by name, and not built for: all but the first take the Dataflow Compiler 5.x and HailoRT 5.x."""
 STAGES: Final = ("parsed", "quantized", "compiled")
+_ASSETS: Final = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,22 @@ class Built:
     stand_in: bytes = b""
 
 
+def source_digest(*patterns: str) -> str:
+    """Digest of source files of ``assets``, by which results are told apart that other code made.
+
+    To be called while the toolchain is imported: of the code that runs, not of what is put there later.
+
+    Args:
+        patterns: Globs below ``assets/``, each of one file or more.
+    """
+    lines = []
+    for pattern in patterns:
+        paths = sorted(_ASSETS.glob(pattern))
+        assert paths, pattern
+        lines += [f"{path.relative_to(_ASSETS)} {sha256_bytes(path.read_bytes())}" for path in paths]
+    return sha256_bytes("\n".join(lines).encode())
+
+
 class Toolchain(abc.ABC):
     """Hailo's three stages and the emulation of what they made.
 
@@ -57,6 +76,8 @@ class Toolchain(abc.ABC):
 
     target: str
     """The target that the artifacts are for."""
+    sources: ClassVar[str]
+    """``source_digest`` of the code that makes and checks what this toolchain gives, this module's too."""
 
     @abc.abstractmethod
     def record(self) -> ToolchainRecord:
@@ -91,7 +112,9 @@ class Toolchain(abc.ABC):
         _check_stage(parsed, "parsed")
         _check_windows(windows)
         quantized = self._checked("optimize", "quantized", lambda: self._optimize(parsed, windows))
-        return replace(quantized, record=self.record())
+        quantized = replace(quantized, record=self.record())
+        self.check(quantized, "quantized")
+        return quantized
 
     def compile(self, quantized: Built) -> Built:
         """Make the artifact that an engine loads.
@@ -103,7 +126,24 @@ class Toolchain(abc.ABC):
         _check_stage(quantized, "quantized")
         self.check_made(quantized)
         compiled = self._checked("compile", "compiled", lambda: self._compile(quantized))
-        return replace(compiled, record=quantized.record, stand_in=quantized.data)
+        compiled = replace(compiled, record=quantized.record, stand_in=quantized.data)
+        self.check(compiled, "compiled")
+        return compiled
+
+    def check(self, built: Built, stage: str) -> None:
+        """Hold a result against what this toolchain promises of it here, made just now or kept from before.
+
+        Raises:
+            ToolchainError: Of another stage, made by another toolchain, or not what may be used here.
+        """
+        _check_stage(built, stage)
+        self.check_made(built)
+        try:
+            self._check(built)
+        except PipelineError:
+            raise
+        except Exception as error:
+            raise ToolchainError(f"{stage} cannot be checked: {error}", where=self.target) from error
 
     def check_made(self, built: Built) -> None:
         """Refuse what another toolchain, version or choice of options made.
@@ -220,6 +260,9 @@ class Toolchain(abc.ABC):
 
     @abc.abstractmethod
     def _compile(self, quantized: Built) -> Built: ...
+
+    @abc.abstractmethod
+    def _check(self, built: Built) -> None: ...
 
     @abc.abstractmethod
     def _layer_noise(self, parsed: Built, quantized: Built, windows: FloatArray) -> LayerNoise | None: ...

@@ -17,7 +17,7 @@ import numpy as np
 
 from assets.metrics import context_metrics
 from assets.onnx_run import run_graph
-from assets.toolchain import HAILO_TARGETS, Built, Toolchain, dfc_errors
+from assets.toolchain import HAILO_TARGETS, Built, Toolchain, dfc_errors, source_digest
 from assets.toolchain.dfc_artifact import check_compiled, output_of
 from assets.toolchain.dfc_config import DfcConfig, load_config, model_script, recorded
 from assets.toolchain.dfc_errors import (
@@ -63,6 +63,15 @@ class HailoDfcToolchain(Toolchain):
     Raises:
         DfcMissingError: No Python is named.
     """
+
+    sources = source_digest(
+        "toolchain/__init__.py",
+        "toolchain/hailo_dfc.py",
+        "toolchain/dfc_*.py",
+        "toolchain/onnx_check.py",
+        "onnx_run.py",
+        "metrics.py",
+    )
 
     def __init__(
         self,
@@ -187,6 +196,10 @@ class HailoDfcToolchain(Toolchain):
         streams = check_compiled(data, self.target, self.versions()["dfc"])
         facts = {**quantized.facts, **_said(answer), **streams, "log": _joined(quantized, answer)}
         return Built(stage="compiled", kind="hef", suffix=".hef", data=data, facts=facts)
+
+    def _check(self, built: Built) -> None:
+        if built.stage == "compiled":
+            check_compiled(built.data, self.target, self.versions()["dfc"])
 
     def _infer(self, built: Built, windows: FloatArray) -> FloatArray:
         if built.stage == "parsed":

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from assets import build_cache
 from assets.build_cache import BuildCache, main
-from assets.toolchain import Built
+from assets.onnx_model import canonical_graph
+from assets.toolchain import Built, emulator, source_digest
 from assets.toolchain.emulator import EmulatorToolchain
-from runtime.contract.errors import StoreError
+from runtime.contract.errors import StoreError, ToolchainError
 from runtime.contract.release import ToolchainRecord
+from tests.assets.test_onnx_model import small_encoder
+from tests.chain import ROOT
 
 pytestmark = pytest.mark.build
 INPUTS = {"onnx_model": "a" * 64, "windows": "b" * 64}
@@ -90,8 +97,10 @@ def test_everything_that_shapes_the_bytes_is_in_the_key(
     bench.run()
     monkeypatch.setattr(build_cache, "CODE_VERSION", "newer")
     bench.run()
-    assert bench.made == 9
-    assert len(bench.cache().entries()) == 9
+    monkeypatch.setattr(Toolchain, "sources", "of other code")
+    bench.run()
+    assert bench.made == 10
+    assert len(bench.cache().entries()) == 10
 
 
 def test_without_it_the_step_is_done_and_replaces_what_is_kept(bench: Bench) -> None:
@@ -116,6 +125,100 @@ def test_what_is_damaged_is_made_anew_and_said(bench: Bench, name: str, data: by
     assert told.startswith("made now")
     assert len(bench.said) == 1
     assert bench.run()[1].startswith("hit")
+
+
+def test_an_entry_under_another_ones_name_is_not_taken(bench: Bench) -> None:
+    bench.run()
+    ((folder, *_),) = bench.cache().entries()
+    bench.run(windows="c" * 64)
+    (other,) = (path for path, *_ in bench.cache().entries() if path != folder)
+    shutil.rmtree(other)
+    shutil.copytree(folder, other)
+    assert bench.run(windows="c" * 64)[1].startswith("made now")
+    assert "from other inputs" in bench.said[-1]
+
+
+def test_a_hit_is_held_against_the_toolchains_checks_as_a_new_result_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept by an earlier version, or on a machine whose kernels were others."""
+    toolchain, windows = EmulatorToolchain(), np.ones((4, 100, 9), np.float32)
+    parsed = toolchain.parse(canonical_graph(small_encoder()))
+    quantized = toolchain.optimize(parsed, windows)
+    compiled = toolchain.compile(quantized)
+    poser = replace(compiled, data=parsed.data, stand_in=b"")  # float throughout, and says int8
+
+    def through(make: Callable[[], Built]) -> tuple[Built, str]:
+        cache = bench.cache()
+        return cache.through("compile", toolchain, {"quantized_har": "a" * 64}, make), cache.told
+
+    through(lambda: poser)
+    built, told = through(lambda: toolchain.compile(quantized))
+    assert told.startswith("made now")
+    assert built.data == compiled.data
+    assert "not integer kernels only" in bench.said[-1]
+    assert through(lambda: poser)[1].startswith("hit")
+    # What is made now fails as it always did.
+    monkeypatch.setattr(emulator, "_INTEGER_KERNELS", frozenset({"QLinearConv"}))
+    with pytest.raises(ToolchainError, match="not integer kernels only"):
+        through(lambda: toolchain.compile(quantized))
+
+
+def imported(path: Path) -> set[Path]:
+    """Files of ``assets`` that a file imports when it is imported, or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("assets."):
+            place = ROOT / str(node.module).replace(".", "/")
+            files = [place / f"{name.name}.py" for name in node.names] if place.is_dir() else []
+            files = [file for file in files if file.is_file()]
+            found |= set(files or [place / "__init__.py" if place.is_dir() else place.with_suffix(".py")])
+    return found
+
+
+@pytest.mark.parametrize("name", ["emulator", "hailo_dfc"])
+def test_the_digest_of_a_toolchains_source_holds_what_it_is_made_of(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything of this package that its modules reach, and what these import of ``assets``."""
+    package = ROOT / "assets" / "toolchain"
+    needed, waiting = set(), [package / f"{name}.py", package / "__init__.py"]
+    if name == "hailo_dfc":
+        waiting.append(package / "dfc_worker.py")  # run, not imported
+    while waiting:
+        path = waiting.pop()
+        if path not in needed:
+            needed.add(path)
+            # The package's own file only names the adapters; what is outside is one step.
+            if path.parent == package and path.name != "__init__.py":
+                waiting += imported(path)
+    named: list[str] = []
+
+    def noted(*patterns: str) -> str:
+        named.extend(patterns)
+        return ""
+
+    monkeypatch.setattr("assets.toolchain.source_digest", noted)
+    spec = importlib.util.spec_from_file_location("again", package / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    held = {path for pattern in named for path in (ROOT / "assets").glob(pattern)}
+    assert needed <= held, sorted(needed - held)
+
+
+def test_the_digest_of_source_changes_with_any_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("assets.toolchain._ASSETS", tmp_path)
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text("one")
+    seen = {source_digest("*.py")}
+    (tmp_path / "b.py").write_text("another")
+    seen.add(source_digest("*.py"))
+    (tmp_path / "b.py").rename(tmp_path / "c.py")
+    seen.add(source_digest("*.py"))
+    assert len(seen) == 3
 
 
 def test_what_went_worse_than_asked_is_not_taken_for_whole(bench: Bench) -> None:

@@ -134,6 +134,22 @@ class ToolchainSuite:
         with pytest.raises(ToolchainError, match="expected a parsed one"):
             toolchain.layer_noise(quantized, quantized, some_windows(2))
 
+    def test_a_result_is_checked_again_when_it_was_kept(self, graph: bytes) -> None:
+        """As when it was made: another stage, another toolchain's, and what only claims to be one."""
+        toolchain, parsed, quantized, compiled = self.built(graph)
+        toolchain.check(quantized, "quantized")
+        toolchain.check(replace(compiled, stand_in=b""), "compiled")
+        with pytest.raises(ToolchainError, match="expected a compiled one"):
+            toolchain.check(quantized, "compiled")
+        with pytest.raises(ToolchainError, match="nobody knows whom"):
+            toolchain.check(replace(quantized, record=None), "quantized")
+        for data in (parsed.data, b"no artifact", graph):
+            with pytest.raises(ToolchainError):
+                toolchain.check(replace(compiled, data=data), "compiled")
+
+    def test_its_code_has_a_digest(self) -> None:
+        assert re.fullmatch("[0-9a-f]{64}", self.make().sources)
+
     def test_record_names_tools_with_versions(self) -> None:
         record = self.make().record()
         assert record.id
