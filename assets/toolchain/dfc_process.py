@@ -38,6 +38,16 @@ _OURS: Final = re.compile(
     r"|HAILO_DFC_PYTHON|HAILO_LOCK_DIR|COVERAGE_.*|TOX_.*|HEF_PATH|NUM_MOTIFS|TARGET|HOST|PORT|UI_PORT|LOG_LEVEL|WEB_CONCURRENCY|MAKE.*|MFLAGS"
     r"|FAILURE_WEBHOOK_URL|PROMETHEUS_.*|RUNTIME_URLS|CANARY_.*|TRUST_ROOT|UI_URL|BUILDS|NIGHTLY_CRON|TELEMETRY_.*"
 )
+_SECRET: Final = re.compile(
+    r"PG[A-Z]+|SSH_AUTH_SOCK|GPG_AGENT_INFO|"
+    r".*(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|CREDENTIAL|WEBHOOK|ACCESS_KEY|API_KEY|PRIVATE_KEY|KEY_FILE"
+    r"|DATABASE_URL|_DSN).*",
+    re.IGNORECASE,
+)
+"""Whose names say that they are somebody's secrets, or the way to them."""
+_FOR_THE_COMPILER: Final = re.compile(r"HAILO_.*|CUDA_.*|.*_PROXY", re.IGNORECASE)
+"""What may look like a secret and is meant for it: its licence, the way to the network."""
+_URL_WITH_PASSWORD: Final = re.compile(r"\w+://[^/@\s]*:[^/@\s]+@")
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -211,15 +221,23 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What the worker gets: ours without what is meant for our Python, Dagster or this project.
+    """What the worker gets: ours without what is for our Python, Dagster or this project, and no secrets.
 
-    Nothing is read from it here: what is meant for the DFC (CUDA, proxies, its licence) is handed on.
+    What is meant for the DFC (CUDA, proxies, its licence, and names that nobody here knows) is handed on.
     """
-    kept = {name: value for name, value in os.environ.items() if not _OURS.fullmatch(name)}
+    kept = {name: value for name, value in os.environ.items() if not _withheld(name, value)}
     own = str(Path(sys.executable).parent)
     parts = kept.get("PATH", os.defpath).split(os.pathsep)
     kept["PATH"] = os.pathsep.join(part for part in parts if part != own)
     return {**kept, "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder / "tmp")}
+
+
+def _withheld(name: str, value: str) -> bool:
+    if _OURS.fullmatch(name):
+        return True
+    if _FOR_THE_COMPILER.fullmatch(name):
+        return False
+    return bool(_SECRET.fullmatch(name) or _URL_WITH_PASSWORD.search(value))
 
 
 def oom_kills() -> int:

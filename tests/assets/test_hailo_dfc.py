@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -18,14 +20,17 @@ import pytest
 from assets.onnx_model import canonical_graph
 from assets.toolchain import Built, dfc_errors, open_toolchain
 from assets.toolchain.dfc_artifact import check_compiled
+from assets.toolchain.dfc_config import VERBS
 from assets.toolchain.dfc_errors import DfcError
 from assets.toolchain.dfc_process import DfcInterpreter, Listener, environment, shortened
 from assets.toolchain.hailo_dfc import HailoDfcToolchain, check_version
+from orchestration.settings import BuildSettings
 from runtime.contract.window import FloatArray
 from tests.assets.test_onnx_model import small_encoder
 from tests.chain import ROOT
 from tests.dfc import DOUBLES, all_ended, dfc_python, double_toolchain, script, small_config
 from tests.hef_writer import make_hef
+from tests.orchestration.test_deploy import example
 from tests.simulators import wait_for
 
 pytestmark = pytest.mark.build
@@ -215,6 +220,69 @@ def test_each_call_has_a_new_folder_that_is_gone_afterwards(tmp_path: Path) -> N
     assert len(set(folders)) == 2
     assert not any(Path(folder).exists() for folder in folders)
     assert (tmp_path / "there").read_text().split() == ["a.har", "dfc_worker.py", "output.txt", "tmp"]
+
+
+SECRETS = (
+    "CANARY_KEY_FILE",
+    "RELEASE_KEY_FILE",
+    "RELEASE_KEY_PASSPHRASE",
+    "DAGSTER_PG_PASSWORD",
+    "PGPASSWORD",
+    "DATABASE_URL",
+    "SENTRY_DSN",
+    "FAILURE_WEBHOOK_URL",
+    "SLACK_WEBHOOK",
+    "GITHUB_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "SSH_AUTH_SOCK",
+    "Registry_Password",
+)
+
+
+class Asked(dict[str, str]):
+    """An environment that notes which of its names are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return default
+
+
+def test_the_compiler_sees_no_secret_in_any_of_its_verbs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: bytes, windows: FloatArray
+) -> None:
+    """What its process really has, as the double tells it; and of what is meant for it, everything."""
+    asked = Asked()
+    BuildSettings.from_environment(asked)
+    settings = asked.names - {"TZ"}
+    assert {"CANARY_KEY_FILE", "TRUST_ROOT", "FAILURE_WEBHOOK_URL"} < settings
+    env_files = {name for file in ("code.env", "ui.env") for name in example(file)}
+    for name in {*SECRETS, *settings, *env_files}:
+        monkeypatch.setenv(name, f"hidden {name}")
+    monkeypatch.setenv("STORE_OF_SOMEBODY", "postgresql+psycopg2://dagster:hidden@10.0.0.1/dagster")
+    meant = {
+        "CUDA_VISIBLE_DEVICES": "1",
+        "LD_LIBRARY_PATH": "/usr/local/cuda",
+        "HAILO_LICENSE_TOKEN": "theirs",
+        "https_proxy": "http://user:word@proxy:3128",
+        "LANG": "C.UTF-8",
+        "NOBODY_KNOWS": "https://docs.example/a:b",
+    }
+    for name, value in meant.items():
+        monkeypatch.setenv(name, value)
+    place = tmp_path / "environments"
+    toolchain = double_toolchain(tmp_path, DFC_DOUBLE_ENVIRONMENT=str(place))
+    quantized = toolchain.optimize(toolchain.parse(graph), windows)
+    toolchain.infer(toolchain.compile(quantized), windows[:2])
+    told = [json.loads(line) for line in place.read_text().splitlines()]
+    assert {each["verb"] for each in told} == set(VERBS)
+    for each in told:
+        seen = each["environment"]
+        assert {name: value for name, value in seen.items() if "hidden" in value} == {}, each["verb"]
+        assert {name: seen.get(name) for name in meant} == meant, each["verb"]
 
 
 def test_its_environment_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What a test can make go wrong, by DFC_DOUBLE_FAULT in the wrapper that starts this interpreter."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,10 @@ FAULT = os.environ.get("DFC_DOUBLE_FAULT", "")
 
 
 def begin() -> None:
-    """Faults of the import itself."""
+    """Faults of the import itself; and its environment, told where a test asks."""
+    if place := os.environ.get("DFC_DOUBLE_ENVIRONMENT"):
+        with Path(place).open("a") as file:
+            file.write(json.dumps({"verb": sys.argv[1], "environment": dict(os.environ)}) + "\n")
     if FAULT == "import":
         raise ImportError("libtensorflow_framework.so.2: cannot open shared object file")
     if FAULT == "licence":
