@@ -19,7 +19,7 @@ from runtime.contract.errors import PipelineError
 from runtime.contract.files import write_document
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance, ExecuteInProcessResult
+    from dagster import DagsterInstance, DagsterRun, ExecuteInProcessResult
 
 READY: Final = "instance.ready"
 """In ``--report``: Dagster's databases are there, others may open them."""
@@ -28,6 +28,8 @@ RELEASES: Final = "releases.json"
 REPORTS: Final = "reports.json"
 """In ``--report``: target to the parity report that this build wrote, also where it failed."""
 INTERRUPTED: Final = 130
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at who builds."""
 OUR_SETTINGS: Final = "# Instance settings of "
 """How ``dagster.yaml`` begins, now and in earlier versions; what begins otherwise is somebody's own."""
 OURS: Final = {"hailo-pipeline/by": "orchestration.build"}
@@ -85,6 +87,7 @@ def build(report: Path | None) -> bool:
         wait_for_rest(SETTINGS.weights_dir, lambda line: print(f"  {line}", flush=True))
         result = run_job(observe_weights.name, instance)
         if result.success:
+            wait_for_turn(instance)
             result = run_job(build_canary.name, instance)
     if report:
         (report / RELEASES).write_text(json.dumps(made(result, "canary_release", "digest")))
@@ -109,10 +112,48 @@ def run_job(name: str, instance: DagsterInstance) -> ExecuteInProcessResult:
     )
 
 
-def end_interrupted(instance: DagsterInstance) -> None:
-    """Mark builds as failed that were killed: nobody else would, and we hold their home alone."""
+def wait_for_turn(instance: DagsterInstance) -> None:
+    """Wait while a run that Dagster's daemon started builds in this home: what builds is in one pool.
+
+    The daemon keeps its queue waiting for us by itself. What it starts between our last look and our run is
+    not kept apart: then the lineage check is what refuses a mixture.
+    """
+    said = ""
+    while holder := builder(instance):
+        if holder.run_id != said:
+            said = holder.run_id
+            print(
+                f"  run {holder.run_id} ({holder.job_name}) builds in this DAGSTER_HOME: waiting "
+                "(cancel it in the UI where it is not to go on)",
+                flush=True,
+            )
+        time.sleep(LOOK_SECONDS)
+
+
+def builder(instance: DagsterInstance) -> DagsterRun | None:
+    """The run that holds the pool of what builds; None where nobody does."""
     from dagster import DagsterRunStatus, RunsFilter
 
+    from orchestration.chain import BUILDS
+
+    # As Dagster's queue counts them: one that is queued, or only made, holds nothing.
+    active = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(RunsFilter(statuses=active)):
+        if run.run_op_concurrency and BUILDS in (run.run_op_concurrency.all_pools or ()):
+            return run
+    return None
+
+
+def end_interrupted(instance: DagsterInstance) -> None:
+    """Mark builds as failed that were killed: nobody else would, and we hold their home alone.
+
+    Also those of a ``dagster dev`` that is gone, for which we would wait.
+    """
+    from dagster import DagsterRunStatus, RunsFilter
+
+    from orchestration.lost_runs import by_a_local_server, mark_lost
+
+    mark_lost(instance, by_a_local_server)
     unfinished = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
     for run in instance.get_runs(RunsFilter(tags=OURS, statuses=unfinished)):
         instance.report_run_failed(run, "the build was killed before it ended")

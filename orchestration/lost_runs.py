@@ -7,7 +7,9 @@ This sensor is evaluated in the server's process, on the machine where the worke
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +31,21 @@ their process ids are not of this machine."""
 )
 def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Look at every run that is said to be at work."""
-    instance, lost = context.instance, []
+    lost = mark_lost(context.instance, lambda run: _started_here(context, run))
+    return dg.SkipReason(
+        f"marked as failed: {', '.join(lost)}" if lost else "every run at work has its worker"
+    )
+
+
+def mark_lost(instance: dg.DagsterInstance, started_here: Callable[[dg.DagsterRun], bool]) -> list[str]:
+    """Mark runs whose worker is gone, of those whose worker would be a process of this machine.
+
+    Returns:
+        Their ids.
+    """
+    lost = []
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
-        pid = worker_of(instance, run.run_id) if _started_here(context, run) else None
+        pid = worker_of(instance, run.run_id) if started_here(run) else None
         if pid is None or works(pid):
             continue
         # Its last word before its end is how the run ended: asked again, now that it is gone.
@@ -39,9 +53,15 @@ def lost_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if again is not None and not again.is_finished:
             instance.report_run_failed(again, f"its worker (process {pid}) is gone, and did not say why")
             lost.append(run.run_id)
-    return dg.SkipReason(
-        f"marked as failed: {', '.join(lost)}" if lost else "every run at work has its worker"
-    )
+    return lost
+
+
+def by_a_local_server(run: dg.DagsterRun) -> bool:
+    """Whether a code server of this very machine started it: one on a socket, as that of ``dagster dev``."""
+    try:
+        return bool(json.loads(run.tags.get(_BY_SERVER, "{}")).get("socket"))
+    except ValueError:
+        return False
 
 
 def _started_here(context: dg.SensorEvaluationContext, run: dg.DagsterRun) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.dagster_run import DagsterRun, RunOpConcurrency
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._core.test_utils import create_run_for_test
 
-from orchestration.build import alone_in, make_home
+from orchestration.build import alone_in, builder, end_interrupted, make_home
 from orchestration.parity_view import REPORT_KEY
 from orchestration.progress import progress_logger
 from tests.chain import ROOT, SAMPLE_VERSION
@@ -69,6 +75,87 @@ def test_a_build_waits_for_another_one_in_its_home_and_in_its_bench(tmp_path: Pa
     with alone_in(tmp_path / place), started_build(tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"  another build is at work in {tmp_path / place}: waiting\n"
+
+
+BUILDER = """
+import sys
+import dagster as dg
+@dg.op(pool="builds")
+def builds() -> None:
+    print("builds", flush=True)
+    sys.stdin.read()
+@dg.job(executor_def=dg.in_process_executor)
+def by_the_daemon() -> None:
+    builds()
+with dg.DagsterInstance.get() as instance:
+    by_the_daemon.execute_in_process(instance=instance)
+"""
+
+
+def test_a_build_waits_for_a_run_that_builds_in_its_home(tmp_path: Path) -> None:
+    """As one that the daemon of a `dagster dev` there started."""
+    home = make_home(tmp_path / "home")
+    other = subprocess.Popen(
+        [sys.executable, "-c", BUILDER],
+        cwd=ROOT,
+        env={**os.environ, "DAGSTER_HOME": str(home)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "builds\n"
+        with started_build(tmp_path) as process:
+            assert process.stdout is not None
+            said = iter(process.stdout.readline, "")
+            assert next(said).split()[0] == "model_weights"
+            waits = next(said)
+            assert re.fullmatch(r"  run [0-9a-f-]{36} \(by_the_daemon\) builds in .*: waiting .*\n", waits)
+            with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home))) as instance:
+                jobs = {run.job_name for run in instance.get_runs()}
+                assert jobs == {"observe_weights", "by_the_daemon"}
+            other.communicate("", timeout=60)
+            assert next(said).split()[0] == "calibration_set"
+    finally:
+        other.kill()
+        other.communicate()
+
+
+@pytest.mark.parametrize(
+    ("server", "status"),
+    [('{"host": "localhost", "socket": "/tmp/s"}', "FAILURE"), ('{"port": 1}', "STARTED")],
+)
+def test_a_build_does_not_wait_for_a_worker_that_is_gone(server: str, status: str) -> None:
+    """Where it would be a process of this machine: another machine's ids mean nothing here."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags={GRPC_INFO_TAG: server})
+        said = f"Started process for run (pid: {2**22})."
+        instance.report_engine_event(said, run, EngineEventData.in_process(2**22))
+        end_interrupted(instance)
+        again = instance.get_run_by_id(run.run_id)
+        assert again is not None
+        assert again.status.value == status
+
+
+@pytest.mark.parametrize(
+    ("status", "pool", "holds"),
+    [
+        ("STARTING", "builds", True),
+        ("CANCELING", "builds", True),
+        ("STARTED", "other", False),
+        ("NOT_STARTED", "builds", False),
+    ],
+)
+def test_who_holds_the_pool(status: str, pool: str, holds: bool) -> None:
+    concurrency = RunOpConcurrency(
+        all_pools={pool}, root_key_counts={pool: 1}, has_unconstrained_root_nodes=False
+    )
+    run = DagsterRun("build", status=dg.DagsterRunStatus(status), run_op_concurrency=concurrency)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_run(run)
+        assert (builder(instance) is not None) == holds
 
 
 def test_home_and_bench_may_be_one_folder(tmp_path: Path) -> None:
