@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HAILO_TARGETS: Final = ("hailo8", "hailo8l")
 OTHER_CHIPS: Final = ("hailo8r", "hailo10h", "hailo15h", "hailo15m", "hailo15l")
 """Known by name, and not built for: all but the first take the Dataflow Compiler 5.x and HailoRT 5.x."""
+EMULATOR_TOOLS: Final = ("numpy", "onnx", "onnxruntime", "onnxsim")
+"""Distributions whose versions shape what the emulator's toolchain makes."""
 STAGES: Final = ("parsed", "quantized", "compiled")
 _ASSETS: Final = Path(__file__).resolve().parent.parent
 

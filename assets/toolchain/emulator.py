@@ -21,11 +21,10 @@ import onnxruntime as ort
 
 from assets.onnx_model import OPERATORS, canonicalize, serialize
 from assets.onnx_run import exact_session, open_session
-from assets.toolchain import Built, Toolchain, source_digest
+from assets.toolchain import EMULATOR_TOOLS, Built, Toolchain, source_digest
 from assets.toolchain.emulator_noise import layer_noise
 from assets.toolchain.emulator_quantize import quantize_graph
 from assets.toolchain.emulator_ranges import POLICY, choose_ranges
-from assets.toolchain.made_with import EMULATOR_TOOLS
 from runtime.contract.cpu import has_vnni, is_x86, kernel_family, this_cpu
 from runtime.contract.errors import ToolchainError
 from runtime.contract.parity import LayerNoise

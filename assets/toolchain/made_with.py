@@ -7,10 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from assets.toolchain import EMULATOR_TOOLS
 from assets.toolchain.dfc_config import load_config, recorded
 from runtime.contract.document import sha256_bytes, to_json
 
-EMULATOR_TOOLS: Final = ("numpy", "onnx", "onnxruntime", "onnxsim")
 UNKNOWN: Final = "unknown"
 _DFC_FOLDER: Final = re.compile(r"hailo_dataflow_compiler-(?P<version>[^-]+)\.(?:dist|egg)-info", re.I)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from assets.toolchain import EMULATOR_TOOLS
 from assets.toolchain import made_with as module
 from assets.toolchain.dfc_config import DfcConfig, load_config
 from assets.toolchain.emulator import EmulatorToolchain
-from assets.toolchain.made_with import EMULATOR_TOOLS, installed_dfc, made_with
+from assets.toolchain.made_with import installed_dfc, made_with
 
 pytestmark = pytest.mark.build
 
