@@ -1,6 +1,6 @@
 """What ``deploy/`` asks Prometheus: the dashboard's queries, the recorded ones, and what alerts look at.
 
-And a real Prometheus to ask.
+And a Prometheus to ask, with the files of ``deploy/``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx
 import yaml
 
 from tests.requirements import program
-from tests.simulators import ROOT, RuntimeServer, free_port, wait_for
+from tests.simulators import ROOT, free_port, wait_for
 
 JOB_NAME: Final = "hailo-inference"
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
@@ -69,33 +69,36 @@ def documents(folder: Path) -> dict[Path, Any]:
 
 
 @contextlib.contextmanager
-def prometheus(servers: Sequence[RuntimeServer], folder: Path) -> Iterator[str]:
-    """A real one with the rules of ``deploy/``, which scrapes and judges each second; its address.
+def prometheus(targets: Sequence[str], folder: Path) -> Iterator[str]:
+    """A real one with configuration and rules of ``deploy/``: what differs is whom it asks, and how often.
 
-    For tests marked ``needs("prometheus")``.
+    Args:
+        targets: Address and port of each runtime, in the place of the configuration's own.
+        folder: Where its data go; is made.
+
+    Yields:
+        Its address. It looks each second.
     """
     folder.mkdir()
-    targets = [f"127.0.0.1:{server.port}" for server in servers]
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(PROMETHEUS / "rules.yml")],
-        "scrape_configs": [{"job_name": JOB_NAME, "static_configs": [{"targets": targets}]}],
-    }
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = free_port()
+    settings = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    settings["rule_files"] = [str(PROMETHEUS / name) for name in settings["rule_files"]]
+    (job,) = settings["scrape_configs"]
+    job["static_configs"] = [{"targets": list(targets)}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
+    url = f"127.0.0.1:{free_port()}"
     command = [
         str(program("prometheus")),
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/data",
-        f"--web.listen-address=127.0.0.1:{port}",
+        f"--web.listen-address={url}",
     ]
+    url = f"http://{url}"
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            url = f"http://127.0.0.1:{port}"
 
             def ready() -> bool:
-                if process.poll() is not None:
-                    raise RuntimeError(f"Prometheus ended: {(folder / 'log').read_text()[-1000:]}")
+                assert process.poll() is None, (folder / "log").read_text()
                 with contextlib.suppress(httpx.TransportError):
                     return httpx.get(f"{url}/-/ready").status_code == 200
                 return False
@@ -104,3 +107,11 @@ def prometheus(servers: Sequence[RuntimeServer], folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.terminate()
+
+
+def asked(url: str, query: str) -> list[Any]:
+    """What a Prometheus finds: one entry a series, with ``metric`` and ``value``."""
+    answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=30).json()
+    assert answer["status"] == "success", (query, answer)
+    found: list[Any] = answer["data"]["result"]
+    return found

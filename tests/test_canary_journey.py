@@ -208,7 +208,7 @@ def test_only_a_good_canary_becomes_stable_and_no_client_notices(tmp_path: Path)
     settings = {"RELEASE_STORE": str(root), "CANARY_MODE": "shadow", "PYTHONPATH": str(site)}
     with (
         running_server(tmp_path, **settings) as server,
-        prometheus([server], tmp_path / "prometheus") as url,
+        prometheus([f"127.0.0.1:{server.port}"], tmp_path / "prometheus") as url,
         Clients(server) as clients,
     ):
         good = ReleaseSimulator(version="v2").publish(root, "canary", judged=False)

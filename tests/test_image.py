@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from runtime.contract.store import Release
 from tests.chain import ROOT
-from tests.requirements import program
-from tests.running import free_ports
-from tests.simulators import ReleaseSimulator, imu_windows, infer_body, wait_for
+from tests.image import Container, build, file_system, run
+from tests.monitoring import JOB, asked, prometheus
+from tests.simulators import ReleaseSimulator, free_port, imu_windows, infer_body, wait_for
 
 MOST_BYTES = 230_000_000
 """Above the base and its Python: what the runtime brings."""
 PACKAGES = ROOT / "deploy" / "image" / "packages.sh"
-
-
-def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, check=False, **options)
 
 
 def size_of(folder: Path) -> int:
@@ -33,61 +27,22 @@ def size_of(folder: Path) -> int:
 @pytest.fixture(scope="module")
 def rootfs(testbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image's file system."""
-    built = run(testbed / "image", "build", "amd64", "Dockerfile.runtime", "hailo-inference", cwd=ROOT)
+    built = build(testbed, "hailo-inference")
     assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    folder = tmp_path_factory.mktemp("image") / "root"
-    copied = run(testbed / "image", "rootfs", "hailo-inference", folder)
-    assert copied.returncode == 0, copied.stderr
-    return folder
-
-
-class Container:
-    """The image's command in a sandbox: its root read-only, uid 1000, nothing to write but memory."""
-
-    def __init__(self, rootfs: Path, store: Path, trust: Path, port: int) -> None:
-        self.port = port
-        self._words = [
-            str(program("bwrap")),
-            *("--ro-bind", str(rootfs), "/", "--proc", "/proc", "--dev", "/dev"),
-            *("--tmpfs", "/tmp", "--tmpfs", "/dev/shm"),
-            *("--ro-bind", str(store), "/models", "--ro-bind", str(trust), "/etc/hailo-pipeline"),
-            *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--uid", "1000", "--gid", "1000"),
-            *("--die-with-parent", "--new-session", "--clearenv"),
-        ]
-        settings = {
-            "PATH": "/opt/runtime/bin:/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": "/app",
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
-            "RELEASE_STORE": "/models",
-            "TRUST_ROOT": "/etc/hailo-pipeline/root.json",
-            "RELEASE_CHANNEL": "canary",
-        }
-        for name, value in settings.items():
-            self._words += ["--setenv", name, value]
-        self._words += ["--chdir", "/app"]
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return run(*self._words, *command)
-
-    def serve(self, log: Path) -> subprocess.Popen[bytes]:
-        """As the image's ENTRYPOINT and CMD say."""
-        words = ["/usr/bin/tini", "--", "gunicorn", "-c", "/app/runtime/gunicorn.conf.py"]
-        with log.open("wb") as out:
-            return subprocess.Popen(
-                [*self._words, *words, "--worker-tmp-dir", "/dev/shm", "runtime.asgi:app"],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+    return file_system(testbed, "hailo-inference", tmp_path_factory.mktemp("image") / "root")
 
 
 @pytest.fixture
-def container(rootfs: Path, tmp_path: Path) -> Container:
-    ReleaseSimulator().publish(tmp_path / "store", "canary")
+def release(tmp_path: Path) -> Release:
+    return ReleaseSimulator().publish(tmp_path / "store", "canary")
+
+
+@pytest.fixture
+def container(rootfs: Path, release: Release, tmp_path: Path) -> Container:
     trust = tmp_path / "trust"
     trust.mkdir()
     shutil.copy(os.environ["TRUST_ROOT"], trust / "root.json")
-    return Container(rootfs, tmp_path / "store", trust, free_ports(1)[0])
+    return Container(rootfs, tmp_path / "store", trust, free_port())
 
 
 @pytest.mark.slow
@@ -104,31 +59,42 @@ def test_it_serves_as_uid_1000_with_a_read_only_root(
     assert sum("Read-only file system" in line for line in lines) == 3, said
     assert "Python 3.11" in said.stdout
     assert "emulator" in said.stdout
-    process = container.serve(tmp_path / "log")
-    url = f"http://127.0.0.1:{container.port}"
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"{url}/healthz").status_code == 200
-        except httpx.TransportError:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            return False
-
-    try:
-        wait_for(answers, "the container's server", 60)
+    with container.serving(tmp_path / "log"):
+        wait_for(lambda: container.health().get("release"), "the release")
         body = infer_body(imu_windows(1)[0])
-        answer = httpx.post(f"{url}/infer", content=body, headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{container.url}/infer", content=body, headers=headers)
         assert answer.status_code == 200, answer.text
         assert len(answer.json()["latent"]) == 64
         # HEALTHCHECK's own words.
-        asked = container.run("curl", "--fail", "--silent", "--output", "/dev/null", f"{url}/healthz")
-        assert asked.returncode == 0, asked
-    finally:
-        process.terminate()
-        process.wait(30)
+        asked_for = f"{container.url}/healthz"
+        told = container.run("curl", "--fail", "--silent", "--output", "/dev/null", asked_for)
+        assert told.returncode == 0, told
     brought = size_of(rootfs / "opt" / "runtime") + size_of(rootfs / "app")
     print(f"\nthe image brings {brought / 1e6:.0f} MB above base and Python")
     assert brought < MOST_BYTES
+
+
+@pytest.mark.slow
+@pytest.mark.needs("bwrap", "prometheus")
+@pytest.mark.timeout(1500)
+def test_a_prometheus_finds_it_under_the_committed_job(
+    container: Container, release: Release, tmp_path: Path
+) -> None:
+    """As ``deploy/prometheus/prometheus.yml`` asks, but for the address."""
+    with (
+        container.serving(tmp_path / "log"),
+        prometheus([f"127.0.0.1:{container.port}"], tmp_path / "prometheus") as url,
+    ):
+        build_info = f"hailo_build_info{{{JOB}}}"
+        wait_for(lambda: asked(url, build_info), "hailo_build_info of the image")
+        (up,) = asked(url, f"up{{{JOB}}}")
+        assert up["value"][1] == "1"
+        assert up["metric"]["instance"] == f"127.0.0.1:{container.port}"
+        wait_for(
+            lambda: [each["metric"]["release"] for each in asked(url, build_info)] == [release.id],
+            "the release that it serves",
+        )
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tests.keys import BUILD, a_store
 from tests.monitoring import (
     alerts,
     as_grafana_asks,
+    asked,
     panel_queries,
     prometheus,
     records,
@@ -83,13 +84,6 @@ class Clients:
                         client.post("/infer", content=sent[number % len(sent)])
 
 
-def asked(url: str, query: str) -> list[Any]:
-    answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=30).json()
-    assert answer["status"] == "success", (query, answer)
-    found: list[Any] = answer["data"]["result"]
-    return found
-
-
 def sum_of(url: str, query: str) -> float:
     return sum(float(each["value"][1]) for each in asked(url, query))
 
@@ -146,7 +140,7 @@ def test_every_query_finds_something(tmp_path: Path) -> None:
     with (
         running_server(tmp_path / "a", RELEASE_STORE=str(root), **keeping) as beside,
         running_server(tmp_path / "b", **on_chip, **double.environment) as chip,
-        prometheus([beside, chip], tmp_path / "prometheus") as url,
+        prometheus([f"127.0.0.1:{each.port}" for each in (beside, chip)], tmp_path / "prometheus") as url,
         Clients([beside, chip]) as clients,
     ):
         # Nothing is there yet: 503, and no model.
