@@ -30,7 +30,7 @@ awk '/^[^ ]/ { keep = !/^numpy==/ } keep' "$work/runtime.txt" >"$work/without-nu
 echo 'numpy>=1.26,<2' >"$work/numpy1.in"
 compile runtime-numpy1.txt --extra runtime pyproject.toml "$work/numpy1.in" -c "$work/without-numpy.txt"
 
-# On a chip: without onnxruntime, with the numpy that HailoRT takes.
-compile runtime-hailo.txt --extra hailo pyproject.toml -c "$work/runtime-numpy1.txt"
+# On a chip: without onnxruntime, with the numpy that HailoRT takes, and what its package needs besides.
+compile runtime-hailo.txt --extra hailo pyproject.toml locks/hailort-requires.in -c "$work/runtime-numpy1.txt"
 
 mv "$work"/{build,runtime,dev,runtime-test,bench,runtime-numpy1,runtime-hailo}.txt locks/

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
 from tests.chain import ROOT
 from tests.requirements import program
 from tests.simulators import wait_for
+
+ARCHITECTURE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+"""This machine's, as Debian names it."""
 
 
 def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -23,10 +28,11 @@ def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str
 
 
 def build(testbed: Path, tag: str, context: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Build a folder's ``Dockerfile.runtime`` for this machine; layers that are known are not made anew."""
-    arch = run("dpkg", "--print-architecture").stdout.strip()
-    words = (testbed / "image", "build", arch, "Dockerfile.runtime", tag)
-    return run(*words, cwd=context, env={**os.environ, "BUILDAH_LAYERS": "true"})
+    """Build a folder's ``Dockerfile.runtime`` for this machine; one build at a time, whoever asks."""
+    # The testbed makes its base image at first use, at one place: two at once would write it together.
+    with (Path(tempfile.gettempdir()) / "hailo-pipeline-image.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        return run(testbed / "image", "build", ARCHITECTURE, "Dockerfile.runtime", tag, cwd=context)
 
 
 def file_system(testbed: Path, tag: str, folder: Path) -> Path:

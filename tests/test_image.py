@@ -11,6 +11,7 @@ import pytest
 
 from runtime.contract.store import Release
 from tests.chain import ROOT
+from tests.doubles.hailort_files import make_package, package_name, wheel_name
 from tests.image import Container, build, file_system, run
 from tests.monitoring import JOB, asked, prometheus
 from tests.simulators import ReleaseSimulator, free_port, imu_windows, infer_body, wait_for
@@ -119,7 +120,7 @@ def packages(folder: Path, engine: str, *files: str) -> str:
     return told.stderr
 
 
-WHEEL = f"hailort-4.23.0-cp311-cp311-linux_{os.uname().machine}.whl"
+WHEEL = wheel_name("4.23.0")
 
 
 @pytest.mark.needs("dpkg")
@@ -128,14 +129,25 @@ WHEEL = f"hailort-4.23.0-cp311-cp311-linux_{os.uname().machine}.whl"
     [
         ("hailo", [], "needs HailoRT's Python wheel"),
         ("hailo", [WHEEL], "needs HailoRT's library"),
-        ("hailo", [WHEEL, "hailort_4.22.0_{arch}.deb"], "two versions of HailoRT"),
-        ("hailo", [WHEEL, WHEEL.replace("4.23", "4.22"), "hailort_4.22.0_{arch}.deb"], "several versions"),
+        ("hailo", [WHEEL, package_name("4.22.0")], "two versions of HailoRT"),
+        ("hailo", [WHEEL, WHEEL.replace("4.23", "4.22"), package_name("4.22.0")], "several versions"),
         ("cuda", [], "none of emulator, hailo"),
     ],
 )
 def test_what_hailo_supplies_is_asked_for(tmp_path: Path, engine: str, files: list[str], words: str) -> None:
-    arch = run("dpkg", "--print-architecture").stdout.strip()
-    assert words in packages(tmp_path, engine, *(name.format(arch=arch) for name in files))
+    assert words in packages(tmp_path, engine, *files)
+
+
+@pytest.mark.needs("dpkg")
+def test_a_package_without_its_library_is_refused(tmp_path: Path) -> None:
+    another = make_package(tmp_path, "4.22.0")
+    image = tmp_path / "deploy" / "image"
+    shutil.copytree(PACKAGES.parent, image)
+    (image / "hailort" / WHEEL).write_bytes(b"")
+    shutil.move(another, image / "hailort" / package_name("4.23.0"))
+    told = run("sh", image / "packages.sh", "hailo", tmp_path / "venv", tmp_path / "out", cwd=tmp_path)
+    assert told.returncode != 0
+    assert f"{package_name('4.23.0')} holds no libhailort.so.4.23.0" in told.stderr
 
 
 def test_without_a_builder_it_says_which(tmp_path: Path) -> None:

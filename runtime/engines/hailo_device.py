@@ -159,6 +159,9 @@ class HailoDevice:
 
     def _open(self) -> None:
         package = self.package
+        # HailoRT looks as well, and says a status without either version. In a container they differ soon:
+        # the driver is the host's.
+        self._check(driver=driver_version())
         try:
             if not package.Device.scan():
                 raise NoDeviceError(
@@ -177,7 +180,11 @@ class HailoDevice:
         except Exception as error:
             raise self._with_versions(device_error(error, "opening the device")) from error
         self.architecture, self.firmware, _ = board
-        if findings := version_findings(hailort=self.version, firmware=self.firmware):
+        self._check(firmware=self.firmware)
+
+    def _check(self, driver: str = "", firmware: str = "") -> None:
+        """DriverMismatchError where one of them is not of HailoRT's version; what is empty is not known."""
+        if findings := version_findings(hailort=self.version, driver=driver, firmware=firmware):
             raise DriverMismatchError(findings[0], where="HailoRT", hint=_SAME_VERSION)
 
     def _with_versions(self, error: DeviceError) -> DeviceError:

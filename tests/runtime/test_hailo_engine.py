@@ -145,13 +145,23 @@ def test_both_versions_are_named_where_they_differ(tmp_path: Path, chip: HailoDo
         open_on(chip, hailo_release(tmp_path))
 
 
+def test_another_driver_is_refused_before_hailort_opens_it(
+    tmp_path: Path, chip: HailoDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hailo_device, "driver_version", lambda: "4.22.0")
+    with pytest.raises(DeviceError, match=r"driver 4\.22\.0, HailoRT 4\.23\.0") as caught:
+        open_on(chip, hailo_release(tmp_path))
+    assert caught.value.code == "driver_mismatch"
+    assert chip.journal() == []
+
+
 def test_a_driver_that_hailort_refuses_is_named_with_its_version(
     tmp_path: Path, chip: HailoDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HailoRT says a status, and neither version."""
-    monkeypatch.setattr(hailo_device, "driver_version", lambda: "4.20.0")
+    monkeypatch.setattr(hailo_device, "driver_version", lambda: "4.23.0")
     chip.set(open_status=76)
-    with pytest.raises(DeviceError, match=r"HailoRT is 4\.23\.0, the driver's version is 4\.20\.0"):
+    with pytest.raises(DeviceError, match=r"HailoRT is 4\.23\.0, the driver's version is 4\.23\.0"):
         open_on(chip, hailo_release(tmp_path))
     monkeypatch.setattr(hailo_device, "driver_version", lambda: "")
     with pytest.raises(DeviceError, match="the driver's version is not known"):

@@ -20,7 +20,6 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 import numpy as np
-import onnxruntime as ort
 
 from . import _hef
 from ._hef import Network, Stream
@@ -257,6 +256,9 @@ class CoreConfigured:
         self.types = {name: s.type for name, s in {**model.inputs, **model.outputs}.items()}
         self.active = self.model.chip.scheduled
         self.model.chip.configured += 1
+        # Here, so that it imports where ONNX Runtime is not: in an image made for a chip.
+        import onnxruntime as ort
+
         self._session = ort.InferenceSession(model.network.program, providers=["CPUExecutionProvider"])
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # Knows the queue alone: who drops the last reference to this object ends it, as in C++.
