@@ -192,7 +192,8 @@ def test_a_release_without_all_its_files_is_not_there_yet(
 def test_an_entry_after_a_gap_is_not_there_yet(tmp_path: Path) -> None:
     copy, third, floor = half_copied(tmp_path)
     published(tmp_path / "store", "v4", "v5")
-    shutil.copytree(tmp_path / "store/releases", copy / "releases", dirs_exist_ok=True)
+    shutil.rmtree(copy / "releases")  # its files are read-only, and only root writes over them
+    shutil.copytree(tmp_path / "store/releases", copy / "releases")
     copy_entry(tmp_path, 5)
     refused(copy, NotThereYetError, "00000004.json: is not there yet, a later entry is", floor)
     copy_entry(tmp_path, 4, 100)

@@ -198,7 +198,7 @@ def test_without_the_settings_file_a_wrong_value_still_ends_it(tmp_path: Path) -
         env=clean_environment() | {"NUM_MOTIFS": "many"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 3

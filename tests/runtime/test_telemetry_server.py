@@ -117,13 +117,16 @@ def test_a_full_disk_costs_no_client_anything(store: Path, tmp_path: Path) -> No
     """A file where the folder should be: nothing can be written, for as long as it is there."""
     blocked = tmp_path / "blocked"
     blocked.write_text("no folder")
-    with running_server(tmp_path, RELEASE_STORE=str(store), TELEMETRY_DIR=str(blocked), **SETTINGS) as server:
+    with (
+        running_server(tmp_path, RELEASE_STORE=str(store), TELEMETRY_DIR=str(blocked), **SETTINGS) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         wait_for(lambda: health(server)["telemetry"]["state"] == "failing", "the disk's state")
-        body = np.stack([far(seed) for seed in range(8)]).tobytes()
+        body = np.stack([far(seed) for seed in range(32)]).tobytes()
         headers = {"Content-Type": "application/octet-stream"}
 
         def send() -> bool:
-            assert httpx.post(f"{server.url}/infer", content=body, headers=headers).status_code == 200
+            assert client.post("/infer", content=body, headers=headers).status_code == 200
             return (counted(server, "hailo_telemetry_dropped_total", why="not_written") or 0) >= 128
 
         wait_for(send, "two files that were not written")
