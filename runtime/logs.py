@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import sys
 import threading
@@ -65,8 +66,11 @@ class LogQueue(logging.Handler):
     def _write(self) -> None:
         while (line := self._lines.get()) is not None:
             try:
-                sys.stdout.write(f"{line}\n")
-                sys.stdout.flush()
+                # Past Python's buffer: a thread that stalls in it holds its lock, and an interpreter that
+                # ends meanwhile aborts.
+                rest = f"{line}\n".encode()
+                while rest:
+                    rest = rest[os.write(sys.stdout.fileno(), rest) :]
             except (OSError, ValueError):  # Nobody reads any more, or it is closed.
                 self.dropped += 1
 

@@ -27,7 +27,7 @@ echo "test_image.sh: $machine, $(inside /opt/runtime/bin/python --version)"
 
 # The runtime that is tested is the image's; from here come tests, and what they read.
 sources=()
-for name in pyproject.toml compose.yaml tests docs deploy locks scripts sample Makefile; do
+for name in pyproject.toml compose.yaml tests bench docs deploy locks scripts sample Makefile; do
     [ ! -e "$name" ] || sources+=(--ro-bind "$here/$name" "/srv/$name")
 done
 case " $*" in

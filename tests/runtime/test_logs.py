@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from runtime.request_record import ERRORS_A_SECOND
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
@@ -23,12 +25,14 @@ print(log.dropped, file=sys.stderr, flush=True)
 """
 
 
-def test_a_reader_that_stalls_is_not_waited_for() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_stalls_is_not_waited_for(unbuffered: str) -> None:
     """A pipe holds 64 KiB; what was meant for it is dropped, counted, and the process ends in time."""
     read, write = os.pipe()
     done = subprocess.run(
         [sys.executable, "-c", WRITER, "5000"],
         cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         stdout=write,
         stderr=subprocess.PIPE,
         timeout=60,
