@@ -150,6 +150,32 @@ def test_a_package_without_its_library_is_refused(tmp_path: Path) -> None:
     assert f"{package_name('4.23.0')} holds no libhailort.so.4.23.0" in told.stderr
 
 
+@pytest.mark.needs("dpkg")
+@pytest.mark.parametrize(
+    ("lib", "command", "taken"),
+    [
+        ("usr/lib", True, {"usr/bin/hailortcli"}),
+        ("usr/lib/aarch64-linux-gnu", False, set[str]()),
+    ],
+)
+def test_of_the_package_its_library_and_command_alone(
+    tmp_path: Path, lib: str, command: bool, taken: set[str]
+) -> None:
+    """What else is in it is the host's; and a folder `lib` cannot be copied over the image's link."""
+    image, out = tmp_path / "deploy" / "image", tmp_path / "out"
+    shutil.copytree(PACKAGES.parent, image, ignore=shutil.ignore_patterns("*.whl", "*.deb"))
+    (image / "hailort" / WHEEL).write_bytes(b"")
+    shutil.move(make_package(tmp_path, lib=lib, command=command), image / "hailort")
+    # It ends at the environment, whose script is not in this folder.
+    told = run("sh", image / "packages.sh", "hailo", tmp_path / "venv", out, cwd=tmp_path)
+    assert "setup_venv.py" in told.stderr, told
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir()}
+    assert found == {f"{lib}/libhailort.so", f"{lib}/libhailort.so.4.23.0", *taken}
+    assert (out / lib / "libhailort.so").is_symlink()
+    assert not (out / "lib").exists()
+    assert not (tmp_path / "out.deb").exists()
+
+
 def test_without_a_builder_it_says_which(tmp_path: Path) -> None:
     told = run("sh", PACKAGES.with_name("build.sh"), env={**os.environ, "BUILDER": "no-such-builder"})
     assert told.returncode == 1

@@ -81,7 +81,9 @@ def test_hailort_is_inside_and_onnxruntime_is_not(rootfs: Path) -> None:
     assert (rootfs / "usr/bin/hailortcli").is_file()
     # Debian's link, which a folder of the package's would have taken the place of.
     assert (rootfs / "lib").is_symlink()
-    assert not list(rootfs.rglob("hailort.service"))
+    assert (rootfs / "lib" / "systemd").resolve() == (rootfs / "usr" / "lib" / "systemd").resolve()
+    for name in ("hailort.service", "*hailo*.rules", "hailort.h", "HailoRT", "hailort_service"):
+        assert not list(rootfs.rglob(name)), name
 
 
 @pytest.mark.slow

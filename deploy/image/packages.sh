@@ -28,20 +28,21 @@ hailo)
     version=$(basename "$wheel" | cut -d- -f2)
     [ "$version" = "$(basename "$package" | cut -d_ -f2 | cut -d- -f1)" ] ||
         fail "$(basename "$wheel") and $(basename "$package") are two versions of HailoRT: they must be one"
-    # The files alone: its scripts install a service and udev rules, which are the host's. And of those what
-    # lies below usr: a folder `lib` would take the place of the image's link of that name.
+    # By name, and into a folder of its own first: its service and udev rules are the host's, and its folder `lib`
+    # would stand against the image's link of that name (BuildKit refuses that, other builders replace the link).
     dpkg-deb --extract "$package" "$out.deb"
-    library=$(find "$out.deb" -path "*/usr/*" -name "libhailort.so.$version")
-    [ -n "$library" ] || fail "$(basename "$package") holds no libhailort.so.$version"
-    cp -R --no-dereference "$out.deb/usr/." "$out/usr/"
-    rm -rf "$out.deb" "$out/usr/include"
+    library=$(cd "$out.deb" && find usr/lib -name "libhailort.so.$version" 2>/dev/null | head -n 1)
+    [ -n "$library" ] || fail "$(basename "$package") holds no libhailort.so.$version below usr/lib"
+    (cd "$out.deb" && find . ! -type d \( -path './usr/lib/*' -name 'libhailort.so*' -o -path ./usr/bin/hailortcli \) \
+        -exec cp --parents --no-dereference --target-directory="$out" {} +)
+    rm -rf "$out.deb"
     python3 scripts/setup_venv.py --venv "$venv" --lock locks/runtime-hailo.txt
     cp -R /usr/lib/python3/dist-packages/netifaces* "$venv"/lib/python3.11/site-packages/
     # All that it needs is there, from the lock: nothing is fetched that no hash names.
     "$venv/bin/pip" install --quiet --no-index "$wheel" ||
         fail "$(basename "$wheel") needs something that locks/runtime-hailo.txt does not have, see above"
     # Better here than on the Pi: whether package and library are there, and of one version. It opens no device.
-    libraries=$(dirname "$out${library#"$out.deb"}")
+    libraries=$(dirname "$out/$library")
     (cd / && HAILORT_LOGGER_PATH=NONE LD_LIBRARY_PATH=$libraries "$venv/bin/python" -c 'import hailo_platform') ||
         fail "$(basename "$wheel") does not import with $(basename "$package"), see above"
     ;;

@@ -57,25 +57,38 @@ def make_wheel(folder: Path, version: str = "4.23.0") -> Path:
     return path
 
 
-def make_package(folder: Path, version: str = "4.23.0") -> Path:
-    """A Debian package with a library that is text, a service, and scripts that must not run."""
+def make_package(folder: Path, version: str = "4.23.0", lib: str = "usr/lib", command: bool = True) -> Path:
+    """A Debian package with a library that is text, what is the host's, and scripts that must not run.
+
+    Args:
+        folder: Where it is made.
+        version: HailoRT's.
+        lib: Where in it the library lies.
+        command: Whether ``hailortcli`` is in it.
+    """
     root = folder / "hailort-package"
     contents = {
         "DEBIAN/control": f"Package: hailort\nVersion: {version}\nArchitecture: {ARCHITECTURE}\n"
         "Maintainer: a test\nDescription: a double\n",
         "DEBIAN/postinst": "#!/bin/sh\nexit 1\n",
-        f"usr/lib/libhailort.so.{version}": "no library\n",
-        "usr/bin/hailortcli": "#!/bin/sh\nexit 1\n",
+        f"{lib}/libhailort.so.{version}": "no library\n",
         "usr/include/hailo/hailort.h": "\n",
+        "usr/lib/cmake/HailoRT/HailoRTConfig.cmake": "\n",
+        "usr/lib/udev/rules.d/52-hailo.rules": "\n",
+        "usr/local/bin/hailort_service": "#!/bin/sh\nexit 1\n",
         "lib/systemd/system/hailort.service": "[Service]\n",
+        "lib/udev/rules.d/51-hailo-udev.rules": "\n",
         "etc/default/hailort_service": "\n",
     }
+    if command:
+        contents |= dict.fromkeys(("usr/bin/hailortcli", "usr/bin/another"), "#!/bin/sh\nexit 1\n")
     for name, content in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
-    (root / "usr/lib/libhailort.so").symlink_to(f"libhailort.so.{version}")
-    for name in ("DEBIAN/postinst", "usr/bin/hailortcli"):
-        (root / name).chmod(0o755)
+    (root / lib / "libhailort.so").symlink_to(f"libhailort.so.{version}")
+    for name, content in contents.items():
+        if content.startswith("#!"):
+            (root / name).chmod(0o755)
     path = folder / package_name(version)
     made = run("dpkg-deb", "--root-owner-group", "--build", root, path)
     assert made.returncode == 0, made.stderr
