@@ -6,7 +6,9 @@ names that are not declared, variables without a default, keys that the specific
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +16,16 @@ import pytest
 import yaml
 
 from runtime.config import RuntimeConfig
+from runtime.contract.version import VERSION
+from tests.image import run
 from tests.monitoring import JOB
 from tests.simulators import ROOT
 
 COMPOSE: Final = ROOT / "compose.yaml"
 OVERRIDE: Final = ROOT / "deploy" / "compose.override.yaml"
+SETTINGS: Final = ROOT / "deploy" / "compose.pi.env"
 RUNTIMES: Final = {"hardware": "hailo-inference", "emulator": "hailo-inference-emulator"}
-VARIABLE: Final = re.compile(r"\$\{([A-Z_]+)(:[-?][^}]*)?\}")
+VARIABLE: Final = re.compile(r"\$\{([A-Z_]+)(?::([-?+])([^}]*))?\}")
 SERVICE_KEYS: Final = {
     "build",
     "cap_drop",
@@ -28,9 +33,11 @@ SERVICE_KEYS: Final = {
     "depends_on",
     "deploy",
     "devices",
+    "entrypoint",
     "environment",
     "expose",
     "healthcheck",
+    "hostname",
     "image",
     "init",
     "logging",
@@ -57,18 +64,42 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
-def filled(text: str) -> str:
-    """A value with its defaults, as compose takes it where nothing is set."""
-    return VARIABLE.sub(lambda match: (match[2] or "")[2:], text)
+def filled(text: str, **given: str) -> str:
+    """A value as compose takes it: what is set, else its default."""
+
+    def one(match: re.Match[str]) -> str:
+        name, how, word = match.groups()
+        value = given.get(name, "")
+        if how == "+":
+            return word if value else ""
+        return value or (word if how == "-" else "")
+
+    return VARIABLE.sub(one, text)
 
 
-def mounts(service: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def mounts(service: dict[str, Any], **given: str) -> dict[str, tuple[str, str]]:
     """Where it is inside to what it is outside, and how."""
     found = {}
     for each in service.get("volumes", ()):
-        source, inside, *how = filled(each).split(":")
-        found[inside] = source, (how or ["rw"])[0]
+        if isinstance(each, dict):
+            how = "ro" if each.get("read_only") else "rw"
+            found[each["target"]] = filled(each["source"], **given), how
+        else:
+            source, inside, *how_it_is = filled(each, **given).split(":")
+            found[inside] = source, (how_it_is or ["rw"])[0]
     return found
+
+
+def config_of(service: dict[str, Any], **given: str) -> RuntimeConfig:
+    """The runtime's own reading of what compose hands it."""
+    environment = {name: filled(value, **given) for name, value in service["environment"].items()}
+    return RuntimeConfig.from_environment(environment)
+
+
+def pi_settings() -> dict[str, str]:
+    """What ``deploy/compose.pi.env`` sets; what is switched off by ``#`` is not among it."""
+    lines = [line for line in SETTINGS.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
 
 
 def test_nothing_that_compose_does_not_know() -> None:
@@ -90,7 +121,7 @@ def test_nothing_that_compose_does_not_know() -> None:
 def test_variables_have_a_default_or_are_asked_for(path: Path) -> None:
     lines = [line.partition(" #")[0] for line in path.read_text().splitlines()]
     found = VARIABLE.findall("\n".join(line for line in lines if not line.lstrip().startswith("#")))
-    assert [name for name, default in found if not default] == []
+    assert [name for name, how, _ in found if how not in ("-", "+")] == []
 
 
 @pytest.mark.parametrize("profile", RUNTIMES)
@@ -117,6 +148,8 @@ def test_its_settings_are_the_runtimes_own(profile: str) -> None:
     assert {name.lower() for name in given} <= set(RuntimeConfig.__dataclass_fields__)
     assert (config.host, config.port) == ("0.0.0.0", 9000)
     inside = mounts(runtime)
+    assert config.telemetry_dir is None
+    assert inside.pop("/telemetry") == ("/dev/null", "rw")
     for path in (config.release_store, config.state_dir, config.trust_root):
         assert str(path) in inside, path
     assert inside[str(config.state_dir)][1] == "rw"
@@ -125,10 +158,92 @@ def test_its_settings_are_the_runtimes_own(profile: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("profile", RUNTIMES)
+def test_a_missing_folder_is_not_made(profile: str) -> None:
+    """Docker would make it, empty and root's: a store without releases, a ``root.json`` that is a folder."""
+    binds = [each for each in services()[RUNTIMES[profile]]["volumes"] if each["type"] == "bind"]
+    assert {each["target"] for each in binds} >= {"/models", "/etc/hailo-pipeline/root.json", "/telemetry"}
+    assert [each["target"] for each in binds if each["bind"] != {"create_host_path": False}] == []
+
+
+@pytest.mark.parametrize("profile", RUNTIMES)
+def test_what_a_user_sets_reaches_the_runtime(profile: str) -> None:
+    given = {
+        "NUM_MOTIFS": "7",
+        "CANARY_MODE": "shadow",
+        "TELEMETRY_DIR": "/srv/windows",
+        "TELEMETRY_MAX_MB": "5",
+        "TELEMETRY_PER_MINUTE": "3",
+        "TELEMETRY_MARGIN": "0.5",
+        "TELEMETRY_DISTANCE": "2",
+    }
+    runtime = services()[RUNTIMES[profile]]
+    config = config_of(runtime, **given)
+    expected = {name.lower(): value for name, value in given.items()} | {"telemetry_dir": "/telemetry"}
+    assert {name: f"{getattr(config, name)}".removesuffix(".0") for name in expected} == expected
+    assert mounts(runtime, **given)["/telemetry"] == ("/srv/windows", "rw")
+    assert filled(runtime["hostname"], MACHINE_NAME="pi-kitchen") == "pi-kitchen"
+
+
+def units(name: str, key: str) -> list[str]:
+    """A key's values in a unit of ``deploy/pi``."""
+    lines = (ROOT / "deploy" / "pi" / name).read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{key}=")]
+
+
+def test_the_pis_settings_lead_to_what_its_timer_pulls() -> None:
+    given = pi_settings()
+    switched_off = set(re.findall(r"^#([A-Z_]+)=", SETTINGS.read_text(), re.M))
+    assert set(given) | switched_off <= {name for name, *_ in VARIABLE.findall(COMPOSE.read_text())}
+    runtime = services()["hailo-inference"]
+    inside = mounts(runtime, **given)
+    (pull,) = units("hailo-pipeline-pull.service", "ExecStart")
+    assert inside["/models"] == (shlex.split(pull)[3], "ro")
+    assert f"TRUST_ROOT={inside['/etc/hailo-pipeline/root.json'][0]}" in units(
+        "hailo-pipeline-pull.service", "Environment"
+    )
+    assert config_of(runtime, **given).target == "hailo8"
+    assert given["GRAFANA_PASSWORD"] == ""
+
+
+def test_compose_and_make_image_build_the_same(tmp_path: Path) -> None:
+    """Tag and labels: what one built, the other takes."""
+    builder = tmp_path / "builder"
+    builder.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    builder.chmod(0o755)
+    for service, engine in (("hailo-inference", "hailo"), ("hailo-inference-emulator", "emulator")):
+        environment = {**os.environ, "BUILDER": str(builder), "ENGINE": engine}
+        told = run("sh", ROOT / "deploy/image/build.sh", env=environment)
+        assert told.returncode == 0, told.stderr
+        words = told.stdout.splitlines()
+        assert words[words.index("-t") + 1] == services()[service]["image"]
+        made = dict(words[at + 1].split("=", 1) for at, word in enumerate(words) if word == "--build-arg")
+        args = services()[service]["build"]["args"]
+        assert filled(args["VERSION"]) == made["VERSION"] == VERSION
+        assert filled(args["SOURCE"], IMAGE_SOURCE="tree") == "tree"
+        assert set(args) == set(made)
+        assert args["ENGINE"] == made["ENGINE"] == engine
+
+
+def test_grafana_alone_asks_for_its_password(tmp_path: Path) -> None:
+    """``:?`` would end every command of compose; a default would be a password that everybody knows."""
+    grafana = services()["grafana"]
+    assert filled(grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"]) == ""
+    server = tmp_path / "run.sh"
+    server.write_text('#!/bin/sh\necho "started $*"\n')
+    server.chmod(0o755)
+    words = [word.replace("$$", "$").replace("/run.sh", str(server)) for word in grafana["entrypoint"]]
+    without = run(*words, env={"PATH": os.environ["PATH"], "GF_SECURITY_ADMIN_PASSWORD": ""})
+    assert (without.returncode, without.stdout) == (1, "")
+    assert "GRAFANA_PASSWORD is not set" in without.stderr
+    given = run(*words, "word", env={"PATH": os.environ["PATH"], "GF_SECURITY_ADMIN_PASSWORD": "x"})
+    assert (given.returncode, given.stdout) == (0, "started word\n")
+
+
 def test_only_the_hardware_has_the_chip() -> None:
     chip = services()["hailo-inference"]
     assert chip["devices"] == ["/dev/hailo0:/dev/hailo0"]
-    assert chip["build"]["args"] == {"ENGINE": "hailo"}
+    assert chip["build"]["args"]["ENGINE"] == "hailo"
     assert chip["environment"]["HAILO_LOCK_DIR"] in mounts(chip)
     assert "devices" not in services()["hailo-inference-emulator"]
     # Whichever it is, it answers to the name that clients and Prometheus have.

@@ -97,6 +97,32 @@ def test_links_lead_somewhere(name: str) -> None:
             assert (document.parent / target.partition("#")[0]).exists(), target
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_files_that_commands_name_are_in_the_checkout(name: str) -> None:
+    """What is typed in another folder names the checkout on a Pi, `/opt/hailo-pipeline`."""
+    for words in commands((ROOT / name).read_text()):
+        found = [word.removeprefix("/opt/hailo-pipeline/") for word in words]
+        for path in (word for word in found if word.startswith(("deploy/", "locks/", "scripts/"))):
+            assert list(ROOT.glob(path)), words
+
+
+def test_the_override_is_named_from_the_neighbours_folder() -> None:
+    typed = [words for words in commands((ROOT / "docs/pi.md").read_text()) if "edge-infer" in words]
+    (words,) = typed
+    files = [words[at + 1] for at, word in enumerate(words) if word == "-f"]
+    assert files == ["docker-compose.yml", "/opt/hailo-pipeline/deploy/compose.override.yaml"]
+
+
+def test_memory_limits_say_what_they_need() -> None:
+    """Raspberry Pi OS starts with `cgroup_disable=memory`: no limit holds there, and none complains."""
+    text = (ROOT / "docs/pi.md").read_text()
+    assert "cgroup_enable=memory cgroup_memory=1" in text
+    assert "/boot/firmware/cmdline.txt" in text
+    # In the words around each promise.
+    for promise in re.finditer(r"1 GB\b[^.]*\.", text):
+        assert "above" in promise[0], promise[0]
+
+
 def test_the_runbooks_commands_run(tmp_path: Path) -> None:
     """As they stand there, in order, on a store with a stable and a canary."""
     root = tmp_path / "store"

@@ -1,8 +1,10 @@
 #!/bin/sh
 # build.sh [TAG]: build Dockerfile.runtime with docker, podman or buildah, whichever is there. ENGINE, PLATFORM.
+# Without TAG, compose.yaml finds what was built.
 set -eu
 cd "$(dirname "$0")/../.."
-tag=${1:-hailo-inference} engine=${ENGINE:-emulator}
+engine=${ENGINE:-emulator}
+tag=${1:-hailo-inference:$engine}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # What is built: the tree of the last commit, and whether something was changed since.
 source=$(git rev-parse 'HEAD^{tree}' 2>/dev/null || echo unknown)
