@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -84,6 +85,20 @@ def test_the_settings_are_the_runtimes_own() -> None:
     changed = {name for name in given if getattr(config, name.lower()) != getattr(unset, name.lower())}
     assert changed == set(given), "a name that the runtime does not read, or its default"
     assert str(config.state_dir).startswith("/var/lib/hailo-pipeline/")
+
+
+def test_telemetry_is_documented_where_the_unit_may_write() -> None:
+    """ProtectSystem=strict: elsewhere nothing is kept; and the files are the service's alone."""
+    text = (ROOT / "docs" / "telemetry.md").read_text()
+    (place,) = set(re.findall(r"TELEMETRY_DIR=([^\s`]+)", text))
+    (folders,) = settings("hailo-inference.service")["Service.StateDirectory"]
+    assert place in {f"/var/lib/{name}" for name in folders.split()}
+    assert f"#TELEMETRY_DIR={place}\n" in (ROOT / "deploy" / "compose.pi.env").read_text()
+    collecting = [line for line in text.splitlines() if line.startswith("rsync ")]
+    assert len(collecting) == 1
+    words = shlex.split(collecting[0])
+    assert "--rsync-path=sudo -n rsync" in words
+    assert words[-2].endswith(f":{place}/")
 
 
 @pytest.mark.needs("rsync")
