@@ -10,22 +10,21 @@ from typing import Final
 
 import numpy as np
 
+from runtime.contract.telemetry import (
+    GYROSCOPE,
+    GYROSCOPE_LIMIT,
+    IMPLAUSIBLE,
+    implausible_kinds,
+    z_bounds,
+)
 from runtime.contract.window import CHANNELS, WINDOW_LENGTH, ChannelStatistics, FloatArray
 
-GYROSCOPE_LIMIT: Final = 35.0
-"""rad/s. A consumer's gyroscope ends at 2000 deg/s, which are 34.9 rad/s: what is beyond is in deg/s."""
-
-Z_LIMIT: Final = 40.0
-"""Standard deviations of the training windows."""
-
-KINDS: Final = ("gyroscope_unit", "z_beyond_40", "constant_channel")
-"""Beyond ``GYROSCOPE_LIMIT``; beyond ``Z_LIMIT``; one value throughout the window."""
+KINDS: Final = IMPLAUSIBLE
 
 PROBE_LIMIT: Final = 1.0
 """No window of a device that measures stays below it: there is gravity, 9.8 m/s², on its accelerometer, or
 the earth's field, 25 to 65 µT, on its magnetometer."""
 
-_GYROSCOPE: Final = slice(3, 6)
 _LENGTH: Final = (WINDOW_LENGTH, 1)
 _TRUE: Final = b"\x01"
 
@@ -50,12 +49,10 @@ class Plausibility:
     """
 
     def __init__(self, statistics: ChannelStatistics) -> None:
-        mean, std = statistics.arrays()
-        with np.errstate(over="ignore"):
-            self._low, self._high = mean - Z_LIMIT * std, mean + Z_LIMIT * std
+        self._low, self._high = z_bounds(statistics)
         self._floor, self._ceiling = self._low.copy(), self._high.copy()
-        np.maximum(self._low[_GYROSCOPE], -GYROSCOPE_LIMIT, out=self._floor[_GYROSCOPE])
-        np.minimum(self._high[_GYROSCOPE], GYROSCOPE_LIMIT, out=self._ceiling[_GYROSCOPE])
+        np.maximum(self._low[GYROSCOPE], -GYROSCOPE_LIMIT, out=self._floor[GYROSCOPE])
+        np.minimum(self._high[GYROSCOPE], GYROSCOPE_LIMIT, out=self._ceiling[GYROSCOPE])
         # As large as a window: numpy compares 900 numbers in a row four times as fast as 100 rows of 9.
         self._floors, self._ceilings = np.tile(self._floor, _LENGTH), np.tile(self._ceiling, _LENGTH)
 
@@ -71,21 +68,13 @@ class Plausibility:
             or _TRUE in (window < self._floors).tobytes()
         ):
             return ()
-        largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
-        constant = largest == smallest
-        gyroscope = max(float(largest[_GYROSCOPE].max()), -float(smallest[_GYROSCOPE].min()))
-        found = (
-            gyroscope > GYROSCOPE_LIMIT,
-            bool(((largest > self._high) | (smallest < self._low)).any()),
-            bool(constant.any()),
-        )
-        return tuple(kind for kind, there in zip(KINDS, found, strict=True) if there)
+        return implausible_kinds(window, (self._low, self._high))
 
     def named(self, window: FloatArray) -> str:
         """The same for a person: each kind with its channels."""
         largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
         gyroscope = np.zeros(len(CHANNELS), np.bool_)
-        gyroscope[_GYROSCOPE] = np.maximum(largest, -smallest)[_GYROSCOPE] > GYROSCOPE_LIMIT
+        gyroscope[GYROSCOPE] = np.maximum(largest, -smallest)[GYROSCOPE] > GYROSCOPE_LIMIT
         beyond = (largest > self._high) | (smallest < self._low)
         found = zip(KINDS, (gyroscope, beyond, largest == smallest), strict=True)
         parts = [f"{kind}={'+'.join(np.array(CHANNELS)[where])}" for kind, where in found if where.any()]

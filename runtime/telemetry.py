@@ -108,23 +108,30 @@ class Telemetry:
             kinds: Its implausible kinds.
         """
         try:
-            reasons = kinds
-            ranked = scores.tolist()
-            if len(ranked) > 1:
-                ranked.sort()
-                if ranked[-1] - ranked[-2] < self._margin:
-                    reasons = (LOW_MARGIN, *reasons)
-            if model.distance is not None and model.distance.squared(latent) > self._farthest:
-                reasons = (FAR, *reasons)
+            reasons = self._reasons(model, latent, scores, kinds)
             if reasons:
                 self._keep(model, reasons, window, latent, scores)
         except Exception as error:
             self._mistake(error)
 
+    def _reasons(
+        self, model: ActiveModel, latent: FloatArray, scores: Scores, kinds: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        ranked = scores.tolist()
+        if len(ranked) > 1:
+            ranked.sort()
+            if ranked[-1] - ranked[-2] < self._margin:
+                kinds = (LOW_MARGIN, *kinds)
+        if model.distance is not None and model.distance.squared(latent) > self._farthest:
+            kinds = (FAR, *kinds)
+        return kinds
+
     def disagreement(
         self, model: ActiveModel | None, release: str, window: Window, latent: FloatArray
     ) -> None:
         """Keep a window on which canary and stable disagree; the shadow's thread.
+
+        With whatever else is a reason: a window that cannot be right is no candidate for being disputed.
 
         Args:
             model: What is served.
@@ -136,7 +143,9 @@ class Telemetry:
             if model is None or model.release_id != release:
                 self._counts.drop("switched")
             elif not is_probe(window):
-                self._keep(model, (DISAGREEMENT,), window, latent, model.scores(latent))
+                scores = model.scores(latent)
+                others = self._reasons(model, latent, scores, model.plausibility.kinds(window))
+                self._keep(model, (DISAGREEMENT, *others), window, latent, scores)
         except Exception as error:
             self._mistake(error)
 

@@ -28,6 +28,7 @@ from runtime.contract.window import (
     SAMPLING_RATE_HZ,
     UNITS,
     WINDOW_SHAPE,
+    ChannelStatistics,
     FloatArray,
 )
 
@@ -42,13 +43,48 @@ LOW_MARGIN: Final = "low_margin"
 FAR: Final = "far_from_calibration"
 DISAGREEMENT: Final = "disagreement"
 IMPLAUSIBLE: Final = ("gyroscope_unit", "z_beyond_40", "constant_channel")
-"""Reasons of windows whose values cannot be right (``runtime.plausibility``): nothing to calibrate with."""
+"""Reasons of windows whose values cannot be right: nothing to calibrate with. Beyond ``GYROSCOPE_LIMIT``;
+beyond ``Z_LIMIT``; one value throughout the window."""
 REASONS: Final = (LOW_MARGIN, FAR, DISAGREEMENT, *IMPLAUSIBLE)
+
+GYROSCOPE_LIMIT: Final = 35.0
+"""rad/s. A consumer's gyroscope ends at 2000 deg/s, which are 34.9 rad/s: what is beyond is in deg/s."""
+
+Z_LIMIT: Final = 40.0
+"""Standard deviations of the training windows."""
+
+GYROSCOPE: Final = slice(3, 6)
+ZBounds = tuple[FloatArray, FloatArray]
+"""float32 (9,) each, physical units: the least and the largest value within ``Z_LIMIT``."""
 
 _TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 _MOST_TEXT: Final = 200
 _MOST_REASONS: Final = 16
 _REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def z_bounds(statistics: ChannelStatistics) -> ZBounds:
+    """What values may be to a model of these statistics."""
+    mean, std = statistics.arrays()
+    with np.errstate(over="ignore"):
+        return mean - Z_LIMIT * std, mean + Z_LIMIT * std
+
+
+def implausible_kinds(window: FloatArray, bounds: ZBounds | None = None) -> tuple[str, ...]:
+    """Which of ``IMPLAUSIBLE`` are in the values themselves.
+
+    Args:
+        window: float32 (100, 9), physical units.
+        bounds: ``z_bounds`` of a model; None where none is known: then ``z_beyond_40`` is not asked for.
+    """
+    largest, smallest = np.maximum.reduce(window, 0), np.minimum.reduce(window, 0)
+    fastest = max(float(largest[GYROSCOPE].max()), -float(smallest[GYROSCOPE].min()))
+    found = (
+        fastest > GYROSCOPE_LIMIT,
+        bounds is not None and bool(((largest > bounds[1]) | (smallest < bounds[0])).any()),
+        bool((largest == smallest).any()),
+    )
+    return tuple(kind for kind, there in zip(IMPLAUSIBLE, found, strict=True) if there)
 
 
 class TelemetryError(PipelineError):

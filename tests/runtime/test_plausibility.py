@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.plausibility import GYROSCOPE_LIMIT, KINDS, Plausibility
+from runtime.contract.telemetry import GYROSCOPE_LIMIT
+from runtime.plausibility import KINDS, Plausibility
 from tests.runtime.service import Service
 from tests.simulators import STATISTICS, imu_windows, infer_body
 

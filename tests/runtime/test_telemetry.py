@@ -348,3 +348,18 @@ def test_what_canary_and_stable_disagree_on_is_kept(make: Callable[..., Keeper],
     (kept,) = keeper.written()
     assert (kept.reasons, kept.window.tobytes()) == (("disagreement",), window.tobytes())
     assert keeper.counts.dropped["switched"] == 2
+
+
+def test_a_disputed_window_names_what_else_is_odd_about_it(
+    make: Callable[..., Keeper], model: ActiveModel
+) -> None:
+    """Degrees, which canary and stable are bound to dispute, are no candidates for a calibration set."""
+    keeper, degrees = make(telemetry_margin=1.0), imu_windows(1)[0]
+    degrees[:, 3:6] *= np.float32(171.9)
+    for window in (degrees, stuck()):
+        keeper.telemetry.disagreement(model, model.release_id, window, model.infer(window)[0])
+        keeper.clock.now += 60
+    one, two = (kept.reasons for kept in keeper.written())
+    assert one == ("disagreement", "far_from_calibration", "low_margin", "gyroscope_unit", "z_beyond_40")
+    assert two[0] == "disagreement"
+    assert two[-1] == "constant_channel"
