@@ -12,263 +12,24 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from assets.findings import REFUSE
-from assets.input_gate import check_normalized, check_physical
+from assets.captured import read_folder
 from assets.judgement import refusal
-from runtime.contract.document import sha256_bytes, to_json
+from assets.telemetry_offer import Offer, offer, stacked
+from runtime.contract.document import to_json
 from runtime.contract.errors import CalibrationError, PipelineError
-from runtime.contract.files import read_bounded, write_directory
-from runtime.contract.parity import Finding
-from runtime.contract.telemetry import (
-    ENDING,
-    IMPLAUSIBLE,
-    MOST_FILE_BYTES,
-    KeptWindow,
-    TelemetryError,
-    TelemetryFile,
-    parse_file,
-)
-from runtime.contract.window import WINDOW_SHAPE, ChannelStatistics, FloatArray
-
-MOST_FILES: Final = 16_384
-MOST_WINDOWS: Final = 65_536
-"""250 MB of windows; what is beyond is named as left out."""
+from runtime.contract.files import write_directory
+from runtime.contract.telemetry import TelemetryError
 
 CANDIDATES: Final = "candidates.npz"
-REFUSED: Final = "refused"
 TO_LABEL: Final = "to_label.jsonl"
 REPORT: Final = "report.json"
 FILES: Final = (CANDIDATES, TO_LABEL, REPORT)
-NOT_OF_ITSELF: Final = frozenset({"count", "coverage", "z_reach"})
-"""Checks that say that a set is no whole one: what is added to another one need not be."""
-
-FEWEST_TO_JUDGE: Final = 16
-"""Windows of a group below which chance alone would refuse it: it is judged among all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """A file that was not read, and why."""
-
-    file: str
-    why: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One window, once, however often it was kept.
-
-    Args:
-        id: SHA-256 of its values.
-        kept: As it was kept first, with the reasons of all.
-        file: Where, below the folder.
-        machine: On which.
-    """
-
-    id: str
-    kept: KeptWindow
-    file: str
-    machine: str
-
-    @property
-    def plausible(self) -> bool:
-        """Whether its values can be right; a later version's reason that is not known here says nothing."""
-        return not set(IMPLAUSIBLE) & set(self.kept.reasons)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Captured:
-    """What a folder held."""
-
-    windows: tuple[Candidate, ...]
-    left_out: tuple[LeftOut, ...]
-    files: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """The windows of one release that were kept for one reason; a window may be in several.
-
-    Args:
-        release: Id of the release that answered.
-        reason: Why they were kept.
-        windows: How many different ones.
-        verdict: ``offered``, ``refused``, ``not offered`` (nothing to calibrate with).
-        findings: Of the input gate; empty where they are too few to be judged apart.
-    """
-
-    release: str
-    reason: str
-    windows: int
-    verdict: str
-    findings: tuple[Finding, ...]
-
-    def of_the_windows(self) -> list[Finding]:
-        """The findings about the windows themselves, without that they are no whole set."""
-        return _of_the_windows(self.findings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offer:
-    """What is offered of what was captured.
-
-    Args:
-        captured: What the folder held.
-        groups: By release and reason.
-        candidates: Windows for the next calibration set; empty where the gate refuses them.
-        findings: Of the input gate on all candidates together.
-    """
-
-    captured: Captured
-    groups: tuple[Group, ...]
-    candidates: tuple[Candidate, ...]
-    findings: tuple[Finding, ...]
-
-
-def read_folder(folder: Path) -> Captured:
-    """Read every telemetry file of a folder and those below it, without following a link.
-
-    Raises:
-        TelemetryError: The folder cannot be read.
-    """
-    if not folder.is_dir():
-        raise TelemetryError(
-            "is no folder", where=str(folder), hint="copy a Pi's TELEMETRY_DIR there: docs/telemetry.md"
-        )
-    found: dict[str, Candidate] = {}
-    left_out: list[LeftOut] = []
-    read = 0
-    for path in _files(folder, left_out):
-        name = str(path.relative_to(folder))
-        try:
-            held = _read(path, name)
-            if len(found) + len(held.windows) > MOST_WINDOWS:
-                raise TelemetryError(f"more than {MOST_WINDOWS} windows altogether", where=name)
-        except TelemetryError as error:
-            left_out.append(LeftOut(file=_shown(name), why=str(error)))
-            continue
-        read += 1
-        for kept in held.windows:
-            _add(found, kept, name, held.origin.machine)
-    # By time and then by value: the same files give the same order, whatever they are called.
-    windows = tuple(sorted(found.values(), key=lambda each: (each.kept.time, each.id)))
-    return Captured(windows=windows, left_out=tuple(left_out), files=read)
-
-
-def _files(folder: Path, left_out: list[LeftOut]) -> list[Path]:
-    found: list[Path] = []
-    for place, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(place) / name
-            if name.startswith("."):
-                continue  # half written
-            if not name.endswith(ENDING):
-                left_out.append(LeftOut(file=_shown(str(path.relative_to(folder))), why="no telemetry file"))
-            elif len(found) >= MOST_FILES:
-                why = f"more than {MOST_FILES} files"
-                left_out.append(LeftOut(file=_shown(str(path.relative_to(folder))), why=why))
-            else:
-                found.append(path)
-    return sorted(found)
-
-
-def _unreadable(error: OSError) -> None:
-    raise TelemetryError(f"cannot be read: {error.strerror}", where=str(error.filename)) from error
-
-
-def _read(path: Path, name: str) -> TelemetryFile:
-    if path.is_symlink():
-        raise TelemetryError("is a link", where=_shown(name))
-    try:
-        data = read_bounded(path, MOST_FILE_BYTES)
-    except OSError as error:
-        raise TelemetryError(f"cannot be read: {error.strerror or error}", where=_shown(name)) from error
-    return parse_file(data, _shown(name))
-
-
-def _shown(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()
-
-
-def _add(found: dict[str, Candidate], kept: KeptWindow, file: str, machine: str) -> None:
-    identifier = sha256_bytes(kept.window.astype("<f4").tobytes())
-    new = Candidate(id=identifier, kept=kept, file=_shown(file), machine=machine)
-    old = found.get(identifier, new)
-    first = min(old, new, key=lambda each: (each.kept.time, each.file))
-    reasons = tuple(sorted({*old.kept.reasons, *kept.reasons}))
-    found[identifier] = dataclasses.replace(first, kept=dataclasses.replace(first.kept, reasons=reasons))
-
-
-def offer(captured: Captured, statistics: ChannelStatistics | None = None) -> Offer:
-    """Run the calibration gate on what was captured, group by group and together, and say what is offered.
-
-    Args:
-        captured: What the folder held.
-        statistics: The model's normalization, for the gate's second stage; None leaves it out.
-    """
-    groups: list[Group] = []
-    refused: set[str] = set()
-    for (release, reason), windows in sorted(_grouped(captured.windows).items()):
-        findings: tuple[Finding, ...] = ()
-        verdict = "not offered" if reason in IMPLAUSIBLE else "offered"
-        if verdict == "offered" and len(windows) >= FEWEST_TO_JUDGE:
-            findings = _gate([each for each in windows if each.plausible], statistics)
-            if _wrong(findings):
-                verdict = REFUSED
-                refused.update(each.id for each in windows)
-        count = len(windows)
-        groups.append(
-            Group(release=release, reason=reason, windows=count, verdict=verdict, findings=findings)
-        )
-    chosen = [each for each in captured.windows if each.plausible and each.id not in refused]
-    findings = _gate(chosen, statistics)
-    return Offer(
-        captured=captured,
-        groups=tuple(groups),
-        candidates=() if _wrong(findings) else tuple(chosen),
-        findings=findings,
-    )
-
-
-def _grouped(windows: Iterable[Candidate]) -> dict[tuple[str, str], list[Candidate]]:
-    groups: dict[tuple[str, str], list[Candidate]] = {}
-    for each in windows:
-        for reason in each.kept.reasons:
-            groups.setdefault((each.kept.release, reason), []).append(each)
-    return groups
-
-
-def _gate(windows: Sequence[Candidate], statistics: ChannelStatistics | None) -> tuple[Finding, ...]:
-    if not windows:
-        return ()
-    values, labels = _stacked(windows), [""] * len(windows)
-    findings = check_physical(values, labels, name="calibration")
-    if statistics is not None and not _wrong(findings):
-        findings += check_normalized(values, labels, statistics, name="calibration")
-    return tuple(findings)
-
-
-def _of_the_windows(findings: Iterable[Finding]) -> list[Finding]:
-    return [each for each in findings if each.check not in NOT_OF_ITSELF]
-
-
-def _wrong(findings: Iterable[Finding]) -> bool:
-    """Whether the windows themselves are refused."""
-    return any(each.severity == REFUSE for each in _of_the_windows(findings))
-
-
-def _stacked(windows: Sequence[Candidate]) -> FloatArray:
-    if not windows:
-        return np.empty((0, *WINDOW_SHAPE), np.float32)
-    return np.stack([each.kept.window for each in windows])
 
 
 def files_of(offered: Offer) -> dict[str, bytes]:
@@ -280,7 +41,7 @@ def files_of(offered: Offer) -> dict[str, bytes]:
     files = {TO_LABEL: _to_label(offered), REPORT: to_json(report_of(offered))}
     if offered.candidates:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, windows=_stacked(offered.candidates))
+        np.savez_compressed(buffer, windows=stacked(offered.candidates))
         files[CANDIDATES] = buffer.getvalue()
     return files
 
@@ -301,6 +62,7 @@ def _to_label(offered: Offer) -> bytes:
                 "release": each.kept.release,
                 "file": each.file,
                 "candidate": places.get(each.id),
+                "why_not": offered.why_not.get(each.id, ""),
             }
         )
         for each in offered.captured.windows
@@ -315,6 +77,8 @@ def report_of(offered: Offer) -> dict[str, Any]:
         "files": offered.captured.files,
         "windows": len(offered.captured.windows),
         "candidates": len(offered.candidates),
+        "not_offered": offered.left(),
+        "why_none": offered.why_none(),
         "groups": [dataclasses.asdict(group) for group in offered.groups],
         "findings": [dataclasses.asdict(finding) for finding in offered.findings],
         "left_out": [dataclasses.asdict(each) for each in offered.captured.left_out],
@@ -331,6 +95,7 @@ def to_text(offered: Offer) -> str:
     lines += [
         f"{each.release[:12]}  {each.reason:<22}{each.windows:>6}  {each.verdict}" for each in offered.groups
     ]
+    lines += [f"not offered: {count} {why}" for why, count in offered.left().items()]
     lines += [f"{each.severity} {each.sentence()}" for each in offered.findings]
     lines.append(f"{len(offered.candidates)} candidates for the next calibration set, origin captured")
     return "\n".join(lines) + "\n"
@@ -378,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_offer(offered, options.out)
         print(to_text(offered), end="")
         if not offered.candidates:
-            raise CalibrationError("no window can be offered", where=str(options.folder))
+            what = f"no window can be offered: {offered.why_none()}"
+            raise CalibrationError(what, where=str(options.folder))
     except PipelineError as error:
         print(refusal(error), file=sys.stderr)
         return 1

@@ -13,8 +13,9 @@ from orchestration.resources import Places, failures
 from runtime.contract.errors import PipelineError
 
 if TYPE_CHECKING:
+    from assets.captured import Captured
     from assets.product import Product, Workbench
-    from assets.telemetry import Captured, Offer
+    from assets.telemetry_offer import Offer
     from runtime.contract.window import ChannelStatistics
 
 ASSET: Final = "telemetry_candidates"
@@ -40,7 +41,9 @@ def telemetry_candidates(context: dg.AssetExecutionContext, places: Places) -> O
         context.log.warning("TELEMETRY_DIR is not set: no windows of runtimes are here")
         return dg.MaterializeResult(metadata={"candidates": 0, "input gate": "TELEMETRY_DIR is not set"})
     with failures():
-        from assets.telemetry import files_of, offer, read_folder
+        from assets.captured import read_folder
+        from assets.telemetry import files_of
+        from assets.telemetry_offer import offer
 
         captured = read_folder(Path(places.telemetry_dir))
         statistics, judged_by = _normalization(places, captured)
@@ -70,7 +73,8 @@ def _normalization(places: Places, captured: "Captured") -> "tuple[ChannelStatis
 
 def _shown(bench: "Workbench", product: "Product", offered: "Offer") -> dict[str, Any]:
     from assets.findings import REFUSE
-    from assets.telemetry import CANDIDATES, REFUSED, REPORT, TO_LABEL
+    from assets.telemetry import CANDIDATES, REPORT, TO_LABEL
+    from assets.telemetry_offer import REFUSED
 
     folder, captured = bench.directory(product), offered.captured
     groups = [
@@ -89,6 +93,9 @@ def _shown(bench: "Workbench", product: "Product", offered: "Offer") -> dict[str
     ]
     tables = {
         "reasons": groups,
+        "not offered": [
+            dg.TableRecord({"windows": count, "why": why}) for why, count in offered.left().items()
+        ][:MOST_SHOWN],
         "findings": [
             dg.TableRecord({"severity": each.severity, "finding": each.sentence()})
             for each in offered.findings
@@ -106,7 +113,7 @@ def _shown(bench: "Workbench", product: "Product", offered: "Offer") -> dict[str
         paths["candidate windows"] = CANDIDATES
         gate = f"passed with {len(offered.findings)} findings about a set of these alone"
     else:
-        gate = "refused: see findings" if offered.findings else "nothing to offer"
+        gate = f"nothing is offered: {offered.why_none()}"
     return {
         "origin": "captured",
         "files": captured.files,

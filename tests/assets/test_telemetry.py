@@ -12,11 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from assets import telemetry
+from assets import captured as captured_module
 from assets.calibration import INDEX, read_files
 from assets.calibration_command import gate_files, write_sets
+from assets.captured import read_folder
 from assets.normalization import read_statistics
-from assets.telemetry import CANDIDATES, REPORT, TO_LABEL, files_of, main, offer, read_folder, report_of
+from assets.telemetry import CANDIDATES, REPORT, TO_LABEL, files_of, main, report_of
+from assets.telemetry_offer import Offer, offer
 from assets.window_files import WindowFile, parse_window_file, read_window_files
 from runtime.contract.telemetry import (
     MOST_FILE_BYTES,
@@ -123,6 +125,110 @@ def test_nothing_is_offered_where_all_is_wrong_and_the_list_remains(tmp_path: Pa
     assert main([str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
 
 
+def still_in_g(count: int) -> FloatArray:
+    """Windows at rest whose acceleration is in g."""
+    windows = moving(600, 3)
+    windows = windows[np.argsort(windows[:, :, :6].std(axis=1).sum(axis=1))[:count]]
+    windows[:, :, :3] /= np.float32(9.80665)
+    return windows
+
+
+def degrees() -> FloatArray:
+    """A window of violent motion whose gyroscope is in deg/s, beyond what one in rad/s can read."""
+    window: FloatArray = max(moving(90, 1), key=lambda each: float(np.abs(each[:, 3:6]).max())).copy()
+    window[:, 3:6] *= np.float32(57.3)
+    return window
+
+
+def dead() -> FloatArray:
+    window: FloatArray = moving(40, 8)[0]
+    window[:, 3] = 0.5
+    return window
+
+
+def diagonal() -> FloatArray:
+    """Each axis within what one reads, and all three together beyond: nothing that a runtime notices."""
+    window: FloatArray = moving(40, 9)[0]
+    window[:, 3:6] = np.random.default_rng(1).uniform(30, 34, (100, 3))
+    return window
+
+
+def why(offered: Offer, window: FloatArray) -> str:
+    (found,) = [each for each in offered.captured.windows if each.kept.window.tobytes() == window.tobytes()]
+    return offered.why_not.get(found.id, "")
+
+
+def test_a_window_that_cannot_be_right_is_left_out_whatever_it_was_kept_for(tmp_path: Path) -> None:
+    """Kept for a dispute, by a runtime that named nothing else."""
+    put(tmp_path, "good", kept_windows(moving(80, 1)))
+    put(tmp_path, "odd", kept_windows(np.stack([degrees(), dead(), diagonal()]), "disagreement"))
+    statistics = read_statistics(
+        {"normalization.json": json.loads((SAMPLE_VERSION / "normalization.json").read_bytes())}
+    )
+    offered = offer(read_folder(tmp_path), statistics)
+    assert len(offered.candidates) == 80
+    assert {group.reason: (group.verdict, group.offered) for group in offered.groups} == {
+        "disagreement": ("not offered", 0),
+        "low_margin": ("offered", 80),
+    }
+    assert why(offered, dead()) == "cannot be right: constant_channel"
+    assert why(offered, degrees()) == "cannot be right: gyroscope_unit, z_beyond_40, peak_rotation"
+    assert "peak_rotation" in why(offered, diagonal())
+    listed = [json.loads(line) for line in files_of(offered)[TO_LABEL].splitlines()]
+    assert {line["candidate"] is None for line in listed if line["why_not"]} == {True}
+    assert sum(bool(line["why_not"]) for line in listed) == 3
+    assert sum(report_of(offered)["not_offered"].values()) == 3
+
+
+def test_one_that_cannot_be_right_does_not_refuse_its_group(tmp_path: Path) -> None:
+    put(tmp_path, "good", kept_windows(np.concatenate([moving(80, 1), diagonal()[None]])))
+    offered = offer(read_folder(tmp_path))
+    (group,) = offered.groups
+    assert (group.verdict, group.windows, group.offered) == ("partly offered", 81, 80)
+    assert group.why == "1 cannot be right: peak_rotation"
+    assert len(offered.candidates) == 80
+
+
+def test_a_few_windows_that_nobody_could_judge_give_way_to_those_that_passed(tmp_path: Path) -> None:
+    """Fifteen at rest in g: too few to be judged apart, enough to refuse all of what came with them."""
+    put(tmp_path, "good", kept_windows(moving(40, 1)))
+    put(tmp_path, "few", kept_windows(still_in_g(15), "disagreement", OTHER))
+    offered = offer(read_folder(tmp_path))
+    assert {group.reason: group.verdict for group in offered.groups} == {
+        "low_margin": "offered",
+        "disagreement": "not offered",
+    }
+    assert len(offered.candidates) == 40
+    (few,) = [group for group in offered.groups if group.reason == "disagreement"]
+    assert few.why.startswith("15 too few of a kind to be judged apart, and refused with the others: ")
+
+
+def test_where_nothing_is_offered_it_says_why_and_no_group_says_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = np.concatenate([still_in_g(12), moving(12, 2)])
+    put(tmp_path / "in", "a", kept_windows(wrong[:12]))
+    put(tmp_path / "in", "b", kept_windows(wrong[12:], "disagreement", OTHER))
+    offered = offer(read_folder(tmp_path / "in"))
+    assert {group.verdict for group in offered.groups} == {"not offered"}
+    assert offered.why_none().startswith("24 refused all together: ")
+    assert report_of(offered)["why_none"] == offered.why_none()
+    assert main([str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 1
+    assert "no window can be offered: 24 refused all together" in capsys.readouterr().err
+    (tmp_path / "none").mkdir()
+    assert offer(read_folder(tmp_path / "none")).why_none() == "no window was captured"
+
+
+def test_a_device_in_gauss_is_refused_with_its_cause(tmp_path: Path) -> None:
+    """Each window fails alone; what the gate says of all of them is what helps."""
+    wrong = moving(40, 2)
+    wrong[:, :, 6:] /= np.float32(100)
+    put(tmp_path, "wrong", kept_windows(wrong))
+    (group,) = offer(read_folder(tmp_path)).groups
+    assert (group.verdict, group.why) == ("refused", "40 cannot be right: magnetic_field")
+    assert any("gauss" in finding.cause for finding in group.findings)
+
+
 def test_bad_files_are_named_and_left_out(tmp_path: Path) -> None:
     put(tmp_path, "good", kept_windows(moving(20, 1)))
     (tmp_path / "cut.jsonl.gz").write_bytes(GOOD[:-20])
@@ -147,10 +253,10 @@ def test_bad_files_are_named_and_left_out(tmp_path: Path) -> None:
 def test_bounds_hold_over_all_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         put(tmp_path, name, kept_windows(moving(10, ord(name))))
-    monkeypatch.setattr(telemetry, "MOST_WINDOWS", 25)
+    monkeypatch.setattr(captured_module, "MOST_WINDOWS", 25)
     captured = read_folder(tmp_path)
     assert (len(captured.windows), [each.file for each in captured.left_out]) == (20, ["c.jsonl.gz"])
-    monkeypatch.setattr(telemetry, "MOST_FILES", 1)
+    monkeypatch.setattr(captured_module, "MOST_FILES", 1)
     assert [each.file for each in read_folder(tmp_path).left_out] == ["b.jsonl.gz", "c.jsonl.gz"]
 
 

@@ -83,6 +83,17 @@ def test_an_offer_shows_reasons_findings_paths_digest_and_size(
     assert again["version"] == found["version"]
 
 
+def test_an_offer_of_nothing_says_why(tmp_path: Path, instance: dg.DagsterInstance) -> None:
+    dead = moving(3, 2)
+    dead[:, :, 3] = 0.5
+    put(tmp_path / "in", "one", kept_windows(dead, "disagreement"))
+    found = materialized(tmp_path, tmp_path / "in", instance)
+    assert found["candidates"] == 0
+    assert found["input gate"] == "nothing is offered: 3 cannot be right: constant_channel"
+    assert records(found["not offered"]) == [{"windows": 3, "why": "cannot be right: constant_channel"}]
+    assert [row["verdict"] for row in records(found["reasons"])] == ["not offered"]
+
+
 def test_where_nothing_is_named_nothing_is_offered_and_that_is_said(
     tmp_path: Path, instance: dg.DagsterInstance
 ) -> None:
@@ -147,5 +158,5 @@ def test_a_scripted_day_ends_as_candidates(tmp_path: Path, instance: dg.DagsterI
     assert candidates
     assert candidates <= ambiguous
     reasons = {row["reason"]: row["verdict"] for row in records(found["reasons"])}
-    assert reasons["low_margin"] == "offered"
+    assert reasons["low_margin"] in ("offered", "partly offered")  # some of the degrees are uncertain, too
     assert reasons["gyroscope_unit"] == "not offered"
