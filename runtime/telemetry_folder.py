@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import os
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,11 @@ LEFTOVER_SECONDS: Final = 600.0
 """After which a file that is still being written belongs to a process that was killed."""
 
 _PART: Final = ".part-"
-_NAME: Final = re.compile(r"windows-[0-9]{8}T[0-9]{6}-[0-9]{6}Z-[0-9]{1,10}-([0-9]{1,6})" + re.escape(ENDING))
+_NAME: Final = re.compile(
+    r"windows-([0-9]{8}T[0-9]{6})-([0-9]{6})Z-[0-9]{1,10}-([0-9]{1,6})" + re.escape(ENDING)
+)
+_LATEST: Final = 9000
+"""The last year that a name of ours bears: behind a later one there would soon be no room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,18 @@ class Kept:
     files: int
     size: int
     removed: int = 0
+
+
+def _microseconds(name: str) -> int | None:
+    """Since 1970, as a name says; None where it says no time."""
+    found = _NAME.fullmatch(name)
+    try:
+        parsed = time.strptime(found[1], "%Y%m%dT%H%M%S") if found else None
+    except ValueError:
+        return None
+    if found is None or parsed is None or not 1970 <= parsed.tm_year <= _LATEST:
+        return None
+    return calendar.timegm(parsed) * 10**6 + int(found[2])
 
 
 class TelemetryFolder:
@@ -79,15 +96,15 @@ class TelemetryFolder:
         make_directory(self._folder)
         self._tidy()
         sizes, removed = self._sizes(), 0
-        # Names begin with their time: the first is the oldest.
-        for name in sorted(sizes):
+        name = self._free_name(windows, sizes)
+        # The first is the oldest: names begin with a time, and a new one is behind all that are there.
+        for old in sorted(sizes):
             if sum(sizes.values()) + len(data) <= self._most_bytes and len(sizes) < MOST_FILES:
                 break
-            (self._folder / name).unlink(missing_ok=True)
-            del sizes[name]
-            found = _NAME.fullmatch(name)
-            removed += int(found[1]) if found else 0
-        name = self._free_name(windows)
+            (self._folder / old).unlink(missing_ok=True)
+            del sizes[old]
+            found = _NAME.fullmatch(old)
+            removed += int(found[3]) if found else 0
         part = self._folder / f"{_PART}{name}"
         try:
             # Raw windows of somebody's sensors: nobody else on the machine reads them.
@@ -98,14 +115,21 @@ class TelemetryFolder:
             part.unlink(missing_ok=True)
         return Kept(files=len(sizes) + 1, size=sum(sizes.values()) + len(data), removed=removed)
 
-    def _free_name(self, windows: int) -> str:
-        now = self._clock()
+    def _free_name(self, windows: int, there: Iterable[str]) -> str:
+        """A name behind all others, also where the clock began behind them, or stands still.
+
+        A Pi without a battery for its clock begins in the past: named by it, what is newest would give way.
+        """
+        now = int(self._clock() * 1e6)
+        latest = next(filter(None, map(_microseconds, sorted(there, reverse=True))), now - 1)
+        now = max(now, latest + 1)
         while True:
-            text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now))
-            name = f"windows-{text}-{int(now % 1 * 1e6):06}Z-{os.getpid()}-{windows}{ENDING}"
+            seconds, part = divmod(now, 10**6)
+            text = time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
+            name = f"windows-{text}-{part:06}Z-{os.getpid()}-{windows}{ENDING}"
             if not os.path.lexists(self._folder / name):
                 return name
-            now += 1e-3  # a clock that stands still
+            now += 1
 
     def _sizes(self) -> dict[str, int]:
         sizes = {}

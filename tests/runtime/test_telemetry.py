@@ -260,6 +260,32 @@ def test_the_oldest_give_way_and_all_stay_within_the_bound(tmp_path: Path) -> No
         folder.write(bytes(10_001), windows=1)
 
 
+def test_the_newest_stay_where_the_clock_begins_in_the_past(tmp_path: Path) -> None:
+    """A Pi without a battery for its clock begins in 1970, beside files of a year that is still to come."""
+    clock = Clock()
+    before = TelemetryFolder(tmp_path, 1000, clock)
+    for number in range(4):
+        before.write(bytes([number]) * 240, windows=1)
+        clock.now += 60
+    clock.now = 30.0
+    after = TelemetryFolder(tmp_path, 1000, clock)  # it began anew
+    for number in range(4, 7):
+        assert after.write(bytes([number]) * 240, windows=1).removed == 1
+        clock.now += 60
+        assert [path.read_bytes()[0] for path in files(tmp_path)] == list(range(number - 3, number + 1))
+    clock.now = 1_796_100_000.0  # it was set
+    after.write(bytes([7]) * 240, windows=1)
+    assert [path.read_bytes()[0] for path in files(tmp_path)] == [4, 5, 6, 7]
+
+
+def test_names_that_say_no_time_stop_nobody(tmp_path: Path) -> None:
+    for stamp in ("99991231T235959-999999", "20261399T000000-000000", "00000000T000000-000000"):
+        (tmp_path / f"windows-{stamp}Z-1-1{ENDING}").write_bytes(b"x")
+    folder = TelemetryFolder(tmp_path, 1000, Clock())
+    assert [folder.write(b"y", windows=1).files for _ in range(2)] == [4, 5]
+    assert folder.look().files == 5
+
+
 def test_two_files_of_one_moment_are_two(tmp_path: Path) -> None:
     folder = TelemetryFolder(tmp_path, 10_000, Clock())
     assert [folder.write(b"x", windows=1).files for _ in range(3)] == [1, 2, 3]
