@@ -23,7 +23,8 @@ from runtime.contract.errors import ConfigError, PipelineError, ReleaseNotFoundE
 from runtime.contract.files import is_directory
 
 STALLED_SECONDS: Final = 60
-"""Without a byte for so long, rsync ends."""
+"""Where nothing changed in the folder for so long, rsync is ended. It writes 256 KiB at a time: a line of
+less than 5 kB/s is none."""
 LEFT_FREE_BYTES: Final = 64 * 1024 * 1024
 """What a copy leaves free, whatever the source sends: the Pi has to go on writing its logs and state."""
 VANISHED: Final = 24
@@ -143,7 +144,7 @@ class Copier:
             resume: Of files that are there in part, copy the rest; those that are there and not shorter stay.
 
         Raises:
-            TransferTimeoutError: It took too long, or nothing came for a minute.
+            TransferTimeoutError: It took too long, or nothing came for ``STALLED_SECONDS``.
             NoSpaceError: The disk was about to be full.
             TransferError: rsync failed otherwise, the connection among it; says what it said.
             StoreError: The folder cannot be written.
@@ -183,6 +184,10 @@ class Copier:
             self._judge(process.returncode, _words(said))
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        # rsync's own --timeout does not see it: what its two halves here say to each other, and what it sends
+        # into the pipe of ssh, counts as life.
+        state, since = _state(self._to), time.monotonic()
+        looked = since
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_SECONDS)
@@ -194,6 +199,15 @@ class Copier:
                     hint="what came is kept: the next pull goes on from there; --seconds allows more",
                 )
             check_space(self._to, 0)
+            if time.monotonic() > looked + STALLED_SECONDS / 10:
+                was, state, looked = state, _state(self._to), time.monotonic()
+                since = since if was == state else looked
+                if looked > since + STALLED_SECONDS:
+                    raise TransferTimeoutError(
+                        f"nothing came for {STALLED_SECONDS} s",
+                        where=self._source.place,
+                        hint="does the host answer? what came is kept: the next pull goes on from there",
+                    )
 
     def _judge(self, code: int, words: str) -> None:
         if code in (0, VANISHED):
@@ -222,6 +236,18 @@ def check_space(folder: Path, wanted: int) -> None:
             where=str(folder),
             hint=_MAKE_ROOM,
         )
+
+
+def _state(folder: Path) -> frozenset[tuple[str, int, int]]:
+    """Names, sizes and times of all files below: changes with whatever is written."""
+    found = set()
+    with store_errors(folder):
+        for where, _, names in os.walk(folder):
+            for path in (Path(where) / name for name in names):
+                with contextlib.suppress(FileNotFoundError):  # rsync is at work
+                    status = path.lstat()
+                    found.add((str(path), status.st_size, status.st_mtime_ns))
+    return frozenset(found)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

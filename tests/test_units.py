@@ -15,6 +15,7 @@ import pytest
 
 from runtime.cli import main
 from runtime.config import RuntimeConfig
+from runtime.rsync_copy import STALLED_SECONDS
 from tests.simulators import ROOT
 
 FOLDER: Final = ROOT / "deploy" / "pi"
@@ -126,6 +127,9 @@ def test_ssh_asks_nobody_and_trusts_no_stranger() -> None:
     parser.add_argument("-i")
     options = parser.parse_args(words).o
     assert {"BatchMode=yes", "StrictHostKeyChecking=yes"} < set(options)
+    given = dict(each.split("=", 1) for each in options)
+    quiet = int(given["ServerAliveInterval"]) * int(given["ServerAliveCountMax"])
+    assert 0 < quiet < STALLED_SECONDS, "a line that is dead is to be ssh's to tell"
 
 
 def test_the_timer_starts_the_pull_again_and_not_everywhere_at_once() -> None:

@@ -351,6 +351,18 @@ def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
     assert pulled(tmp_path).ok
 
 
+def test_a_source_that_sends_nothing_more_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = large_release(tmp_path / "source")
+    monkeypatch.setattr(rsync_copy, "STALLED_SECONDS", 2)
+    address = f"site:{tmp_path}/source"
+    hangs = Source(place=address, rsh=rsh("--stop", str(LARGE_BYTES // 2)))
+    # While it connects, rsync's own clock may be first; once a file is on its way, it never is.
+    with pytest.raises(TransferTimeoutError, match=r"nothing came for 2 s|rsync ended with 30"):
+        pulled(tmp_path, source=hangs, seconds=20)
+    monkeypatch.undo()
+    assert set(pulled(tmp_path).releases) == {release.id}
+
+
 def test_a_host_that_is_not_reached(tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="rsync ended with 12"):
         pulled(tmp_path, source=Source(place="site:/nowhere", rsh="false"))
