@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.contract.channel_log import NotThereYetError
 from runtime.contract.document import MAX_DOCUMENT_BYTES
+from runtime.contract.envelope import joined
 from runtime.contract.errors import DigestMismatchError, ManifestError, PipelineError, store_errors
 from runtime.contract.files import make_directory, move_aside, sync_directory
 from runtime.contract.release import MANIFEST_NAME, SIGNATURE_NAME
-from runtime.contract.release_directory import Release, open_release
+from runtime.contract.release_directory import STATEMENT_TYPE, Release, open_release
 from runtime.contract.store import ReleaseStore, is_whole, refuse_double
 from runtime.contract.trust import Root, SignatureError
+from runtime.pull_staging import discard
 from runtime.rsync_copy import Copier, check_space
 
 DOCUMENTS = (MANIFEST_NAME, SIGNATURE_NAME)
@@ -42,7 +43,7 @@ class ReleaseTaker:
         Raises:
             TransferError, NoSpaceError, StoreBusyError, StoreError: Nothing more could be copied or written.
         """
-        missing = [name for name in wanted if not self._is_here(name)]
+        missing = [name for name in wanted if not self.is_here(name)]
         names = [f"releases/{name}/{each}" for name in missing for each in DOCUMENTS]
         self._copier.files(names, MAX_DOCUMENT_BYTES, resume=False)
         known: dict[str, Release] = {}
@@ -65,7 +66,8 @@ class ReleaseTaker:
                 refused[name] = error
         return found, refused
 
-    def _is_here(self, name: str) -> bool:
+    def is_here(self, name: str) -> bool:
+        """Whether a release is in the store, whole, under a signature that holds; StoreError as ``take``."""
         directory = self._store.root / "releases" / name
         with store_errors(directory):
             if not self._store.holds(name) or not is_whole(directory):
@@ -113,7 +115,7 @@ class ReleaseTaker:
         documents = release.documents([self._root])
         with store_errors(directory), store.writing():
             if os.path.lexists(directory) and is_whole(directory):
-                store.put(documents, self._root)  # its signature no longer held: replaced
+                store.put(self._with_ours(directory, documents), self._root)  # its signature does not hold
                 self._forget(release.id)
             else:
                 self._settle(release)
@@ -124,6 +126,15 @@ class ReleaseTaker:
                 sync_directory(directory.parent)
         return sum(artifact.size for artifact in release.manifest.artifacts)
 
+    def _with_ours(self, directory: Path, documents: dict[str, bytes]) -> dict[str, bytes]:
+        """With the signatures that are here, too: where a new root is held back, they are what counts."""
+        try:
+            ours = open_release(directory, directory.name).documents([self._store.trust.root])
+            both = joined(documents[SIGNATURE_NAME], ours[SIGNATURE_NAME], STATEMENT_TYPE, str(directory))
+        except (SignatureError, ManifestError, DigestMismatchError):
+            return documents  # none that counts now
+        return documents | {SIGNATURE_NAME: both}
+
     def _settle(self, release: Release) -> None:
         """Verify every byte, take away what the manifest does not name, and put the rest on the disk."""
         release.verify()
@@ -132,7 +143,7 @@ class ReleaseTaker:
         listed = {*DOCUMENTS, *(artifact.name for artifact in manifest.artifacts)}
         for path in release.directory.iterdir():
             if path.name not in listed:
-                _discard(path)
+                discard(path)
                 continue
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)  # nothing that leads elsewhere is kept
             try:
@@ -156,15 +167,8 @@ class ReleaseTaker:
                 try:
                     release.read(artifact.name)
                 except DigestMismatchError:
-                    _discard(path)
+                    discard(path)
 
     def _forget(self, name: str) -> None:
         with store_errors(self._staging):
-            _discard(self._staging / "releases" / name)
-
-
-def _discard(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            discard(self._staging / "releases" / name)

@@ -33,7 +33,7 @@ from runtime.contract.requests import MoveRequest, drop_request, pending_request
 from runtime.contract.store import ReleaseStore
 from runtime.contract.store_reader import SHORTEST_SIGNED
 from runtime.key_commands import NotConfirmedError, key_command, passphrase, user_name
-from runtime.pull import add_pull
+from runtime.pull_command import add_pull
 from runtime.release_text import entry_line
 
 KEY_VARIABLES: Final = {"canary": "CANARY_KEY_FILE", "stable": "RELEASE_KEY_FILE"}

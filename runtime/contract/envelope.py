@@ -74,6 +74,25 @@ def also_signed(data: bytes, payload_type: str, key: SigningKey, where: str) -> 
     )
 
 
+def joined(data: bytes, other: bytes, payload_type: str, where: str) -> bytes:
+    """An envelope with the signatures of another one of the same payload added, as far as there is room.
+
+    Raises:
+        ManifestError: One is no envelope, or what they hold differs.
+    """
+    first, second = open_envelope(data, payload_type, where), open_envelope(other, payload_type, where)
+    if first.payload != second.payload:
+        raise ManifestError("does not hold the same as the other one", where=where)
+    signatures = second.signatures | first.signatures
+    added = [keyid for keyid in signatures if keyid not in first.signatures]
+    records = [
+        _SignatureRecord(keyid=keyid, sig=_encode(bytes.fromhex(signatures[keyid].signature)))
+        for keyid in [*first.signatures, *added][:MAX_SIGNATURES]
+    ]
+    payload = _encode(first.payload)
+    return to_json(_EnvelopeRecord(payload=payload, payloadType=payload_type, signatures=tuple(records)))
+
+
 def signed_by(data: bytes, payload_type: str, keyids: Collection[str], where: str) -> bytes:
     """The same envelope, with the signatures of these keys alone: what strangers added is left out."""
     envelope = open_envelope(data, payload_type, where)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,19 @@ import pytest
 from runtime import rsync_copy
 from runtime.cli import main
 from runtime.contract.audit import store_problems
-from runtime.contract.channels import entry_name
+from runtime.contract.channels import CHANNELS, entry_name
 from runtime.contract.errors import ConfigError, ReleaseNotFoundError, StoreBusyError, StoreError
 from runtime.contract.promotion import Decision, mark_bad, promote, roll_back
+from runtime.contract.pruning import prune
 from runtime.contract.release import SIGNATURE_NAME
 from runtime.contract.release_directory import sign_release
-from runtime.contract.store import Release
+from runtime.contract.store import Release, ReleaseStore
+from runtime.contract.trust import UnknownKeyError
 from runtime.contract.writers_lock import writing
 from runtime.key_commands import sign_again
-from runtime.pull import LOCK_NAME, STAGING, Pulled, pull
+from runtime.pull import Pulled, pull
+from runtime.pull_releases import ReleaseTaker
+from runtime.pull_staging import LOCK_NAME, STAGING
 from runtime.rsync_copy import (
     NoRsyncError,
     NoSpaceError,
@@ -35,7 +40,7 @@ from runtime.rsync_copy import (
     TransferTimeoutError,
 )
 from tests.keys import BUILD, MANAGER, a_store
-from tests.moves import NEW, STRANGER, next_root, published, put, tree
+from tests.moves import NEW, STRANGER, an_entry, next_root, published, put, put_entry, tree
 from tests.simulators import ARTIFACT, GOLDEN, ROOT, ReleaseSimulator, flip_bit, wait_for
 
 pytestmark = pytest.mark.needs("rsync")
@@ -167,10 +172,62 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sent < LARGE_BYTES * 4 // 5, "what was there was copied again"
 
 
+def test_a_prune_before_the_channels_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = published(tmp_path / "source", "v1")
+    pulled(tmp_path)
+    (second,) = published(tmp_path / "source", "v2")
+    take = ReleaseTaker.take
+
+    def then_pruned(self: ReleaseTaker, wanted: Sequence[str]) -> Any:
+        taken = take(self, wanted)
+        assert prune(a_store(tmp_path / "pi"), 10, dry_run=False).removed == (second.id,)
+        return taken
+
+    monkeypatch.setattr(ReleaseTaker, "take", then_pruned)
+    found = pulled(tmp_path)
+    assert set(problems(found)) == {"emulator/canary", "emulator/stable"}
+    assert "was taken away here" in problems(found)["emulator/stable"]
+    assert set(named(tmp_path / "pi").values()) == {first.id}
+    monkeypatch.undo()
+    assert pulled(tmp_path).ok
+    assert set(named(tmp_path / "pi").values()) == {second.id}
+
+
+def test_what_was_begun_and_is_no_longer_wanted_is_taken_away(tmp_path: Path) -> None:
+    (first,) = published(tmp_path / "source", "v1")
+    pulled(tmp_path)
+    (second,) = published(tmp_path / "source", "v2")
+    staging = tmp_path / "pi" / STAGING
+    gone = "ab" * 32
+    put(staging / "releases" / gone / LARGE, b"as far as it came")
+    # Killed after it was here, and before that was noted.
+    put(staging / "releases" / first.id / ARTIFACT, b"as far as it came")
+    for left in (".names-a", ".said-a", f"releases/{second.id}/.{ARTIFACT}.a", "channels/emulator/.a"):
+        put(staging / left, b"of a process that was killed")
+    assert pulled(tmp_path).ok
+    kept = {name for name in tree(staging) if not name.startswith(("channels/emulator/", "trust/"))}
+    assert kept == {LOCK_NAME}
+    assert list((staging / "releases").iterdir()) == []
+    assert not (staging / "channels" / "emulator" / ".a").exists()
+
+
+def test_room_is_made_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (release,) = published(tmp_path / "source", "v1")
+    (release.directory / ARTIFACT).unlink()
+    left, part = (tmp_path / "pi" / STAGING / "releases" / each for each in ("ab" * 32, release.id))
+    put(left / LARGE, b"as far as it came")
+    monkeypatch.setattr(
+        "runtime.pull_releases.check_space", lambda to, _: full(to) if left.exists() else None
+    )
+    put(part / GOLDEN, (release.directory / GOLDEN).read_bytes())
+    assert not pulled(tmp_path).ok  # an artifact is missing there
+    assert (part / GOLDEN).exists(), "what is still wanted is kept, to go on with"
+
+
 def test_two_pulls_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large_release(tmp_path / "source")
     staging = tmp_path / "pi" / STAGING
-    monkeypatch.setattr("runtime.pull._PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("runtime.pull_staging._PATIENCE_SECONDS", 0.1)
     address = f"site:{tmp_path}/source"
     command = [sys.executable, "-m", "runtime.cli", "pull", address, str(tmp_path / "pi"), "--rsh"]
     process = subprocess.Popen([*command, rsh("--stop", str(LARGE_BYTES // 2))], cwd=ROOT)
@@ -278,6 +335,21 @@ def test_what_nobody_signed_above_the_head_stops_nothing(tmp_path: Path) -> None
     assert [path.name for path in copied.iterdir()] == [entry_name(1)]
 
 
+def test_a_channel_that_vanished_there(tmp_path: Path) -> None:
+    published(tmp_path / "source", "v1", "v2")
+    pulled(tmp_path)
+    before = named(tmp_path / "pi")
+    shutil.rmtree(tmp_path / "source" / "channels" / "emulator" / "stable")
+    found = pulled(tmp_path)
+    assert not found.ok
+    assert list(problems(found)) == ["emulator/stable"]
+    assert "has no entry there, 2 are here" in problems(found)["emulator/stable"]
+    assert named(tmp_path / "pi") == before
+    shutil.rmtree(tmp_path / "source" / "channels")
+    with pytest.raises(ReleaseNotFoundError, match="holds no channel"):
+        pulled(tmp_path)
+
+
 def test_a_roll_back_arrives(tmp_path: Path) -> None:
     first, second = published(tmp_path / "source", "v1", "v2")
     pulled(tmp_path)
@@ -298,6 +370,123 @@ def test_new_roots_and_what_was_signed_again(tmp_path: Path) -> None:
     assert (found.ok, found.roots, store.trust.root.version) == (True, 1, 2)
     assert store.resolve("emulator", "canary").id == first.id
     assert store_problems(store) == []
+
+
+def rotated(source: ReleaseStore, holder: str, **keys: Any) -> list[str]:
+    """The source under a new root with a new key, and what could not be signed again."""
+    source.add_root(next_root(**{"build": BUILD, "manager": MANAGER} | keys))
+    return sign_again(source, holder, NEW, "Ada")[1]
+
+
+def named(root: Path) -> dict[str, str]:
+    """What each channel here names, as a runtime that starts now takes it."""
+    store = a_store(root, accepts_doubles=True)
+    places = [(target, channel) for target in store.targets() for channel in CHANNELS]
+    return {f"{target}/{channel}": store.resolve(target, channel).id for target, channel in places}
+
+
+def of_two_targets(root: Path) -> tuple[Release, Release]:
+    """A release for the emulator and one for a chip, in every channel."""
+    ours = ReleaseSimulator().publish(root, "canary", "stable")
+    return ours, ReleaseSimulator(target="hailo8").publish(root, "canary", "stable")
+
+
+def held(found: Pulled) -> list[str]:
+    return [each for each in found.problems if "is held back" in each]
+
+
+def test_new_roots_bring_the_targets_along_that_were_not_asked_for(tmp_path: Path) -> None:
+    of_two_targets(tmp_path / "source")
+    pi, place = a_store(tmp_path / "pi", accepts_doubles=True), Source(place=str(tmp_path / "source"))
+    pull(pi, place)
+    before = named(tmp_path / "pi")
+    assert rotated(a_store(tmp_path / "source", accepts_doubles=True), "build", build=NEW) == []
+    found = pull(pi, place, targets=["hailo8"])
+    assert (found.ok, found.roots, pi.trust.root.version) == (True, 1, 2)
+    assert named(tmp_path / "pi") == before
+    assert set(entries(found)) == set(before)
+
+
+def test_new_roots_wait_for_a_target_that_the_source_has_no_longer(tmp_path: Path) -> None:
+    ours, _ = of_two_targets(tmp_path / "source")
+    pi, place = a_store(tmp_path / "pi", accepts_doubles=True), Source(place=str(tmp_path / "source"))
+    pull(pi, place)
+    before = named(tmp_path / "pi")
+    shutil.rmtree(tmp_path / "source" / "channels" / "emulator")
+    assert rotated(a_store(tmp_path / "source", accepts_doubles=True), "release-manager", manager=NEW) == []
+    found = pull(pi, place, targets=["hailo8"])
+    assert (found.ok, found.roots, pi.trust.root.version) == (False, 0, 1)
+    (said,) = held(found)
+    assert f"root 2: is held back: under it emulator/stable, which names release {ours.id[:16]}" in said
+    assert named(tmp_path / "pi") == before
+
+
+def test_new_roots_wait_for_a_channel_that_was_refused(tmp_path: Path) -> None:
+    (release,) = published(tmp_path / "source", "v1")
+    pulled(tmp_path)
+    pi, before = a_store(tmp_path / "pi"), named(tmp_path / "pi")
+    flip_bit(release.directory / ARTIFACT, 5000)
+    assert len(rotated(a_store(tmp_path / "source"), "build", build=NEW)) == 1  # it is not signed again
+    for _ in range(2):
+        found = pulled(tmp_path)
+        assert (found.ok, found.roots, pi.trust.root.version) == (False, 0, 1)
+        for place, said in zip(sorted(before), sorted(held(found)), strict=True):
+            assert place in said
+            assert release.id[:16] in said
+        assert named(tmp_path / "pi") == before
+    flip_bit(release.directory / ARTIFACT, 5000)
+    assert sign_again(a_store(tmp_path / "source"), "build", NEW, "Ada")[1] == []
+    found = pulled(tmp_path)
+    assert (found.ok, found.roots, named(tmp_path / "pi")) == (True, 1, before)
+
+
+def test_what_moved_counts_on_while_roots_are_held_back(tmp_path: Path) -> None:
+    (release,) = published(tmp_path / "source", "v1")
+    pulled(tmp_path)
+    before, source = named(tmp_path / "pi"), a_store(tmp_path / "source")
+    # Both keys are new, and stable cannot be signed again there.
+    rotated(source, "build", build=NEW, manager=STRANGER)
+    shutil.rmtree(tmp_path / "source" / "channels" / "emulator" / "stable")
+    # Published anew there: without the signature that counts here.
+    manifest = (release.directory / "manifest.json").read_bytes()
+    put(release.directory / SIGNATURE_NAME, sign_release(manifest, NEW))
+    found = pulled(tmp_path)
+    assert (found.ok, found.roots, len(held(found))) == (False, 0, 1)
+    assert "entry 2 counts under root 2, which is held back" in problems(found)["emulator/canary"]
+    assert "has no entry there, 1 are here" in problems(found)["emulator/stable"]
+    assert named(tmp_path / "pi") == before
+
+
+def test_a_key_that_was_stolen_ends_where_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (release,) = published(tmp_path / "source", "v1")
+    pulled(tmp_path)
+    rotated(a_store(tmp_path / "source"), "build", build=NEW)
+    # With the old key a thief wrote far ahead, here alone.
+    ahead = an_entry(channel="canary", sequence=900, previous_entry="0" * 64, release=release.id)
+    put_entry(tmp_path / "pi", ahead, BUILD)
+    command = ["pull", str(tmp_path / "source"), str(tmp_path / "pi")]
+    assert main(command) == 1
+    assert "root 2: is held back" in (said := capsys.readouterr().out)
+    assert "--take-roots" in said
+    assert a_store(tmp_path / "pi").trust.root.version == 1
+    assert main([*command, "--take-roots"]) == 0
+    assert "1 new roots of trust" in capsys.readouterr().out
+    pi = a_store(tmp_path / "pi")
+    assert (pi.trust.root.version, len(pi.history("emulator", "canary"))) == (2, 2)
+    assert named(tmp_path / "pi") == {"emulator/canary": release.id, "emulator/stable": release.id}
+
+
+def test_a_key_that_was_stolen_ends_though_nothing_is_left_to_serve(tmp_path: Path) -> None:
+    (release,) = published(tmp_path / "source", "v1")
+    pulled(tmp_path)
+    flip_bit(release.directory / ARTIFACT, 5000)
+    rotated(a_store(tmp_path / "source"), "build", build=NEW)
+    found = pulled(tmp_path, take_roots=True)
+    assert (found.ok, found.roots, held(found)) == (False, 1, [])
+    with pytest.raises(UnknownKeyError):
+        a_store(tmp_path / "pi").resolve("emulator", "stable")
 
 
 def test_a_damaged_release_here_is_put_back(tmp_path: Path) -> None:
