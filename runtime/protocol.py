@@ -46,7 +46,7 @@ class Limits:
         request_seconds: From a request's first byte to its last, and for a client to read its answer.
         idle_seconds: Without any request. EdgeInfer's client keeps idle connections for 60 s: who closes
             first loses a request, and that must not be us.
-        head_bytes: Of the request line and the headers, about.
+        head_bytes: Of the request line and the headers, and of trailers, about.
         connections: Further ones are told 503 when they ask for inference.
         waiting: Whole requests that wait for their turn, the newest: others are told 503.
     """
@@ -111,7 +111,8 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._queue = self.app.queue
         self._state = _IDLE
         self._since = self._unread_since = perf_counter()
-        self._head_bytes = 0
+        self._head_bytes = 0  # Since the request's first byte; in its body, since anything of the body came.
+        self._bodied = False
         self._discarded = 0
         self._parsing = False
         self._whole: Any = None  # A request that may be answered without a task, if its end is in this piece.
@@ -135,7 +136,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._state == _LINGERING:
             self._discard(len(data))
             return
-        self._parsing = True
+        self._parsing, self._bodied = True, False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -147,17 +148,25 @@ class RuntimeProtocol(HttpToolsProtocol):
             self._refuse(400, "invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
         finally:
             self._parsing = False
-        if self._state == _HEAD:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limits.head_bytes:
-                what = f"request line and headers have more than {self._limits.head_bytes} bytes"
-                self._refuse(431, "head_too_large", what)
+        if self._state in (_HEAD, _BODY):
+            self._bound_fields(len(data))
         if self._whole is not None:
             cycle, self._whole = self._whole, None
             if cycle.more_body:
                 super()._start_asgi_task(cycle, self.app)
             else:
                 self.app.turns.wait(self, cycle)
+
+    def _bound_fields(self, size: int) -> None:
+        """The parser keeps a field of any size until it ends, in a head and behind a body's last chunk."""
+        self._head_bytes = 0 if self._bodied else self._head_bytes + size
+        if self._head_bytes > self._limits.head_bytes:
+            what = (
+                "request line and headers have"
+                if self._state == _HEAD
+                else "what is sent beside the body has"
+            )
+            self._refuse(431, "head_too_large", f"{what} more than {self._limits.head_bytes} bytes")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._parsing and cycle.scope["method"] == "POST" and cycle.scope["path"] in ROUTES:
@@ -201,6 +210,11 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._state, self._since, self._head_bytes = _HEAD, perf_counter(), 0
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head; a trailer is dropped, since the request was taken up by its head."""
+        if self._state == _HEAD:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The application may begin."""
         if self.parser.get_http_version() not in _VERSIONS:
@@ -209,10 +223,11 @@ class RuntimeProtocol(HttpToolsProtocol):
             self.scope[CROWDED] = True  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
         self.scope[ANSWER] = partial(self._answer, self.cycle)  # type: ignore[typeddict-unknown-key]
-        self._state, self._discarded = _BODY, 0
+        self._state, self._discarded, self._head_bytes = _BODY, 0, 0
 
     def on_body(self, body: bytes) -> None:
         """A part of a body; dropped where the answer did not need it."""
+        self._bodied = True
         if self.cycle.response_complete:
             self._discard(len(body))
             return

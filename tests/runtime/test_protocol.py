@@ -92,6 +92,9 @@ def parted(answer: bytes) -> tuple[int, dict[str, str], Any]:
     return int(status.split()[1]), fields, json.loads(body[: int(fields["content-length"])])
 
 
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n" % (len(GOOD), GOOD)
+"""A whole body; trailers may follow, and an empty line."""
+
 CUT_OFF = HEAD + b"Content-Length: 50\r\n\r\n{"
 
 
@@ -100,6 +103,8 @@ CUT_OFF = HEAD + b"Content-Length: 50\r\n\r\n{"
     [
         (b"nonsense\r\n\r\n", 400, "invalid_http", None),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 60_000, 431, "head_too_large", None),
+        (CHUNKED + b"A: " + b"b" * 100_000, 431, "head_too_large", "mine"),
+        (CHUNKED + b"A: b\r\n" * 20_000, 431, "head_too_large", "mine"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "invalid_http", "mine"),
         (CUT_OFF, 408, "request_timeout", "mine"),
         (HEAD, 408, "request_timeout", None),
@@ -119,6 +124,36 @@ def test_what_is_no_request_is_answered_and_counted(
         assert server.app.queue.waiting == 0
 
     run(holder, story, request_seconds=0.3)
+
+
+def test_a_body_in_many_chunks_is_no_head(holder: ModelHolder) -> None:
+    """What frames them has more bytes than a head may have."""
+    parts = b"".join(b"1;a=b\r\n%c\r\n" % byte for byte in GOOD)
+
+    async def story(server: Serving) -> None:
+        answer = await server.exchange(
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + parts + b"0\r\n\r\n", end=True
+        )
+        assert parted(answer)[0] == 200
+
+    run(holder, story)
+    assert len(parts) > Limits().head_bytes
+
+
+def test_a_trailer_says_nothing_about_the_request(holder: ModelHolder) -> None:
+    """Who looks at heads in front of us must have seen what counts here."""
+    trailers = b"Content-Type: text/plain\r\nAccept: text/html\r\nX-Request-Id: other\r\n\r\n"
+
+    async def story(server: Serving) -> None:
+        for pieces in ([CHUNKED + trailers], [CHUNKED[:-3], CHUNKED[-3:] + trailers]):
+            status, fields, _ = parted(await server.exchange(*pieces, end=True))
+            assert (status, fields["content-type"], fields["x-request-id"]) == (
+                200,
+                "application/json",
+                "mine",
+            )
+
+    run(holder, story)
 
 
 def test_a_body_whose_sender_closes_is_400(holder: ModelHolder) -> None:
