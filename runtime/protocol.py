@@ -34,6 +34,9 @@ DISCARD_BYTES: Final = 8 * 1024 * 1024
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LINGER_SECONDS: Final = 5.0
 _MOST_IN_LINE: Final = 32
+_MORE_CONNECTIONS: Final = 64
+"""Beyond the bound: they may ask for health, and hear why they are not served."""
+
 _VERSIONS: Final = ("1.1", "1.0")
 _IDLE, _HEAD, _BODY, _LINGERING = range(4)
 
@@ -47,7 +50,8 @@ class Limits:
         idle_seconds: Without any request. EdgeInfer's client keeps idle connections for 60 s: who closes
             first loses a request, and that must not be us.
         head_bytes: Of the request line and the headers, and of trailers, about.
-        connections: Further ones are told 503 when they ask for inference.
+        connections: For a further one, the longest silent of those that never sent a whole head is closed;
+            where there is none, it is told 503 when it asks for inference, and closed after its answer.
         waiting: Whole requests that wait for their turn, the newest: others are told 503.
     """
 
@@ -114,6 +118,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # Since the request's first byte; in its body, since anything of the body came.
         self._bodied = False
         self._discarded = 0
+        self._crowded = False
         self._parsing = False
         self._whole: Any = None  # A request that may be answered without a task, if its end is in this piece.
 
@@ -123,6 +128,24 @@ class RuntimeProtocol(HttpToolsProtocol):
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
+        if len(self.connections) > self._limits.connections:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """End who is silent for longest, so that who is served goes on; else this one is one too many."""
+        connections: set[RuntimeProtocol] = self.connections  # type: ignore[assignment]
+        silent = [each for each in connections if each is not self and each.cycle is None]
+        if silent:
+            min(silent, key=lambda each: each._since)._end_now()
+        elif len(self.connections) > self._limits.connections + _MORE_CONNECTIONS:
+            self._end_now()
+        else:
+            self._crowded = True
+
+    def _end_now(self) -> None:
+        """Without a word; not counted any more, though the loop has yet to close it."""
+        self.connections.discard(self)
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A client is gone: what it still had in the queue is not answered."""
@@ -219,9 +242,11 @@ class RuntimeProtocol(HttpToolsProtocol):
         """The application may begin."""
         if self.parser.get_http_version() not in _VERSIONS:
             raise ValueError("neither HTTP/1.1 nor HTTP/1.0")  # the parser's error, which is refused above
-        if len(self.connections) > self._limits.connections:
+        if self._crowded:
             self.scope[CROWDED] = True  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        if self._crowded:
+            self.cycle.keep_alive = False
         self.scope[ANSWER] = partial(self._answer, self.cycle)  # type: ignore[typeddict-unknown-key]
         self._state, self._discarded, self._head_bytes = _BODY, 0, 0
 

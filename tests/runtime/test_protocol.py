@@ -221,13 +221,67 @@ def test_an_upgrade_is_not_followed(holder: ModelHolder) -> None:
     run(holder, story)
 
 
+async def asked(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], request: bytes) -> int:
+    """The status of its answer; the connection may go on."""
+    reader, writer = connection
+    writer.write(request)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+    await reader.readexactly(int(length))
+    return int(head.split()[1])
+
+
 def test_too_many_connections_are_told_so_and_health_is_not(holder: ModelHolder) -> None:
+    """Who is served goes on being served."""
+
     async def story(server: Serving) -> None:
         held = [await server.connect() for _ in range(2)]
-        status, fields, body = parted(await server.exchange(WHOLE, end=True))
+        assert [await asked(each, GET) for each in held] == [200, 200]
+        status, fields, body = parted(await server.exchange(WHOLE))
         assert (status, fields["retry-after"], body["error"]) == (503, "1", "overloaded")
-        assert parted(await server.exchange(GET, end=True))[0] == 200
-        for _, writer in held:
+        assert fields["connection"] == "close"
+        assert parted(await server.exchange(GET))[0] == 200
+        late = [await server.connect() for _ in range(2)]
+        assert [await asked(each, WHOLE) for each in held] == [200, 200]
+        for _, writer in held + late:
+            writer.close()
+
+    run(holder, story, connections=2)
+
+
+def test_who_never_sent_anything_makes_room(holder: ModelHolder) -> None:
+    """The longest silent first; however many there are, who comes then is served."""
+
+    async def story(server: Serving) -> None:
+        served = await server.connect()
+        assert await asked(served, WHOLE) == 200
+        silent = [await server.connect() for _ in range(100)]
+        for reader, _ in silent[:-1]:
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert len(server.connections) == 2
+        assert await asked(silent[-1], WHOLE) == 200
+        assert await asked(served, WHOLE) == 200
+        for _, writer in [served, *silent]:
+            writer.close()
+
+    run(holder, story, connections=2)
+
+
+def test_far_beyond_the_bound_a_connection_is_closed(holder: ModelHolder) -> None:
+    """All of them have sent a head, so none makes room."""
+
+    async def story(server: Serving) -> None:
+        begun = []
+        for _ in range(66):
+            begun.append(await server.connect())
+            begun[-1][1].write(WHOLE[:-5])
+            while sum(each.cycle is not None for each in server.connections) < len(begun):
+                await asyncio.sleep(0.001)
+        with contextlib.suppress(ConnectionError):
+            assert await server.exchange(GET) == b""
+        assert [await asked(each, WHOLE[-5:]) for each in begun] == [200] * 2 + [503] * 64
+        for _, writer in begun:
             writer.close()
 
     run(holder, story, connections=2)
