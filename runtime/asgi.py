@@ -16,7 +16,7 @@ from runtime.contract.errors import ConfigError
 from runtime.device_readings import DeviceReadings
 from runtime.drift import Drift
 from runtime.event_loop import EventLoop
-from runtime.logs import configure_logging
+from runtime.logs import configure_logging, configure_server_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import Limits
 from runtime.recovery import follow
@@ -36,8 +36,10 @@ def compose() -> App:
     except ConfigError as error:
         print(f"runtime: {error}", file=sys.stderr, flush=True)
         sys.exit(WORKER_BOOT_ERROR)
-    log = configure_logging(config.log_level)
-    metrics = RuntimeMetrics("" if config.hef_path else config.release_channel, lambda: log.dropped)
+    log, server_log = configure_logging(config.log_level), configure_server_logging()
+    metrics = RuntimeMetrics(
+        "" if config.hef_path else config.release_channel, lambda: log.dropped + server_log.dropped
+    )
     loop = EventLoop()
     memory = LoadMemory.of_process(config.state_dir)
     holder, recovery = follow(config, metrics, loop, memory=memory)

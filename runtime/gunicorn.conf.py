@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 
@@ -15,6 +16,10 @@ from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
 from runtime.switching import MEMORY_FD
 from runtime.worker import RuntimeWorker
+
+FILES = 4096
+"""Open files that connections and everything else may want; not all that are allowed: some programs that
+are started from here walk through all of them."""
 
 try:
     _config = RuntimeConfig.from_environment(os.environ)
@@ -37,6 +42,9 @@ graceful_timeout = 10
 # The worker's sign of life; the bound for requests is REQUEST_TIMEOUT.
 timeout = 30
 control_socket_disable = True
+# What is accepted in one go, before the bound on connections is looked at: with three times that many on
+# their way, all descriptors are fewer than 1024.
+backlog = 100
 loglevel = _config.log_level.lower()
 errorlog = "-"
 accesslog = None
@@ -46,6 +54,10 @@ def on_starting(server: Arbiter) -> None:
     """Refuse at once what cannot work, with one line each."""
     if server.cfg.workers != 1:
         sys.exit(f"runtime: {server.cfg.workers} workers asked for: one process owns the chip, use 1")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES:
+        allowed = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     # Where there is no STATE_DIR, a worker's successor learns from this what it was loading when it died.
     os.environ[MEMORY_FD] = str(os.memfd_create("loading"))
     inherited = "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ

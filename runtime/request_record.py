@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from runtime.active_model import ModelHolder
 from runtime.answers import Answer, Headers
+from runtime.logs import Sampler
 from runtime.metrics import RuntimeMetrics
 
 COMPLETE_AT: Final = "runtime.complete_at"
@@ -71,8 +72,8 @@ class RequestRecord:
         self._holder = holder
         self._metrics = metrics
         self.clock = clock
-        self._successes = _Sampler(SUCCESS_SECONDS, 1)
-        self._errors = _Sampler(1.0, ERRORS_A_SECOND)
+        self._successes = Sampler(SUCCESS_SECONDS, 1)
+        self._errors = Sampler(1.0, ERRORS_A_SECOND)
 
     def begin(self, scope: Any) -> float:
         """When the request was there: where the server did not note it, now."""
@@ -112,28 +113,6 @@ class RequestRecord:
         if unlogged:
             fields["unlogged"] = unlogged
         _REQUESTS.info("request", extra={"fields": fields})
-
-
-class _Sampler:
-    """Lets ``count`` events pass in each ``seconds``."""
-
-    def __init__(self, seconds: float, count: int) -> None:
-        self._seconds = seconds
-        self._count = count
-        self._until = float("-inf")
-        self._left = 0
-        self._unlogged = 0
-
-    def take(self, now: float) -> int | None:
-        """How many did not pass since the last that did; None where this one does not."""
-        if now >= self._until:
-            self._until, self._left = now + self._seconds, self._count
-        if self._left == 0:
-            self._unlogged += 1
-            return None
-        self._left -= 1
-        unlogged, self._unlogged = self._unlogged, 0
-        return unlogged
 
 
 def fixed_headers(answer: Answer) -> Headers:

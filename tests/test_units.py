@@ -77,6 +77,7 @@ def test_the_runtime_that_is_started_is_there() -> None:
     module, _, name = app.partition(":")
     assert f"\n{name} = " in (ROOT / f"{module.replace('.', '/')}.py").read_text()
     assert settings("hailo-inference.service")["Service.TimeoutStopSec"] == ["30"]
+    assert settings("hailo-inference.service")["Service.LimitNOFILE"] == ["4096"]
 
 
 def test_the_settings_are_the_runtimes_own() -> None:

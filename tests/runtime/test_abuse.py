@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -18,6 +19,7 @@ import httpx
 import pytest
 
 from tests.simulators import (
+    ROOT,
     ReleaseSimulator,
     RuntimeServer,
     imu_windows,
@@ -290,6 +292,33 @@ def test_silent_connections_and_dripped_requests_keep_nobody_waiting(tmp_path: P
         assert amiss == []
         wait_for(lambda: held(worker)[0] <= before[0] + 3, "connections that end")
         assert held(worker)[2] - before[2] < 30
+
+
+@pytest.mark.parametrize(("hard", "soft"), [(1024, "1024"), (8192, "4096")])
+def test_silent_connections_leave_files_for_everybody_else(tmp_path: Path, hard: int, soft: str) -> None:
+    """Many containers begin with a soft limit of 1024; asyncio complains at length."""
+    ReleaseSimulator().publish(tmp_path, "stable")
+    settings = tmp_path / "settings.py"
+    ours = ROOT / "runtime/gunicorn.conf.py"
+    settings.write_text(
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, {hard}))\n"
+        f"exec(compile(open({str(ours)!r}).read(), {str(ours)!r}, 'exec'))\n"
+    )
+    with ExitStack() as stack:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 4096), limits[1]))
+        server = stack.enter_context(running_server(tmp_path, settings=settings, RELEASE_STORE=str(tmp_path)))
+        (worker,) = server.children()
+        files = Path(f"/proc/{worker}/limits").read_text().partition("Max open files")[2].split()
+        assert files[:2] == [soft, str(hard)]
+        kept = stack.enter_context(httpx.Client(base_url=server.url, timeout=20))
+        assert kept.post("/infer", content=GOOD).status_code == 200
+        for _ in range(1500):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+        assert httpx.get(f"{server.url}/healthz", timeout=20).status_code == 200
+        assert kept.post("/infer", content=GOOD).status_code == 200
+        assert "out of system resource" not in server.stderr
 
 
 def everything(server: RuntimeServer) -> None:

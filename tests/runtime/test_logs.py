@@ -7,9 +7,11 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from runtime.logs import configure_server_logging
 from runtime.request_record import ERRORS_A_SECOND
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
@@ -50,6 +52,50 @@ def test_what_was_said_before_the_end_is_written() -> None:
     lines = [json.loads(line)["message"].split(" x")[0] for line in done.stdout.splitlines()]
     assert lines == [f"line {number}" for number in range(1500)]
     assert int(done.stderr) == 0
+
+
+SERVER = """
+import logging, sys
+from runtime.logs import configure_server_logging
+log = configure_server_logging()
+for number in range(50_000):
+    logging.getLogger("asyncio").error("no room %d " + "x" * 2000, number)
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_what_asyncio_says_is_sampled_and_not_waited_for(read: bool) -> None:
+    """It may say it for each connection, and at the loop's expense."""
+    stalled, write = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if read else write,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == b"alive\n"
+    if read:
+        assert done.stderr.startswith(b"no room 0 ")
+        assert done.stderr.count(b"no room") < 2000
+    os.close(write)
+    os.close(stalled)
+
+
+def test_a_file_that_gunicorn_writes_stays_its(tmp_path: Path) -> None:
+    names = ("gunicorn.error", "uvicorn.error", "")
+    before = [logging.getLogger(name).handlers for name in names]
+    file = logging.FileHandler(tmp_path / "log")
+    try:
+        logging.getLogger("gunicorn.error").handlers = [file]
+        configure_server_logging().close()
+        assert [logging.getLogger(name).handlers for name in names] == [[file]] * 3
+    finally:
+        file.close()
+        for name, handlers in zip(names, before, strict=True):
+            logging.getLogger(name).handlers = handlers
 
 
 def test_successes_are_sampled_and_none_is_forgotten(service: Service) -> None:

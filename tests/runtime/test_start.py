@@ -64,7 +64,7 @@ def test_the_settings_are_those_that_were_decided() -> None:
     ).stdout
     settings = dict(line.split("=", 1) for line in printed.splitlines() if "=" in line)
     found = {name.strip(): value.strip() for name, value in settings.items()}
-    wanted = {"timeout": "30", "graceful_timeout": "10", "keepalive": "75", "workers": "1"}
+    wanted = {"timeout": "30", "graceful_timeout": "10", "keepalive": "75", "workers": "1", "backlog": "100"}
     assert {name: found[name] for name in wanted} == wanted
 
 
