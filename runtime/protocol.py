@@ -34,6 +34,8 @@ DISCARD_BYTES: Final = 8 * 1024 * 1024
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LINGER_SECONDS: Final = 5.0
 _MOST_IN_LINE: Final = 32
+"""Requests of one connection that wait before reading pauses, and that are begun in one piece."""
+
 _MORE_CONNECTIONS: Final = 64
 """Beyond the bound: they may ask for health, and hear why they are not served."""
 
@@ -117,6 +119,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._since = self._unread_since = perf_counter()
         self._head_bytes = 0  # Since the request's first byte; in its body, since anything of the body came.
         self._bodied = False
+        self._begun = 0
         self._discarded = 0
         self._crowded = False
         self._parsing = False
@@ -159,7 +162,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._state == _LINGERING:
             self._discard(len(data))
             return
-        self._parsing, self._bodied = True, False
+        self._parsing, self._bodied, self._begun = True, False, 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -229,7 +232,14 @@ class RuntimeProtocol(HttpToolsProtocol):
         return None
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """The first byte of a request.
+
+        Raises:
+            ValueError: There are too many in this piece: what was asked before is answered, and is the last.
+        """
+        self._begun += 1
+        if self._begun > _MOST_IN_LINE:
+            raise ValueError("too many requests in one piece")
         self._state, self._since, self._head_bytes = _HEAD, perf_counter(), 0
         super().on_message_begin()
 
