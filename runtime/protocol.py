@@ -17,6 +17,7 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from runtime.answers import Answer, Headers, error_answer, raw_answer
 from runtime.infer_endpoint import ROUTES
@@ -64,6 +65,13 @@ class Limits:
     waiting: int = 96
 
 
+class RuntimeState(ServerState):
+    """What the connections of one server share."""
+
+    ending = False
+    """Each connection's next answer is its last."""
+
+
 class Turns:
     """Whole requests in the order in which they came, one after the other in one go of the event loop."""
 
@@ -108,11 +116,12 @@ class RuntimeProtocol(HttpToolsProtocol):
     def __init__(
         self,
         config: Any,
-        server_state: Any,
+        server_state: RuntimeState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._shared = server_state
         self._limits: Limits = self.app.limits
         self._queue = self.app.queue
         self._state = _IDLE
@@ -255,7 +264,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._crowded:
             self.scope[CROWDED] = True  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
-        if self._crowded:
+        if self._crowded or self._shared.ending:
             self.cycle.keep_alive = False
         self.scope[ANSWER] = partial(self._answer, self.cycle)  # type: ignore[typeddict-unknown-key]
         self._state, self._discarded, self._head_bytes = _BODY, 0, 0
@@ -313,6 +322,16 @@ class RuntimeProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._state == _IDLE and waited > limits.idle_seconds + 1 and self._nothing_due():
             self.transport.close()
+
+    def answers_its_last(self) -> None:
+        """The server ends: the answer that is due, or the next, is the last."""
+        if not self._nothing_due():
+            self.cycle.keep_alive = False
+
+    def may_ask(self, since: float) -> bool:
+        """Whether its client may be about to ask: it did, or came, after ``since`` on ``perf_counter``."""
+        begins = self._state in (_IDLE, _HEAD) and self._nothing_due()
+        return begins and self._since > since and not self.transport.is_closing()
 
     def shutdown(self) -> None:
         """The server ends: idle connections are closed, requests that have begun are finished."""

@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from time import perf_counter
 from types import FrameType
 from typing import Any, ClassVar, Final
 
 from gunicorn.arbiter import Arbiter
+from uvicorn.config import Config
 from uvicorn.server import Server
 from uvicorn_worker import UvicornWorker
 
-from runtime.protocol import RuntimeProtocol
+from runtime.protocol import RuntimeProtocol, RuntimeState
 
 DRAIN_SECONDS: Final = 8
-"""How long requests that have begun may take to end after ``SIGTERM``; gunicorn kills after 10 s."""
+"""How long everything may take to end after ``SIGTERM``; gunicorn kills after 10 s."""
+
+LAST_ASKED_SECONDS: Final = 1.0
+"""Of these: who asked so shortly ago may be about to ask again, and hears that it was the last time."""
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LOOK_TICKS: Final = 5  # of 0.1 s
+_LAST_LOOK_SECONDS: Final = 0.05
 
 
 class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
-    """Serves the app on asyncio; ``SIGTERM`` finishes what has begun and closes what is idle."""
+    """Serves the app on asyncio; ``SIGTERM`` answers what has begun or is under way, and closes."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "asyncio",
@@ -37,7 +43,7 @@ class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         # A Pi may not know what time it is, and then RFC 9110 wants none.
         "date_header": False,
-        "timeout_graceful_shutdown": DRAIN_SECONDS,
+        "timeout_graceful_shutdown": DRAIN_SECONDS - LAST_ASKED_SECONDS,
     }
 
     async def _serve(self) -> None:
@@ -50,7 +56,11 @@ class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
 
 
 class RuntimeServer(Server):
-    """uvicorn's server, told of connections that take too long."""
+    """uvicorn's server, told of connections that take too long, and with an end that loses no request."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.server_state: RuntimeState = RuntimeState()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """``SIGTERM``: drain. uvicorn's own then ends by the signal, before what is to run at exit."""
@@ -59,6 +69,27 @@ class RuntimeServer(Server):
     def quit(self) -> None:
         """``SIGQUIT``: end now."""
         self.should_exit = self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen no more; connections in use get one more answer; then as uvicorn.
+
+        uvicorn closes idle connections at once, and between two requests each connection is idle: what its
+        client is just sending would be lost.
+        """
+        for server in self.servers:
+            server.close()
+        for listening in sockets or []:
+            listening.close()
+        connections: set[RuntimeProtocol] = self.server_state.connections  # type: ignore[assignment]
+        self.server_state.ending = True
+        for connection in connections:
+            connection.answers_its_last()
+        until, asking = perf_counter() + LAST_ASKED_SECONDS, bool(connections)
+        while asking and not self.force_exit and perf_counter() < until:
+            await asyncio.sleep(_LAST_LOOK_SECONDS)  # first of all: what is in a socket is read
+            lately = perf_counter() - LAST_ASKED_SECONDS
+            asking = any(each.may_ask(lately) for each in connections)
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""

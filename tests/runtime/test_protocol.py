@@ -367,6 +367,63 @@ def test_the_end_finishes_what_has_begun(holder: ModelHolder, tmp_path: Path, se
     asyncio.run(story())
 
 
+async def ask_until_last(server: Serving, begun: asyncio.Event, pause: float) -> int:
+    """One request after the other, until the server says that it was the last; how many were answered."""
+    reader, writer = await server.connect()
+    answered = 0
+    while True:
+        writer.write(WHOLE)
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)).lower()
+        assert head.startswith(b"http/1.1 200")
+        length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        await reader.readexactly(int(length))
+        answered += 1
+        begun.set()
+        if b"connection: close" in head:
+            assert await reader.read() == b""
+            writer.close()
+            return answered
+        await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.4])
+def test_at_the_end_nobody_who_asks_on_and_on_loses_a_request(holder: ModelHolder, pause: float) -> None:
+    """Between two requests a connection is idle, and what comes then may be on its way already."""
+
+    async def story() -> None:
+        async with serving(holder) as server:
+            begun = [asyncio.Event() for _ in range(8)]
+            asking = [asyncio.create_task(ask_until_last(server, each, pause)) for each in begun]
+            await asyncio.gather(*(each.wait() for each in begun))
+        assert all(count > 1 for count in await asyncio.gather(*asking))
+
+    asyncio.run(story())
+
+
+def test_the_end_does_not_wait_for_who_was_silent_for_long(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a chip, the next worker waits meanwhile."""
+    looks: list[int] = []
+    may_ask = RuntimeProtocol.may_ask
+
+    def long_after(self: RuntimeProtocol, since: float) -> bool:
+        looks.append(1)
+        return may_ask(self, since + 60)
+
+    monkeypatch.setattr(RuntimeProtocol, "may_ask", long_after)
+
+    async def story() -> None:
+        async with serving(holder) as server:
+            reader, _ = await server.connect()
+            while not server.connections:
+                await asyncio.sleep(0.01)
+        assert await reader.read() == b""
+
+    asyncio.run(story())
+    assert looks == [1]
+
+
 def test_a_failure_at_one_connection_is_not_the_servers(
     holder: ModelHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
