@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from time import perf_counter
 from types import FrameType
 from typing import Any, ClassVar, Final
@@ -26,6 +27,7 @@ LAST_ASKED_SECONDS: Final = 1.0
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LOOK_TICKS: Final = 5  # of 0.1 s
+_NOTIFY_TICKS: Final = 10
 _LAST_LOOK_SECONDS: Final = 0.05
 
 
@@ -43,12 +45,14 @@ class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
         "server_header": False,
         # A Pi may not know what time it is, and then RFC 9110 wants none.
         "date_header": False,
+        # uvicorn would tell it by the wall clock: RuntimeServer does.
+        "callback_notify": None,
         "timeout_graceful_shutdown": DRAIN_SECONDS - LAST_ASKED_SECONDS,
     }
 
     async def _serve(self) -> None:
         self.config.app = self.wsgi
-        server = RuntimeServer(self.config)
+        server = RuntimeServer(self.config, self.notify)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
         await server.serve(sockets=self.sockets)
         if not server.started:
@@ -56,10 +60,16 @@ class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
 
 
 class RuntimeServer(Server):
-    """uvicorn's server, told of connections that take too long, and with an end that loses no request."""
+    """uvicorn's server, told of connections that take too long, and with an end that loses no request.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: uvicorn's.
+        notify: Called about once a second, by no clock: the arbiter kills who is silent for 30 s.
+    """
+
+    def __init__(self, config: Config, notify: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
+        self._notify = notify
         self.server_state: RuntimeState = RuntimeState()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -93,6 +103,8 @@ class RuntimeServer(Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
+        if counter % _NOTIFY_TICKS == 0:
+            self._notify()
         if counter % _LOOK_TICKS == 0:
             now = perf_counter()
             for connection in list(self.server_state.connections):

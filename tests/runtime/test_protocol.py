@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import pytest
+from gunicorn.config import Config as GunicornSettings
+from gunicorn.glogging import Logger as GunicornLogger
 from uvicorn.config import Config
 
 from runtime.active_model import ActiveModel, ModelHolder
@@ -365,6 +370,39 @@ def test_the_end_finishes_what_has_begun(holder: ModelHolder, tmp_path: Path, se
         assert ending is not None
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_the_sign_of_life_does_not_depend_on_the_wall_clock(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    """A Pi learns from the network what time it is; the arbiter kills who gives no sign."""
+    signs: list[bool] = []
+    for name in ("gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access"):
+        for attribute in ("handlers", "level", "propagate"):
+            monkeypatch.setattr(
+                logging.getLogger(name), attribute, getattr(logging.getLogger(name), attribute)
+            )
+
+    async def story() -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            settings = GunicornSettings()
+            worker = RuntimeWorker(1, 1, [listener], None, 0, settings, GunicornLogger(settings))
+            worker.wsgi = create_app(holder, RuntimeMetrics())
+            monkeypatch.setattr(worker, "notify", lambda: signs.append(True))
+            serving = asyncio.create_task(worker._serve())
+            while not signs:
+                await asyncio.sleep(0.01)
+            real = time.time
+            monkeypatch.setattr(time, "time", lambda: real() + step)
+            while len(signs) < 3:
+                await asyncio.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+            await serving
+            worker.tmp.close()
+
+    asyncio.run(asyncio.wait_for(story(), 20))
 
 
 async def ask_until_last(server: Serving, begun: asyncio.Event, pause: float) -> int:
