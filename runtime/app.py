@@ -24,7 +24,7 @@ from runtime.infer_endpoint import ROUTES, Event, InferEndpoint, Receive, Send
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 from runtime.pages import register_pages
 from runtime.protocol import Limits, Turns
-from runtime.request_record import Queue, RequestRecord, fixed_headers, request_id
+from runtime.request_record import Queue, RequestRecord, fixed_headers, plain_path, request_id
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _ELSEWHERE: Final = "other"
@@ -65,6 +65,7 @@ class App:
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http":
+            scope["path"] = plain_path(scope["path"])
             if scope["method"] == "POST" and scope["path"] in ROUTES:
                 await self.infer(scope, receive, send)
             else:
@@ -88,7 +89,7 @@ class App:
         return fixed_headers(answer) + self._record.headers(identifier, release, 0.0)
 
     def _route(self, scope: Event) -> str:
-        path: str = scope["path"]
+        path = plain_path(scope["path"])
         return path if path in self.routes else _ELSEWHERE
 
     async def _other(self, scope: Event, receive: Receive, send: Send) -> None:
@@ -133,8 +134,8 @@ class InferResource:
     """Says of ``/infer`` what is allowed; ``POST`` itself never comes this far."""
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Answered by ``InferEndpoint``."""
-        raise AssertionError(f"{req.path} is answered before Falcon")
+        """404: ``InferEndpoint`` answers on its routes, and only Falcon takes this path for one."""
+        raise falcon.HTTPNotFound
 
 
 class MetricsResource:

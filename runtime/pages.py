@@ -6,6 +6,7 @@ import html
 import logging
 from typing import Any, Final
 
+import falcon
 import falcon.asgi
 import msgspec
 from falcon.asgi import Request, Response
@@ -50,8 +51,8 @@ class RootResource:
     on_head = on_get
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Answered by ``InferEndpoint``."""
-        raise AssertionError(f"{req.path} is answered before Falcon")
+        """404: ``InferEndpoint`` answers on its routes, and only Falcon takes this path for one."""
+        raise falcon.HTTPNotFound
 
 
 class StatusResource:

@@ -28,6 +28,7 @@ CROWDED: Final = "runtime.crowded"
 INFER_ROUTES: Final = ("/infer", "/", "/infer/infer")
 """Of ``POST``: what is sent there is to be inferred."""
 
+_SLASHES: Final = re.compile("//+")
 _REQUESTS: Final = logging.getLogger("runtime.request")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~+/=:@-]{1,128}")
 SUCCESS_SECONDS: Final = 1.0
@@ -40,6 +41,13 @@ ERRORS_A_SECOND: Final = 20
 def request_id(given: bytes) -> bytes:
     """The client's own where it is a sane one, else a new one."""
     return given if given and _REQUEST_ID.fullmatch(given) else os.urandom(16).hex().encode()
+
+
+def plain_path(path: str) -> str:
+    """A path with one slash for several and none at its end: clients append a route to an address that ends so."""
+    if "//" in path or path[-1:] == "/":
+        return _SLASHES.sub("/", path).rstrip("/") or "/"
+    return path
 
 
 class Queue:

@@ -20,7 +20,7 @@ from runtime.contract.window import FloatArray
 from runtime.engines.emulator import EmulatorEngine
 from runtime.infer_endpoint import ROUTES
 from runtime.metrics import CONTENT_TYPE
-from tests.runtime.service import NO_RELEASE, Service
+from tests.runtime.service import NO_RELEASE, Service, logged
 from tests.runtime.test_infer_body import GOOD, WRONG, with_value
 from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
 
@@ -71,7 +71,9 @@ def test_a_value_too_large_to_normalize_is_400(tmp_path: Path, service: Service)
 @given(
     body=st.binary(max_size=300) | st.just(GOOD),
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE"]),
-    path=st.sampled_from(["/infer", "/healthz", "/metrics", "/", "/infer/", "/infer/infer", "/../etc"]),
+    path=st.sampled_from(
+        ["/infer", "/healthz", "/metrics", "/", "/infer/", "//infer", "//", "/infer/infer", "/../etc"]
+    ),
     content_type=st.none() | st.sampled_from(["application/json", "text/plain", "", "application/", ";"]),
 )
 def test_no_request_gives_a_5xx(
@@ -84,6 +86,43 @@ def test_no_request_gives_a_5xx(
         assert set(result.json) >= {"error", "message"}
         assert ("schema" in result.json) is (result.status_code == 400)
         assert "hint" in result.json or result.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("//infer", "/infer"),
+        ("/infer/", "/infer"),
+        ("///infer//", "/infer"),
+        ("//", "/"),
+        ("///", "/"),
+        ("//infer//infer/", "/infer/infer"),
+    ],
+)
+def test_slashes_too_many_are_the_same_route(service: Service, path: str, route: str) -> None:
+    """EdgeInfer appends ``/infer`` to an address that may end with a slash."""
+    counted = {"route": route, "status": "200"}
+    before = service.sample("hailo_runtime_requests_total", **counted) or 0
+    with logged("ERROR") as lines:
+        result = service.client.simulate_post(path, body=GOOD)
+    assert (result.status_code, len(result.json["latent"])) == (200, 64)
+    assert service.sample("hailo_runtime_requests_total", **counted) == before + 1
+    assert lines == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "//healthz", 200),
+        ("GET", "/metrics/", 200),
+        ("GET", "//infer", 405),
+        ("POST", "/infer//x", 404),
+        ("POST", "/infer/infer/infer", 404),
+        ("POST", "/x/", 404),
+    ],
+)
+def test_slashes_too_many_make_no_other_answer(service: Service, method: str, path: str, status: int) -> None:
+    assert service.client.simulate_request(method, path, body=GOOD).status_code == status
 
 
 @pytest.mark.parametrize(

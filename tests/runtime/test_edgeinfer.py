@@ -25,7 +25,7 @@ from tests.simulators import (
 PATIENT = 10.0  # What is answered is tested here; when is measured by ``make bench``.
 
 
-@pytest.fixture(name="client", params=["/infer", ""])
+@pytest.fixture(name="client", params=["/infer", "", "/", "/infer/"])
 def a_client(request: pytest.FixtureRequest, server: RuntimeServer) -> Iterator[EdgeInferClient]:
     """With either habit of setting MODEL_BACKEND_URL."""
     client = EdgeInferClient(f"{server.url}{request.param}", server.url, PATIENT)
