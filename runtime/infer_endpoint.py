@@ -7,15 +7,14 @@ times a second or ten thousand; every other one is Falcon's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from time import perf_counter
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import numpy as np
 
 from runtime.active_model import ActiveModel, ModelHolder
+from runtime.admission import AnsweredError, BatchTurns, Pace, overloaded
 from runtime.answers import (
     CODES,
     Answer,
@@ -31,7 +30,6 @@ from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Windo
 from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, Scores, as_octets, choose, one_as_json
 from runtime.infer_body import (
     MAX_BODY_BYTES,
-    MAX_WINDOWS,
     WINDOW_BYTES,
     BodyError,
     WindowBatch,
@@ -63,9 +61,6 @@ whichever way it is set, one of the two is an alias."""
 SLICE: Final = 8
 """Windows of a batch that are run before everybody else has a turn."""
 
-MOST_IN_BATCHES: Final = 4 * MAX_WINDOWS
-"""Windows of batches that wait for their turn; further batches hear 503."""
-
 IMPLAUSIBLE: Final = b"x-implausible"
 """Header that names values that cannot be right."""
 
@@ -77,35 +72,6 @@ class _NobodyThereError(Exception):
     """The client has left."""
 
 
-class _AnsweredError(Exception):
-    """Ends a request with this answer."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.status)
-        self.answer = answer
-
-
-class BatchTurns:
-    """One batch at a time; bounded in how many windows wait."""
-
-    def __init__(self) -> None:
-        self._one = asyncio.Lock()
-        self.waiting = 0
-
-    @contextlib.asynccontextmanager
-    async def turn(self, windows: int) -> AsyncIterator[None]:
-        """Wait for a turn, or hear at once that it would take too long."""
-        if self.waiting and self.waiting + windows > MOST_IN_BATCHES:
-            what = f"{self.waiting} windows of other batches wait for their turn"
-            raise _AnsweredError(error_answer(503, "overloaded", what))
-        self.waiting += windows
-        try:
-            async with self._one:
-                yield
-        finally:
-            self.waiting -= windows
-
-
 class InferEndpoint:
     """Answers ``POST`` on ``ROUTES``.
 
@@ -114,7 +80,8 @@ class InferEndpoint:
         metrics: Where windows are counted.
         record: What every request leaves.
         queue: Requests that wait for their turn.
-        most_waiting: How many may, the newest; older ones hear 503 and may ask again at once.
+        most_waiting: How many may, the newest; older ones hear 503 and may ask again at once, as does a
+            single window that cannot be answered within ``IN_TIME_SECONDS``.
     """
 
     def __init__(
@@ -130,7 +97,9 @@ class InferEndpoint:
         self._record = record
         self._queue = queue
         self._most_waiting = most_waiting
+        self._clock = record.clock
         self._batches = BatchTurns()
+        self._pace = Pace()
         self._of_model: tuple[ActiveModel | None, Headers] = (None, [])
         self.answered: Callable[[ActiveModel, Window, FloatArray], None] | None = None
         """Told each window that was answered, with its latent; must not wait."""
@@ -147,7 +116,7 @@ class InferEndpoint:
         """Answer one request; a client that has left is neither answered nor counted."""
         fields = _Fields(scope["headers"])
         model: ActiveModel | None = None
-        begin = self._record.clock()
+        begin = self._clock()
         try:
             _check(fields)
             body = await _read(receive)
@@ -155,7 +124,10 @@ class InferEndpoint:
             self._queue.left(scope)
             model = self._admit(scope)
             windows = read_octets(body) if fields.octets else read_body(body)
-            if isinstance(windows, np.ndarray) and (windows.ndim == 2 or len(windows) == 1):
+            single = isinstance(windows, np.ndarray) and windows.ndim == 2
+            if single or len(windows) == 1:
+                self._pace.check(self._clock() - begin)
+            if isinstance(windows, np.ndarray) and (single or len(windows) == 1):
                 answer = self._one(model, windows.reshape(WINDOW_SHAPE), fields)
             else:
                 answer = await self._several(model, windows, fields)
@@ -191,6 +163,7 @@ class InferEndpoint:
                 return None
             self._queue.left(scope)
             model = self._admit(scope)
+            self._pace.check(self._clock() - begin)
             window = read_octets(body)[0] if fields.octets else parse_infer_body(body)
             answer = self._one(model, window, fields)
         except Exception as error:
@@ -202,7 +175,7 @@ class InferEndpoint:
         self, scope: Event, fields: _Fields, model: ActiveModel | None, answer: Answer, begin: float
     ) -> Headers:
         """Count it; the answer's headers."""
-        seconds = self._record.clock() - begin
+        seconds = self._clock() - begin
         release = model.release_id if model else self._record.release()
         headers = fixed_headers(answer)
         headers += self._record.headers(fields.request_id, "" if model else release, seconds)
@@ -212,12 +185,13 @@ class InferEndpoint:
         return headers
 
     def _one(self, model: ActiveModel, window: Window, fields: _Fields) -> Answer:
-        before = perf_counter()
+        before = self._clock()
         # Inline in the event loop on purpose: a window takes about 0.2 ms, less than a hand-over to a
         # thread and back costs at p99, and the one chip runs one window at a time anyway.
         latent, scores = model.infer(window)
         kinds = model.plausibility.kinds(window)
-        seconds, probe = perf_counter() - before, is_probe(window)
+        seconds, probe = self._clock() - before, is_probe(window)
+        self._pace.took(seconds)
         self._metrics.windows_done(1, seconds, model.release_id, kinds, probe)
         if self.answered is not None:
             self.answered(model, window, latent)
@@ -242,10 +216,10 @@ class InferEndpoint:
                 start = 0
                 while start < len(windows):
                     part = _part(windows, start)
-                    before = perf_counter()
+                    before = self._clock()
                     latents, scores = model.infer_batch(part, first=start)
                     found = model.plausibility.kinds_of_each(part)
-                    seconds, probes = perf_counter() - before, sum(map(is_probe, part))
+                    seconds, probes = self._clock() - before, sum(map(is_probe, part))
                     self._metrics.windows_done(len(part), seconds, model.release_id, found, probes)
                     kinds.update(found)
                     if self.answered is not None:
@@ -284,13 +258,12 @@ class InferEndpoint:
     def _admit(self, scope: Event) -> ActiveModel:
         """The model that this request is answered by."""
         if CROWDED in scope:
-            raise _AnsweredError(error_answer(503, "overloaded", "too many connections are open"))
+            raise overloaded("too many connections are open")
         if self._queue.waiting > self._most_waiting:
-            what = f"more than {self._most_waiting} requests wait for their turn"
-            raise _AnsweredError(error_answer(503, "overloaded", what))
+            raise overloaded(f"more than {self._most_waiting} requests wait for their turn")
         state = self._holder.state
         if isinstance(state, PipelineError):
-            raise _AnsweredError(unavailable(state))
+            raise AnsweredError(unavailable(state))
         return state
 
     def _headers_of(self, model: ActiveModel) -> Headers:
@@ -301,7 +274,7 @@ class InferEndpoint:
         return self._of_model[1]
 
     def _failed(self, error: Exception, model: ActiveModel | None, identifier: bytes) -> Answer:
-        if isinstance(error, _AnsweredError):
+        if isinstance(error, AnsweredError):
             return error.answer
         if isinstance(error, BodyError | WindowError):
             return bad_input(error)
@@ -347,13 +320,13 @@ def _check(fields: _Fields) -> None:
         fields.octets = media_type == OCTETS_TYPE
         if not fields.octets and media_type != JSON_TYPE:
             shown = fields.media_type[:80].decode("latin-1")
-            raise _AnsweredError(error_answer(415, CODES[415], f"content type {shown!r} is not read"))
+            raise AnsweredError(error_answer(415, CODES[415], f"content type {shown!r} is not read"))
     if fields.answer_type is None:
         what = "Accept allows neither application/json nor application/octet-stream"
-        raise _AnsweredError(error_answer(406, CODES[406], what))
+        raise AnsweredError(error_answer(406, CODES[406], what))
     if fields.encoding and fields.encoding.strip().lower() != b"identity":
         shown = fields.encoding[:80].decode("latin-1")
-        raise _AnsweredError(error_answer(415, CODES[415], f"content encoding {shown!r} is not read"))
+        raise AnsweredError(error_answer(415, CODES[415], f"content encoding {shown!r} is not read"))
     if fields.length > MAX_BODY_BYTES:
         raise _too_large()
 
@@ -389,5 +362,5 @@ def _octets(parts: list[bytes], model: ActiveModel, extra: tuple[tuple[bytes, by
     return Answer(status=200, body=b"".join(parts), media_type=OCTETS_TYPE, extra=(shape, *extra))
 
 
-def _too_large() -> _AnsweredError:
-    return _AnsweredError(error_answer(413, CODES[413], f"the body has more than {MAX_BODY_BYTES} bytes"))
+def _too_large() -> AnsweredError:
+    return AnsweredError(error_answer(413, CODES[413], f"the body has more than {MAX_BODY_BYTES} bytes"))

@@ -44,7 +44,7 @@ def request_id(given: bytes) -> bytes:
 
 
 def plain_path(path: str) -> str:
-    """A path with one slash for several and none at its end: clients append a route to an address that ends so."""
+    """A path with one slash for several and none at its end: clients append to what ends with one."""
     if "//" in path or path[-1:] == "/":
         return _SLASHES.sub("/", path).rstrip("/") or "/"
     return path

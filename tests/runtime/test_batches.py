@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.active_model import ActiveModel, ModelHolder
+from runtime.admission import MOST_IN_BATCHES
 from runtime.contract.errors import PipelineError
 from runtime.contract.window import FloatArray
 from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, WindowBatch, read_body, read_octets
-from runtime.infer_endpoint import MOST_IN_BATCHES, SLICE
+from runtime.infer_endpoint import SLICE
 from tests.runtime.service import Service
 from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
 

@@ -309,6 +309,7 @@ class CoreConfigured:
             status = SETTINGS.read("completion_status")
             if SETTINGS.read("hangs") or self.model.doom == "run":
                 return
+            time.sleep(SETTINGS.read("run_ms") / 1000)
             if not status and not SETTINGS.read("silent"):
                 for binding in bindings:
                     self._compute(binding)

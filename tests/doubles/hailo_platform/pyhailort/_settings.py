@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "ready_status": 0,
     "run_status": 0,
     "completion_status": 0,
+    "run_ms": 0,  # what a window takes at least
     "hangs": False,
     "doomed": {},  # sha256 of a HEF to where it ends: "hef" or "configure" (the process), "run" (hangs)
     "silent": False,  # says that it is done and wrote nothing
