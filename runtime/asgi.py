@@ -16,13 +16,13 @@ from runtime.contract.errors import ConfigError
 from runtime.device_readings import DeviceReadings
 from runtime.drift import Drift
 from runtime.event_loop import EventLoop
+from runtime.load_memory import LoadMemory
 from runtime.logs import configure_logging, configure_server_logging
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import Limits
 from runtime.recovery import follow
 from runtime.replay import Replay
 from runtime.shadow import Shadow
-from runtime.switching import LoadMemory
 from runtime.telemetry import Telemetry
 
 WORKER_BOOT_ERROR = 3

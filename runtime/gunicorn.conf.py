@@ -14,7 +14,7 @@ from gunicorn.arbiter import Arbiter
 
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import ConfigError
-from runtime.switching import MEMORY_FD
+from runtime.load_memory import MEMORY_FD
 from runtime.worker import RuntimeWorker
 
 FILES = 4096

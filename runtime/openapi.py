@@ -96,7 +96,8 @@ def _health() -> Schema:
             **dict.fromkeys((*served, *refused), text),
             "motifs": {"type": "integer", "minimum": 1},
             "runs_on": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
-            "switch": maybe | {"description": "Why what the channel names is not served; null where it is."},
+            "switch": maybe
+            | {"description": "Why what the channel names is not served, or how long it is tried; or null."},
             "shadow": maybe | {"description": "The canary beside stable; null where CANARY_MODE is off."},
             "drift": maybe | {"description": "Traffic beside calibration: how far, or why it is not known."},
             "telemetry": maybe

@@ -23,9 +23,10 @@ from runtime.contract.release_directory import Release
 from runtime.contract.trust import SignatureError
 from runtime.event_loop import EventLoop
 from runtime.follower import Follower
+from runtime.load_memory import LoadMemory
 from runtime.metrics import RuntimeMetrics
 from runtime.release_choice import Choice, ReleaseChoice
-from runtime.switching import LOOK_SECONDS, LoadMemory, Switch
+from runtime.switching import LOOK_SECONDS, Switch
 from runtime.trial import CrashedOnLoadError, try_release
 
 _LOGGER: Final = logging.getLogger("runtime.model")
@@ -90,6 +91,8 @@ class Recovery:
         self._due = clock() + FIRST_WAIT
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
+        if follower is not None:
+            follower.switch.called_away = self._called_away
 
     def step(self) -> float | None:
         """Let go of what failed, and open anew where it is time.
@@ -97,6 +100,7 @@ class Recovery:
         Returns:
             Seconds until the next look is due; None where there is nothing to do until a device fails.
         """
+        self._holder.trouble.clear()  # What it stands for is looked at now; what comes later sets it again.
         self._let_go()
         state = self._holder.state
         if isinstance(state, ActiveModel):
@@ -148,13 +152,19 @@ class Recovery:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._holder.trouble.clear()
             try:
                 wait = self.step()
             except Exception:
                 _LOGGER.exception("recovery", extra={"fields": {"event": "recovery"}})
                 wait = STEADY
-            self._holder.trouble.wait(wait)
+            if not self._stopping.is_set():  # Which may have been set before ``step`` cleared the other.
+                self._holder.trouble.wait(wait)
+
+    def _called_away(self) -> str:
+        """Why a trial of a release is not to be waited for."""
+        if self._stopping.is_set():
+            return "the runtime ends"
+        return "a device failed meanwhile" if self._holder.trouble.is_set() else ""
 
     def _let_go(self) -> None:
         failed = self._holder.take_failed()
@@ -180,7 +190,7 @@ def follow(
     *,
     memory: LoadMemory | None = None,
     load: Callable[[RuntimeConfig, Choice], ActiveModel] = load_chosen,
-    attempt: Callable[[Release], None] = try_release,
+    attempt: Callable[[Release, Callable[[], str]], None] = try_release,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[ModelHolder, Recovery]:
     """Load what the settings name, and make what keeps it up to date; not started yet.

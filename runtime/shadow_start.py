@@ -44,11 +44,15 @@ def settle() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
-    _end_with_parent()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """Be killed when the thread that started this one ends, whatever is done then."""
+def end_with_parent(status: int = 0) -> None:
+    """Be killed when the thread that started this one ends, whatever is done then.
+
+    Args:
+        status: The exit status where it has ended already.
+    """
     import ctypes  # takes a while: not before the priority is what it should be
 
     with contextlib.suppress(OSError, AttributeError):
@@ -57,7 +61,7 @@ def _end_with_parent() -> None:
     pipe = select.poll()
     pipe.register(_STANDARD_INPUT, select.POLLHUP)
     if any(event & select.POLLHUP for _, event in pipe.poll(0)):
-        sys.exit(0)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

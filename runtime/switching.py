@@ -6,23 +6,18 @@ Whatever fails, the old one serves on, and the new one is tried again with growi
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from runtime.active_model import ActiveModel
 from runtime.contract.errors import DeviceError, PipelineError
-from runtime.contract.files import read_bounded, write_document
-from runtime.contract.release import check_digest
 from runtime.contract.release_directory import Release
+from runtime.load_memory import LoadMemory
 from runtime.release_choice import Choice, ReleaseChoice
-from runtime.trial import CrashedOnLoadError, try_release
+from runtime.trial import CrashedOnLoadError, TrialCutShortError, try_release
 
 LOOK_SECONDS: Final = 0.5
 """Between two looks at the store's signs."""
@@ -34,20 +29,6 @@ FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 300.0
 LONGEST_WAIT_FOR_A_COPY: Final = 2.0
 
-MEMORY_FD: Final = "RUNTIME_MEMORY_FD"
-"""Set by gunicorn.conf.py: a file in memory that its workers inherit, one after the other."""
-
-_NAME: Final = "loading.json"
-_UNREADABLE: Final = (
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    RecursionError,
-    PipelineError,
-)
-_MOST_BYTES: Final = 4096
 _LOGGER: Final = logging.getLogger("runtime.model")
 
 
@@ -70,68 +51,6 @@ class SwitchProblem:
     due: float
 
 
-class LoadMemory:
-    """Which release is being loaded just now, so that who comes after a crash knows.
-
-    Args:
-        folder: ``STATE_DIR``: outlives everything; None for what gunicorn's workers inherit.
-        descriptor: The file in memory that they do; None where there is none either.
-    """
-
-    def __init__(self, folder: Path | None, descriptor: int | None = None) -> None:
-        self._path = folder / _NAME if folder else None
-        self._descriptor = descriptor
-        self.left, self.crashes = "", 0
-        """The release at whose loading the process before this one ended, and how often in a row."""
-        self.serving = ""
-        """What that process served; empty where ``STATE_DIR`` knows it."""
-        with contextlib.suppress(*_UNREADABLE):
-            known = json.loads(self._read())
-            if known.get("serving") and folder is None:
-                check_digest(known["serving"], "serving")
-                self.serving = known["serving"]
-            if known["loading"]:
-                check_digest(known["loading"], "loading")
-                self.left, self.crashes = known["loading"], int(known["crashes"])
-
-    @classmethod
-    def of_process(cls, folder: Path | None) -> LoadMemory:
-        """As gunicorn.conf.py left it in the environment."""
-        text = os.environ.get(MEMORY_FD, "")
-        return cls(folder, int(text) if text.isdecimal() else None)
-
-    @contextlib.contextmanager
-    def loading(self, release: str) -> Iterator[None]:
-        """Remember it while it is loaded."""
-        self._note(release, (self.crashes if release == self.left else 0) + 1)
-        try:
-            yield
-            self.serving = release
-        finally:
-            self.forget()
-
-    def forget(self) -> None:
-        """Nothing is being loaded: also what is still under way where the process ends in its own order."""
-        self._note("", 0)
-
-    def _note(self, loading: str, crashes: int) -> None:
-        self._write(json.dumps({"loading": loading, "crashes": crashes, "serving": self.serving}).encode())
-
-    def _read(self) -> bytes:
-        if self._path is not None:
-            return read_bounded(self._path, _MOST_BYTES)
-        return b"{}" if self._descriptor is None else os.pread(self._descriptor, _MOST_BYTES, 0)
-
-    def _write(self, data: bytes) -> None:
-        # Serving matters more than remembering: what cannot be noted is not, as with the rest of STATE_DIR.
-        with contextlib.suppress(OSError):
-            if self._path is not None:
-                write_document(self._path, data)
-            elif self._descriptor is not None:
-                os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, data, 0)
-
-
 class NotTakenError(PipelineError):
     """A release that failed while another one was served; ``code`` is the failure's own."""
 
@@ -147,7 +66,7 @@ class Switch:
         choice: What finds the release that the channel names.
         load: Loads a release that was found.
         memory: What outlives a crash.
-        attempt: Tries a release where its crash does no harm.
+        attempt: Tries a release where its crash does no harm; asks, while it does, why it is to end.
         clock: Seconds that only grow.
     """
 
@@ -156,7 +75,7 @@ class Switch:
         choice: ReleaseChoice,
         load: Callable[[Choice], ActiveModel],
         memory: LoadMemory,
-        attempt: Callable[[Release], None] = try_release,
+        attempt: Callable[[Release, Callable[[], str]], None] = try_release,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._choice = choice
@@ -165,6 +84,11 @@ class Switch:
         self._attempt = attempt
         self._clock = clock
         self._signs: tuple[object, ...] = ()
+        self._seen: tuple[object, ...] = ()
+        self._named = ""
+        self._trying: tuple[Choice, float] | None = None
+        self.called_away: Callable[[], str] = lambda: ""
+        """Why whoever looks has something else to do; empty where nothing comes first."""
         self._full_look = clock()
         self._passed: set[str] = set()
         self._failures: dict[tuple[str, int], SwitchProblem] = {}
@@ -227,6 +151,7 @@ class Switch:
         due = problem is not None and self._clock() >= problem.due
         if not self.anything_new() and not due:
             return None
+        self._seen = self._signs
         try:
             chosen = self._choice.find()
         except PipelineError as error:
@@ -234,6 +159,7 @@ class Switch:
             self._alarm(model)
             return None
         self._failures.pop(("", 0), None)
+        self._named = chosen.release.id
         if chosen.release.id == model.release_id:
             model.sequence, model.keys = chosen.sequence, chosen.keys
             model.alarm, model.alarm_kind = chosen.alarm, chosen.alarm_kind
@@ -255,11 +181,17 @@ class Switch:
 
     def _taken(self, chosen: Choice) -> ActiveModel | None:
         release = chosen.release.id
+        self._trying = chosen, self._clock()
         try:
             if release not in self._passed:
-                self._attempt(chosen.release)
+                self._attempt(chosen.release, lambda: self._cut_short(chosen))
                 self._passed.add(release)
+            if why := self._cut_short(chosen):
+                raise TrialCutShortError(why, where=release)
             model = self.guarded(self._load)(chosen)
+        except TrialCutShortError as error:
+            self._put_off(chosen, error)
+            return None
         except PipelineError as error:
             self.failed(release, chosen.sequence, error)
             return None
@@ -268,8 +200,46 @@ class Switch:
             what = PipelineError(f"{type(error).__name__} while loading", hint="the log has the traceback")
             self.failed(release, chosen.sequence, what)
             return None
+        finally:
+            self._trying = None
         self.problem = None
         return model
+
+    def _cut_short(self, chosen: Choice) -> str:
+        """Why a release is not to be tried any longer; empty where it is."""
+        return self.called_away() or ("" if self._is_named(chosen) else _OVERTAKEN)
+
+    def _is_named(self, chosen: Choice) -> bool:
+        """Whether the channel still names a release; the store is read only where its signs have changed.
+
+        Where it cannot be told any more, the next look says why.
+        """
+        signs = self._choice.signs()
+        if signs != self._seen:
+            self._seen = signs
+            try:
+                self._named = self._choice.find().release.id
+            except PipelineError:
+                self._named = ""
+        return self._named == chosen.release.id
+
+    def _put_off(self, chosen: Choice, error: TrialCutShortError) -> None:
+        """Nothing is known against the release: it is neither counted as failed nor kept waiting for long."""
+        self._signs = ()  # The next look is a full one.
+        fields = {"event": "switch_cut_short", "release": chosen.release.id}
+        _LOGGER.info("not switched: %s", error.what, extra={"fields": fields})
+        if not self.called_away():
+            return
+        # Where a device is opened anew meanwhile, this one is not loaded there without having been tried.
+        known = self._failures.get((chosen.release.id, chosen.sequence))
+        self.problem = SwitchProblem(
+            release=chosen.release.id,
+            sequence=chosen.sequence,
+            error=error,
+            attempts=known.attempts if known else 0,
+            due=self._clock() + FIRST_WAIT,
+        )
+        self._failures[chosen.release.id, chosen.sequence] = self.problem
 
     def guarded(self, load: Callable[[Choice], ActiveModel]) -> Callable[[Choice], ActiveModel]:
         """The same, and remembered meanwhile for who comes after a crash."""
@@ -281,8 +251,15 @@ class Switch:
         return guarded_load
 
     def told_problem(self) -> dict[str, object] | None:
-        """For ``/healthz``: what is wanted, why it is not served, and when that is tried again."""
-        problem = self.problem
+        """For ``/healthz``: what is wanted, and how long it is being tried or why it is not served."""
+        trying, problem = self._trying, self.problem
+        if trying is not None:
+            chosen, since = trying
+            return {
+                "wanted": chosen.release.id,
+                "entry": chosen.sequence or None,
+                "trying_for_s": round(self._clock() - since, 1),
+            }
         if problem is None:
             return None
         return {
@@ -316,6 +293,7 @@ class Switch:
             _LOGGER.error("not switched: %s", error, extra={"fields": fields})
 
 
+_OVERTAKEN: Final = "the channel names another release by now"
 _OF_A_COPY: Final = ("not_there_yet", "store", "store_missing")
 _ANY_ENTRY: Final = -1
 _MOST_FAILURES: Final = 64

@@ -1,6 +1,6 @@
 """A release tried in a process of its own, before the serving process touches it.
 
-``python -m runtime.trial DIRECTORY [TARGET]``
+``python -m runtime.trial DIRECTORY``
 
 What makes onnxruntime, or HailoRT's reader of HEF files, crash takes the process with it; here that is a
 child whose death is an answer. The emulator runs the golden windows; with a chip, which only one process can
@@ -15,15 +15,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from runtime.contract.errors import PipelineError
 from runtime.contract.release_directory import Release, open_release
+from runtime.shadow_start import end_with_parent
 
 TRIAL_SECONDS: Final = 120.0
+LOOK_SECONDS: Final = 0.1
+"""Between two looks at whether something else comes first."""
+
+_END_SECONDS: Final = 1.0
 _REFUSED: Final = 3
+_ABANDONED: Final = 4
 _MOST_TEXT: Final = 4000
 _LEAST_HEF_BYTES: Final = 56
 
@@ -44,46 +51,100 @@ class CrashedOnLoadError(PipelineError):
     code = "crashed_on_load"
 
 
-def try_release(release: Release, seconds: float = TRIAL_SECONDS) -> None:
-    """Verify, open and run a release in a child.
+class TrialCutShortError(PipelineError):
+    """A trial that was ended because something else came first: it says nothing of the release."""
+
+    code = "trial_cut_short"
+
+
+def try_release(
+    release: Release, cut_short: Callable[[], str] = lambda: "", seconds: float = TRIAL_SECONDS
+) -> None:
+    """Verify, open and run a release in a child, which is killed where it is no longer waited for.
 
     Args:
         release: Its signature holds.
+        cut_short: Asked ten times a second: why the trial is to end now; empty while it may go on.
         seconds: The longest that it may take.
 
     Raises:
         TrialFailedError: It was refused; says why, under the reason's own code.
         CrashedOnLoadError: The child died, or took too long.
+        TrialCutShortError: ``cut_short`` said so.
     """
-    command = [sys.executable, "-m", "runtime.trial", str(release.directory)]
     name = release.manifest.artifact
-    root = Path(__file__).parent.parent
-    try:
-        done = subprocess.run(
-            command, capture_output=True, timeout=seconds, check=False, cwd=root, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise CrashedOnLoadError(
-            f"loading it took more than {seconds:g} s in a trial", where=name, hint=_CRASH_HINT
-        ) from None
-    if done.returncode == 0:
+    deadline = time.monotonic() + seconds
+    with _started(release.directory) as child:
+        while True:
+            # Also where it takes no time: what has ended is heard before anything else is asked.
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                output, errors = child.communicate(timeout=min(LOOK_SECONDS, left))
+                break
+            except subprocess.TimeoutExpired:
+                pass
+            if why := cut_short():
+                raise TrialCutShortError(why, where=name)
+            if time.monotonic() >= deadline:
+                raise CrashedOnLoadError(
+                    f"loading it took more than {seconds:g} s in a trial", where=name, hint=_CRASH_HINT
+                )
+    if child.returncode == 0:
         return
-    if done.returncode == _REFUSED:
+    if child.returncode == _REFUSED:
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            told = json.loads(done.stdout[-_MOST_TEXT:])
+            told = json.loads(output[-_MOST_TEXT:])
             raise TrialFailedError(told["what"], where=told["where"], hint=told["hint"], code=told["code"])
-    raise CrashedOnLoadError(_died(done), where=name, hint=_CRASH_HINT)
+    raise CrashedOnLoadError(_died(child.returncode, errors), where=name, hint=_CRASH_HINT)
 
 
 _CRASH_HINT: Final = "the artifact is broken, or does not go with what runs it here: choose another release"
 
 
-def _died(done: subprocess.CompletedProcess[bytes]) -> str:
-    if done.returncode < 0:
+@contextlib.contextmanager
+def _started(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The child, in a process group of its own, all of which has ended afterwards."""
+    # A pipe that nobody writes to: where its other end is closed, who would have waited is no more.
+    ours, theirs = None, None
+    try:
+        theirs, ours = os.pipe()
+        child = subprocess.Popen(
+            [sys.executable, "-m", "runtime.trial", str(directory)],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+            process_group=0,
+        )
+        try:
+            yield child
+        finally:
+            _end(child)
+    finally:
+        for end in (ours, theirs):
+            if end is not None:
+                os.close(end)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of its group; not waited for for ever, since a driver may hold it."""
+    # One that was waited for gave its number back: whose group that is now, nobody knows.
+    if child.returncode is None:
+        with contextlib.suppress(OSError):
+            os.killpg(child.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_END_SECONDS)
+    for stream in (child.stdout, child.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _died(code: int, errors: bytes) -> str:
+    if code < 0:
         with contextlib.suppress(ValueError):
-            return f"loading it ended a trial with {signal.Signals(-done.returncode).name}"
-    lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
-    return f"loading it ended a trial with exit code {done.returncode}: {lines[-1][:300]}"
+            return f"loading it ended a trial with {signal.Signals(-code).name}"
+    lines = errors.decode(errors="replace").strip().splitlines() or [""]
+    return f"loading it ended a trial with exit code {code}: {lines[-1][:300]}"
 
 
 def _run(directory: Path) -> None:
@@ -111,8 +172,9 @@ def main(arguments: Sequence[str]) -> int:
     """Try one release; the reason is one line of JSON."""
     with contextlib.suppress(OSError):
         os.nice(10)  # Serving comes first.
-    # Nobody waits for it any more where the serving process ended: it ends itself.
+    # Nobody waits for it any more where the serving process ended: it ends, too.
     signal.alarm(int(TRIAL_SECONDS) + 1)
+    end_with_parent(_ABANDONED)
     try:
         _run(Path(arguments[0]))
     except PipelineError as error:

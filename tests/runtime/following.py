@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder, load_chosen, load_state
 from runtime.config import RuntimeConfig
@@ -12,15 +15,70 @@ from runtime.contract.errors import PipelineError
 from runtime.contract.store import Release
 from runtime.event_loop import EventLoop
 from runtime.follower import Follower
+from runtime.load_memory import LoadMemory
 from runtime.recovery import Recovery
 from runtime.release_choice import Choice, ReleaseChoice
-from runtime.switching import LoadMemory, Switch
+from runtime.switching import Switch
 from tests.keys import key_folder
 from tests.runtime.service import Service
 
 
-def no_trial(release: Release) -> None:
+def no_trial(release: Release, cut_short: Callable[[], str]) -> None:
     """Passes whatever comes: for tests of what the loading itself refuses."""
+
+
+class HangingTrial:
+    """Makes every trial of this process hang, and each child's first child, too.
+
+    Args:
+        folder: Where it writes.
+        monkeypatch: Takes it back.
+        where: ``start``: before a line of ours has run. ``run``: while the release is read.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str = "start") -> None:
+        self._told = folder / "pids"
+        hang = (
+            "def hang(*_):\n"
+            "    pids = [os.getpid()]\n"
+            "    if WHERE == 'start':\n"
+            "        pids.append(subprocess.Popen(['sleep', '600']).pid)\n"
+            f"    new = open({str(self._told)!r} + '.new', 'w')\n"
+            "    new.write(' '.join(map(str, pids)))\n"
+            "    new.close()\n"
+            "    os.replace(new.name, new.name[:-4])\n"
+            "    time.sleep(600)\n"
+        )
+        script = (
+            f"import os, subprocess, sys, time\nWHERE = {where!r}\n{hang}"
+            "if 'runtime.trial' in sys.orig_argv:\n"
+            "    if WHERE == 'start':\n"
+            "        hang()\n"
+            "    import runtime.contract.release_directory as place\n"
+            "    place.open_release = hang\n"
+        )
+        site = folder / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(script)
+        monkeypatch.setenv("PYTHONPATH", f"{site}:{Path(__file__).parents[2]}")
+
+    @property
+    def pids(self) -> list[int]:
+        """The child, and what it started; empty before it hangs."""
+        with contextlib.suppress(OSError):
+            return [int(each) for each in self._told.read_text().split()]
+        return []
+
+    @property
+    def alive(self) -> list[int]:
+        """Those of them that have not ended."""
+        return [pid for pid in self.pids if _is_alive(pid)]
+
+
+def _is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 class Following:
@@ -36,7 +94,7 @@ class Following:
     def __init__(
         self,
         root: Path,
-        attempt: Callable[[Release], None] = no_trial,
+        attempt: Callable[[Release, Callable[[], str]], None] = no_trial,
         memory: LoadMemory | None = None,
         **changes: object,
     ) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from runtime.contract.store import Release
+from runtime.load_memory import LoadMemory
 from runtime.release_choice import Choice
-from runtime.switching import LONGEST_WAIT, LOOK_SECONDS, LoadMemory
+from runtime.switching import LONGEST_WAIT, LOOK_SECONDS
 from runtime.trial import CrashedOnLoadError
 from tests.keys import MANAGER, a_store
 from tests.moves import after, point, put_entry, tip
@@ -168,7 +169,7 @@ def test_back_to_what_is_served_ends_the_trouble(pi: Following, tmp_path: Path) 
 def test_what_fails_its_trial_is_not_loaded(tmp_path: Path) -> None:
     first = stable(tmp_path)
 
-    def dies(release: Release) -> None:
+    def dies(release: Release, cut_short: Callable[[], str]) -> None:
         raise CrashedOnLoadError("loading it ended a trial with SIGSEGV", where=release.manifest.artifact)
 
     with closing(Following(tmp_path, attempt=dies)) as pi:
@@ -183,7 +184,7 @@ def test_what_fails_its_trial_is_not_loaded(tmp_path: Path) -> None:
 
 def test_what_passed_is_not_tried_again(tmp_path: Path) -> None:
     first, tried = stable(tmp_path), list[str]()
-    with closing(Following(tmp_path, attempt=lambda release: tried.append(release.id))) as pi:
+    with closing(Following(tmp_path, attempt=lambda release, cut_short: tried.append(release.id))) as pi:
         second = stable(tmp_path, motifs=13)
         pi.run(1)
         for release in (first, second, first):

@@ -21,15 +21,17 @@ from runtime.contract.errors import DeviceError, EngineError
 from runtime.contract.release_directory import Release
 from runtime.engines.hailo_errors import DeviceLostError
 from runtime.event_loop import EventLoop
+from runtime.load_memory import LoadMemory
 from runtime.metrics import RuntimeMetrics
 from runtime.recovery import follow
 from runtime.release_choice import Choice, ReleaseChoice
-from runtime.switching import FIRST_WAIT, FULL_LOOK_SECONDS, LONGEST_WAIT, LOOK_SECONDS, LoadMemory
-from runtime.trial import CrashedOnLoadError, TrialFailedError, try_release
+from runtime.switching import FIRST_WAIT, FULL_LOOK_SECONDS, LONGEST_WAIT, LOOK_SECONDS
+from runtime.trial import CrashedOnLoadError, TrialCutShortError, TrialFailedError, try_release
 from tests.keys import KEY_OF, TRUST_ROOT, a_store
 from tests.moves import channel
+from tests.runtime.following import HangingTrial
 from tests.runtime.service import Service
-from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, imu_windows, infer_body
+from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, imu_windows, infer_body, wait_for
 
 BODY = infer_body(imu_windows(1)[0])
 
@@ -46,6 +48,7 @@ class Pi:
         self.tried: list[str] = []
         self.loaded: list[str] = []
         self.breaks: Callable[[Release], Exception | None] = lambda release: None
+        self.in_trial: Callable[[], None] = lambda: None
         self.metrics = RuntimeMetrics("stable")
         self.memory = memory or LoadMemory(None)
 
@@ -65,8 +68,11 @@ class Pi:
     def problem(self) -> Any:
         return self.holder.switch()
 
-    def _try(self, release: Release) -> None:
+    def _try(self, release: Release, cut_short: Callable[[], str]) -> None:
         self.tried.append(release.id)
+        self.in_trial()
+        if why := cut_short():
+            raise TrialCutShortError(why, where=release.id)
 
     def _load(self, config: RuntimeConfig, chosen: Choice) -> ActiveModel:
         self.loaded.append(chosen.release.id)
@@ -134,6 +140,88 @@ def test_a_release_that_passed_is_not_tried_again(pi: Pi) -> None:
         pi.run(2)
         assert pi.serving == release.id
     assert pi.tried == [new.id, first.release_id]
+
+
+def of_switches(pi: Pi, release: Release) -> list[Any]:
+    """Reasons of failures that were counted against a release."""
+    families = {each.name: each for each in pi.metrics.registry.collect()}
+    samples = families["hailo_release_switch_failures"].samples
+    return [each.labels["reason"] for each in samples if each.labels["release"] == release.id]
+
+
+def test_a_trial_gives_way_to_a_later_release(pi: Pi) -> None:
+    slow, good, seen = pi.publish(4), pi.publish(5), list[Any]()
+
+    def moved() -> None:
+        pi.now += 2.0
+        seen.append(pi.problem)
+        pi.in_trial = lambda: None
+        pi.point(good)
+
+    pi.in_trial = moved
+    pi.point(slow)
+    pi.run(2 * LOOK_SECONDS + 2)
+    assert seen == [{"wanted": slow.id, "entry": 2, "trying_for_s": 2.0}]
+    assert (pi.serving, pi.problem) == (good.id, None)
+    assert pi.tried == [slow.id, good.id]
+    assert slow.id not in pi.loaded
+    assert of_switches(pi, slow) == []  # Nothing is known against it.
+    pi.point(slow)
+    pi.run(2 * LOOK_SECONDS)
+    assert pi.serving == slow.id
+
+
+def test_a_trial_goes_on_where_its_release_is_named_once_more(pi: Pi) -> None:
+    new, other = pi.publish(4), pi.publish(5)
+
+    def there_and_back() -> None:
+        pi.point(other)
+        pi.point(new)
+
+    pi.in_trial = there_and_back
+    pi.point(new)
+    pi.run(2 * LOOK_SECONDS)
+    assert (pi.serving, pi.tried) == (new.id, [new.id])
+    pi.run(2 * LOOK_SECONDS)
+    assert pi.holder.model is not None
+    assert pi.holder.model.sequence == 4
+
+
+def test_a_trial_gives_way_to_a_device_that_failed(pi: Pi) -> None:
+    """And what is opened anew is what passed once, not what was in its trial."""
+    first, new = pi.holder.model, pi.publish(4)
+    assert first is not None
+
+    def lose() -> None:
+        pi.in_trial = lambda: None
+        assert pi.holder.model is not None
+        pi.holder.lost(pi.holder.model, DeviceLostError("is gone", where="HailoRT"))
+
+    pi.in_trial = lose
+    pi.point(new)
+    pi.run(FIRST_WAIT)
+    assert (pi.serving, pi.loaded) == (first.release_id, [first.release_id] * 2)
+    assert (pi.problem["reason"], pi.problem["attempts"]) == ("trial_cut_short", 0)
+    assert of_switches(pi, new) == []
+    pi.run(2 * FIRST_WAIT)
+    assert (pi.serving, pi.problem) == (new.id, None)
+    assert pi.tried == [new.id] * 2
+
+
+def test_the_end_of_the_process_does_not_wait_for_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pi = Pi(tmp_path)
+    pi.point(pi.publish(3))
+    pi.start()
+    hanging = HangingTrial(tmp_path, monkeypatch)
+    monkeypatch.setattr(pi.recovery._follower.switch, "_attempt", try_release)  # type: ignore[union-attr]
+    pi.point(pi.publish(4))
+    pi.recovery.start()
+    wait_for(lambda: hanging.pids, "the trial")
+    pi.recovery.stop()
+    assert not pi.recovery._thread.is_alive()
+    wait_for(lambda: not hanging.alive, "the end of the trial")
 
 
 def test_a_quiet_store_is_not_read(pi: Pi, monkeypatch: pytest.MonkeyPatch) -> None:

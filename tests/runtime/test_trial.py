@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from runtime.trial import CrashedOnLoadError, TrialFailedError, try_release
+from runtime.trial import CrashedOnLoadError, TrialCutShortError, TrialFailedError, try_release
 from tests.doubles.hailo import HailoDouble
 from tests.doubles.tiny_hef import tiny_hef
 from tests.keys import use_test_keys
-from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit
+from tests.runtime.following import HangingTrial
+from tests.simulators import ARTIFACT, ReleaseSimulator, flip_bit, wait_for
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +59,38 @@ def test_one_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     release = ReleaseSimulator().publish(tmp_path)
     with pytest.raises(CrashedOnLoadError, match=r"more than 0\.01 s"):
         try_release(release, seconds=0.01)
+
+
+def test_one_that_nobody_waits_for_is_ended_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, hanging = ReleaseSimulator().publish(tmp_path / "store"), HangingTrial(tmp_path, monkeypatch)
+    with pytest.raises(TrialCutShortError, match="something else"):
+        try_release(release, lambda: "something else" if hanging.pids else "")
+    assert len(hanging.pids) == 2
+    wait_for(lambda: not hanging.alive, "the end of the child and of its child")
+
+
+def test_it_ends_with_who_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A serving process that is killed ends nothing in order."""
+    release = ReleaseSimulator().publish(tmp_path / "store")
+    hanging = HangingTrial(tmp_path, monkeypatch, where="run")
+    code = (
+        "import sys; from pathlib import Path; from runtime.trial import try_release; "
+        "from runtime.contract.release_directory import open_release; "
+        "try_release(open_release(Path(sys.argv[1])))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(release.directory)]) as parent:
+        wait_for(lambda: hanging.pids, "the trial")
+        parent.kill()
+    wait_for(lambda: not hanging.alive, "the end of the trial")
+
+
+def test_without_anybody_who_waits_it_does_not_pass(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    reading, writing = os.pipe()
+    os.close(writing)
+    command = [sys.executable, "-m", "runtime.trial", str(release.directory)]
+    with os.fdopen(reading) as orphaned:
+        done = subprocess.run(command, stdin=orphaned, capture_output=True, check=False)
+    assert done.returncode == 4
