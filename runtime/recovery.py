@@ -207,14 +207,8 @@ def follow(
     choice, memory = ReleaseChoice(config), memory or LoadMemory.of_process(config.state_dir)
     choice.served_before = memory.serving
 
-    def load_and_remember(chosen: Choice) -> ActiveModel:
-        model = load(config, chosen)
-        choice.serves(chosen)
-        model.memory = choice.memory
-        return model
-
     def load_watched(chosen: Choice) -> ActiveModel:
-        return follower.loading(load_and_remember, chosen)
+        return follower.loading(lambda wanted: load(config, wanted), chosen)
 
     switch = Switch(choice, load_watched, memory, attempt, clock)
     follower = Follower(switch, loop, metrics)

@@ -59,12 +59,18 @@ class NotTakenError(PipelineError):
         self.code = error.code  # type: ignore[misc]
 
 
+class OvertakenError(PipelineError):
+    """A release that the channel no longer named when it was loaded: nothing is known against it."""
+
+    code = "overtaken"
+
+
 class Switch:
     """Decides when a release is loaded in place of the one that is served, and remembers what failed.
 
     Args:
         choice: What finds the release that the channel names.
-        load: Loads a release that was found.
+        load: Loads a release that was found; remembers nothing.
         memory: What outlives a crash.
         attempt: Tries a release where its crash does no harm; asks, while it does, why it is to end.
         clock: Seconds that only grow.
@@ -188,8 +194,8 @@ class Switch:
                 self._passed.add(release)
             if why := self._cut_short(chosen):
                 raise TrialCutShortError(why, where=release)
-            model = self.guarded(self._load)(chosen)
-        except TrialCutShortError as error:
+            model = self.guarded(self._load_named)(chosen)
+        except (TrialCutShortError, OvertakenError) as error:
             self._put_off(chosen, error)
             return None
         except PipelineError as error:
@@ -203,6 +209,17 @@ class Switch:
         finally:
             self._trying = None
         self.problem = None
+        return model
+
+    def _load_named(self, chosen: Choice) -> ActiveModel:
+        """Load, and look once more: loading takes as long as it takes, and the channel may have moved."""
+        model = self._load(chosen)
+        if not self._is_named(chosen):
+            model.close()
+            raise OvertakenError(_OVERTAKEN, where=chosen.release.id)
+        # Only now: what was never served is nothing to fall back on.
+        self._choice.serves(chosen)
+        model.memory = self._choice.memory
         return model
 
     def _cut_short(self, chosen: Choice) -> str:
@@ -223,7 +240,7 @@ class Switch:
                 self._named = ""
         return self._named == chosen.release.id
 
-    def _put_off(self, chosen: Choice, error: TrialCutShortError) -> None:
+    def _put_off(self, chosen: Choice, error: PipelineError) -> None:
         """Nothing is known against the release: it is neither counted as failed nor kept waiting for long."""
         self._signs = ()  # The next look is a full one.
         fields = {"event": "switch_cut_short", "release": chosen.release.id}

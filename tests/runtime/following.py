@@ -116,9 +116,7 @@ class Following:
 
     def _load_one(self, chosen: Choice) -> ActiveModel:
         self.loads.append(chosen.release.id)
-        model = load_chosen(self.config, chosen)
-        self.choice.serves(chosen)
-        return model
+        return load_chosen(self.config, chosen)
 
     def _watched(self, chosen: Choice) -> ActiveModel:
         return self.follower.loading(self._load_one, chosen)

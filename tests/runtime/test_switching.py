@@ -17,7 +17,7 @@ import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder, load_chosen
 from runtime.config import RuntimeConfig
-from runtime.contract.errors import DeviceError, EngineError
+from runtime.contract.errors import DeviceError, EngineError, PipelineError
 from runtime.contract.release_directory import Release
 from runtime.engines.hailo_errors import DeviceLostError
 from runtime.event_loop import EventLoop
@@ -185,6 +185,35 @@ def test_a_trial_goes_on_where_its_release_is_named_once_more(pi: Pi) -> None:
     pi.run(2 * LOOK_SECONDS)
     assert pi.holder.model is not None
     assert pi.holder.model.sequence == 4
+
+
+def test_what_the_channel_no_longer_names_when_it_is_loaded_is_not_served(
+    pi: Pi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, new, closed, served = pi.holder.model, pi.publish(4), list[str](), list[str]()
+    assert first is not None
+    close, replace = ActiveModel.close, pi.holder.replace
+
+    def taken_back(release: Release) -> None:
+        pi.point(a_store(pi.store).open(first.release_id))
+
+    def seen_close(model: ActiveModel) -> None:
+        closed.append(model.release_id)
+        close(model)
+
+    def seen_replace(state: ActiveModel | PipelineError) -> ActiveModel | PipelineError:
+        served.append(str(state))
+        return replace(state)
+
+    pi.breaks = taken_back
+    monkeypatch.setattr(ActiveModel, "close", seen_close)
+    monkeypatch.setattr(pi.holder, "replace", seen_replace)
+    pi.point(new)
+    pi.run(3 * LOOK_SECONDS)
+    assert (pi.holder.model, served, pi.problem) == (first, [], None)
+    assert (pi.loaded[-1], closed) == (new.id, [new.id])
+    assert pi.memory.serving == first.release_id  # A process that comes after does not fall back on it.
+    assert of_switches(pi, new) == []
 
 
 def test_a_trial_gives_way_to_a_device_that_failed(pi: Pi) -> None:
