@@ -173,12 +173,7 @@ class RuntimeProtocol(HttpToolsProtocol):
             return
         self._parsing, self._bodied, self._begun = True, False, 0
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Nothing is spoken here but HTTP: the request itself is answered, what follows it is not read.
-            self.transport.pause_reading()
-            if self.cycle is not None:
-                self.cycle.keep_alive = False
+            self._feed(data)
         except httptools.HttpParserError as error:
             self._refuse(400, "invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
         finally:
@@ -191,6 +186,24 @@ class RuntimeProtocol(HttpToolsProtocol):
                 super()._start_asgi_task(cycle, self.app)
             else:
                 self.app.turns.wait(self, cycle)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse; where a request offers another protocol, again from its head without the offer.
+
+        Nothing is spoken here but HTTP/1.1, and the parser takes the request's body for the other protocol.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                version = self.parser.get_http_version().encode()
+                line = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)
+                fields = [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+                data = b"\r\n".join([line, *fields, b"", data[offer.args[0] :]])
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self._begun -= 1
 
     def _bound_fields(self, size: int) -> None:
         """The parser keeps a field of any size until it ends, in a head and behind a body's last chunk."""
@@ -261,6 +274,10 @@ class RuntimeProtocol(HttpToolsProtocol):
         """The application may begin."""
         if self.parser.get_http_version() not in _VERSIONS:
             raise ValueError("neither HTTP/1.1 nor HTTP/1.0")  # the parser's error, which is refused above
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("no proxy")
+            return
         if self._crowded:
             self.scope[CROWDED] = True  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
@@ -279,6 +296,8 @@ class RuntimeProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
+        if self._state == _HEAD:
+            return  # It comes again, without its offer of another protocol.
         now = perf_counter()
         self._state, self._since = _IDLE, now
         if not self.cycle.response_complete:
@@ -304,11 +323,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         return True
 
     def look(self, now: float) -> None:
-        """End what takes too long; asked of each connection about once a second.
-
-        Args:
-            now: ``perf_counter``.
-        """
+        """End what takes too long; asked about once a second, ``now`` by ``perf_counter``."""
         limits, waited = self._limits, now - self._since
         if self.transport.get_write_buffer_size() == 0:
             self._unread_since = now
@@ -371,7 +386,8 @@ class RuntimeProtocol(HttpToolsProtocol):
             return
         answer = error_answer(status, error, what)
         self._since, self._state, self._discarded = perf_counter(), _LINGERING, 0
-        self.transport.write(self._told(answer, cycle.scope if reading_body else None))
+        headers = self.app.refused(answer, cycle.scope if reading_body else None)
+        self.transport.write(raw_answer(answer, headers, ends=True))
         try:
             if linger and self.transport.can_write_eof():
                 self.transport.write_eof()
@@ -379,7 +395,3 @@ class RuntimeProtocol(HttpToolsProtocol):
                 self.transport.close()
         except OSError:  # The client has reset it meanwhile; the loop has not heard of it yet.
             self.transport.abort()
-
-    def _told(self, answer: Answer, scope: Any) -> bytes:
-        headers = self.app.refused(answer, scope)
-        return raw_answer(answer, headers, ends=True)

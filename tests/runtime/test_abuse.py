@@ -132,6 +132,11 @@ CASES: Final[dict[str, Case]] = {
         (200,),
         b'"ok":true',
     ),
+    "h2c by upgrade, with a body": Case(
+        post(GOOD, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),
+        (200,),
+        b'"latent"',
+    ),
     "h2c": Case(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,), b"invalid_http"),
     "expects to go on": Case(post(GOOD, b"Expect: 100-continue"), (200,), b'"latent"'),
     "expects something": Case(post(b"{}", b"Expect: something"), (400,), b"`x`"),

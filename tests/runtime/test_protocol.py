@@ -236,6 +236,34 @@ def test_a_silent_connection_is_closed_and_a_used_one_kept(holder: ModelHolder) 
     run(holder, story, idle_seconds=-0.5)
 
 
+OFFERS = (
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+    b"upgrade: websocket\r\nUpgrade: h2c\r\nconnection: upgrade\r\nExpect: 100-continue\r\n\r\n",
+)
+"""As ``curl --http2`` and Java's HttpClient send them, and worse."""
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("piece", [10_000_000, 1000, 7])
+@pytest.mark.parametrize("sent", [WHOLE, CHUNKED + b"\r\n"], ids=["length", "chunks"])
+def test_a_request_that_offers_another_protocol_is_answered_as_any(
+    holder: ModelHolder, sent: bytes, piece: int, offer: bytes
+) -> None:
+    """And so is what follows on its connection."""
+    head, _, body = sent.partition(b"\r\n\r\n")
+    asking = (head + b"\r\n" + offer + body) * 2 + GET
+
+    async def story(server: Serving) -> None:
+        pieces = [asking[start : start + piece] for start in range(0, len(asking), piece)]
+        answer = await server.exchange(*pieces, end=True)
+        assert answer.count(b"HTTP/1.1 200") == 3
+        assert answer.replace(b"HTTP/1.1 100", b"").count(b"HTTP/1.1") == 3
+        assert answer.count(b"mine") == 2
+        assert server.app.queue.waiting == 0
+
+    run(holder, story)
+
+
 def test_an_upgrade_is_not_followed(holder: ModelHolder) -> None:
     async def story(server: Serving) -> None:
         asked = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
