@@ -109,7 +109,8 @@ class Following:
         self.holder = ModelHolder(self._load(""))
         self.holder.switch = self.switch.told_problem
         self.service = Service(self.holder)
-        self.follower = Follower(self.switch, EventLoop(), self.service.metrics)
+        self.loop = EventLoop()
+        self.follower = Follower(self.switch, self.loop, self.service.metrics)
         self.recovery = Recovery(
             self.holder, self._load, lambda model: None, lambda: self.now, follower=self.follower
         )

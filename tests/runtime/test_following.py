@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from runtime.active_model import ActiveModel
+from runtime.contract.errors import EngineError, PipelineError
 from runtime.contract.store import Release
 from runtime.load_memory import LoadMemory
 from runtime.release_choice import Choice
@@ -212,6 +215,55 @@ def test_an_engine_stays_open_until_nobody_uses_it(
     assert waits == [True]
     with pytest.raises(Exception, match="closed"):
         old.infer(imu_windows(1)[0])
+
+
+def test_a_request_that_runs_at_the_swap_ends_on_the_old_release(
+    pi: Following, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no lease: it runs in one piece, in the loop, which has to pass before the engine is closed."""
+    old, replace, passes, close = pi.model, pi.holder.replace, pi.loop.wait_until_passed, pi.model.close
+    begun, retiring, told = threading.Event(), threading.Event(), list[str]()
+    loop = asyncio.new_event_loop()
+
+    def request() -> None:
+        model = pi.model
+        begun.set()
+        assert retiring.wait(10)
+        try:
+            model.infer(imu_windows(1)[0])
+            told.append("answered")
+        except EngineError as error:
+            told.append(str(error))
+
+    def replaced(state: ActiveModel | PipelineError) -> ActiveModel | PipelineError:
+        loop.call_soon_threadsafe(request)
+        assert begun.wait(10)
+        return replace(state)
+
+    def waits() -> None:
+        retiring.set()
+        passes()
+
+    def closes() -> None:
+        close()
+        told.append("closed")
+        retiring.set()
+
+    monkeypatch.setattr(pi.holder, "replace", replaced)
+    monkeypatch.setattr(pi.loop, "wait_until_passed", waits)
+    monkeypatch.setattr(old, "close", closes)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        pi.loop.attach(loop)
+        second = stable(tmp_path, motifs=13)
+        pi.run(1)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert told == ["answered", "closed"]
+    assert pi.model.release_id == second.id
 
 
 def test_a_batch_that_waits_for_its_turn_has_a_lease(pi: Following) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from runtime.active_model import ModelHolder
 from runtime.contract.errors import GoldenMismatchError, PipelineError, StoreError
 from runtime.contract.motifs import MotifScorer
 from runtime.contract.store import Release
+from runtime.engines import Engine, open_engine
+from runtime.engines.emulator import EmulatorEngine
 from runtime.release_choice import ReleaseChoice
+from tests.doubles.hailo import HailoDouble
+from tests.doubles.tiny_hef import tiny_hef
+from tests.runtime.hailo import open_on
 from tests.runtime.test_active_model import ZEROS, config, with_golden
 from tests.simulators import (
     ARTIFACT,
@@ -57,6 +63,44 @@ def test_the_verified_bytes_are_the_loaded_bytes(
     state = ModelHolder.load(config(tmp_path)).state
     assert isinstance(state, PipelineError), "served what was never verified"
     assert (state.code, name in state.where) == ("digest_mismatch", True)
+
+
+def swap_before_the_engine_reads(monkeypatch: pytest.MonkeyPatch, name: str, other: bytes) -> None:
+    """All that is verified has been; what the engine reads next is another file that runs as well."""
+
+    def opened(release: Release, lock_folder: Path | None = None) -> Engine:
+        path = release.directory / name
+        assert path.read_bytes() != other
+        path.unlink()
+        path.write_bytes(other)
+        return open_engine(release, lock_folder)
+
+    monkeypatch.setattr("runtime.active_model.open_engine", opened)
+
+
+def test_the_emulator_loads_no_other_bytes_than_were_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ReleaseSimulator().publish(tmp_path, "stable")
+    with closing(EmulatorEngine(ReleaseSimulator(model=other_model()).place(tmp_path / "other"))):
+        pass  # The other one runs: nothing but its digest tells.
+    swap_before_the_engine_reads(monkeypatch, ARTIFACT, other_model())
+    state = ModelHolder.load(config(tmp_path)).state
+    assert isinstance(state, PipelineError), "serves what was never verified"
+    assert (state.code, ARTIFACT in state.where) == ("digest_mismatch", True)
+
+
+def test_hailort_is_given_no_other_bytes_than_were_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: HailoDouble
+) -> None:
+    release = ReleaseSimulator(target="hailo8").publish(tmp_path, "stable")
+    other = tiny_hef(timestamp_ms=1_700_000_000_000)
+    with open_on(chip, ReleaseSimulator(target="hailo8", hef=other).place(tmp_path / "other")):
+        pass
+    swap_before_the_engine_reads(monkeypatch, release.manifest.artifact, other)
+    state = ModelHolder.load(config(tmp_path, hailo_lock_dir=chip.folder)).state
+    assert isinstance(state, PipelineError), "serves what was never verified"
+    assert (state.code, release.manifest.artifact in state.where) == ("digest_mismatch", True)
 
 
 def other_model() -> bytes:
