@@ -18,6 +18,7 @@ from runtime.drift import Drift
 from runtime.event_loop import EventLoop
 from runtime.load_memory import LoadMemory
 from runtime.logs import configure_logging, configure_server_logging
+from runtime.loop_lag import LoopLag
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import Limits
 from runtime.recovery import follow
@@ -55,6 +56,7 @@ def compose() -> App:
     atexit.register(readings.stop)
     app = create_app(holder, metrics, Limits(request_seconds=config.request_timeout))
     app.at_start.append(loop.attach)
+    app.at_start.append(LoopLag(metrics.registry).begin)
     app.at_start.append(Replay(holder, metrics).begin)
     drift = Drift(holder, app.infer.ask)
     metrics.drift(drift)
