@@ -81,6 +81,11 @@ class Follower:
         self._watcher.switched()
         fields = {"event": "switched", "release": found.release_id, "from": model.release_id}
         _LOGGER.info("serving %s", found.artifact, extra={"fields": fields})
+        if found.motifs != model.motifs:
+            # Only where NUM_MOTIFS is not set: it would have been refused. Clients may count on a number.
+            text = "%d motif scores in place of %d: set NUM_MOTIFS where clients expect a number"
+            motifs = {"event": "motifs_changed", "release": found.release_id, "from": model.release_id}
+            _LOGGER.warning(text, found.motifs, model.motifs, extra={"fields": motifs})
         self._retire(model)
         return None
 

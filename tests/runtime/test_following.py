@@ -58,6 +58,28 @@ def test_a_move_is_followed_within_two_looks(pi: Following, tmp_path: Path) -> N
     assert pi.service.sample("hailo_switch_stall_seconds_count") == 1
 
 
+def test_another_number_of_motifs_is_said_once(pi: Following, tmp_path: Path) -> None:
+    with logged("INFO") as lines:
+        second = stable(tmp_path, motifs=13)
+        pi.run(3)
+        stable(tmp_path, motifs=13, version="v9.0.0")
+        pi.run(3)
+    assert pi.model.release_id != second.id
+    warned = [line for line in lines if line.get("event") == "motifs_changed"]
+    assert [(line["level"], line["release"]) for line in warned] == [("WARNING", second.id)]
+    assert "13 motif scores in place of 12" in warned[0]["message"]
+
+
+def test_a_set_number_of_motifs_is_held(tmp_path: Path) -> None:
+    first = stable(tmp_path)
+    with closing(Following(tmp_path, num_motifs=12)) as pi:
+        stable(tmp_path, motifs=13)
+        pi.run(2)
+        told = pi.told()
+        assert told is not None
+        assert (told["reason"], pi.model.release_id) == ("num_motifs", first.id)
+
+
 def test_nothing_is_read_while_nothing_changes(pi: Following, monkeypatch: pytest.MonkeyPatch) -> None:
     pi.run(2)
     finds: list[float] = []
