@@ -12,8 +12,7 @@ from runtime.infer_body import MAX_WINDOWS
 
 IN_TIME_SECONDS: Final = 0.040
 """From a single window's being there in whole to its answer. EdgeInfer reads for 45 ms: what is later
-keeps the chip from what could be in time. Batches of more than one window are exempt: a number
-bounds them."""
+keeps the chip from what could be in time. Batches of two and more windows are exempt."""
 
 SLICE_SECONDS: Final = 0.002
 """For how long one thing is gone on with before everybody else has a turn; one window at least."""
@@ -77,6 +76,20 @@ class Pace:
         if waited > IN_TIME_SECONDS / 2 and waited + self.seconds > IN_TIME_SECONDS:
             most = IN_TIME_SECONDS * 1000
             raise overloaded(f"waited {waited * 1000:.1f} ms and would not be answered within {most:g} ms")
+
+
+def windows_in_slice(seconds: float, windows: int, most: int) -> int:
+    """How many windows the next slice of a batch has: as many as ``SLICE_SECONDS`` allow, one at least.
+
+    Args:
+        seconds: What the slice before took.
+        windows: How many it had; 0 where there was none, and one window tells.
+        most: However fast they are.
+    """
+    if not windows:
+        return 1
+    fit = most if seconds <= 0 else int(SLICE_SECONDS * windows / seconds)
+    return max(1, min(most, fit))
 
 
 def overloaded(what: str) -> AnsweredError:

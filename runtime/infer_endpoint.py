@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.admission import AnsweredError, BatchTurns, Pace, overloaded
+from runtime.admission import AnsweredError, BatchTurns, Pace, overloaded, windows_in_slice
 from runtime.answers import (
     CODES,
     Answer,
@@ -59,7 +59,7 @@ ROUTES: Final = INFER_ROUTES
 whichever way it is set, one of the two is an alias."""
 
 SLICE: Final = 8
-"""Windows of a batch that are run before everybody else has a turn."""
+"""Windows of a batch that are run at most before everybody else has a turn: as ``SLICE_SECONDS`` allow."""
 
 IMPLAUSIBLE: Final = b"x-implausible"
 """Header that names values that cannot be right."""
@@ -213,13 +213,15 @@ class InferEndpoint:
         # Leased before the wait: a switch in between must not close what the batch began with.
         with model.lease():
             async with self._batches.turn(len(windows)):
-                start = 0
+                start, took, ran = 0, 0.0, 0
                 while start < len(windows):
-                    part = _part(windows, start)
+                    begin = self._clock()
+                    part = _part(windows, start, windows_in_slice(took, ran, SLICE))
                     before = self._clock()
                     latents, scores = model.infer_batch(part, first=start)
                     found = model.plausibility.kinds_of_each(part)
                     seconds, probes = self._clock() - before, sum(map(is_probe, part))
+                    self._pace.took(seconds / len(part))
                     self._metrics.windows_done(len(part), seconds, model.release_id, found, probes)
                     kinds.update(found)
                     if self.answered is not None:
@@ -229,7 +231,7 @@ class InferEndpoint:
                         octets.append(as_octets(latents, scores))
                     else:
                         json.add(latents, scores)
-                    start += len(part)
+                    start, took, ran = start + len(part), self._clock() - begin, len(part)
                     await asyncio.sleep(0)
         extra = ((IMPLAUSIBLE, "; ".join(sorted(kinds)).encode()),) if kinds else ()
         if fields.answer_type is OCTETS_TYPE:
@@ -351,10 +353,10 @@ async def _read(receive: Receive) -> bytes:
     return b"".join(parts)
 
 
-def _part(windows: FloatArray | WindowBatch, start: int) -> FloatArray:
+def _part(windows: FloatArray | WindowBatch, start: int, most: int) -> FloatArray:
     if isinstance(windows, np.ndarray):
-        return windows[start : start + SLICE]
-    return windows.windows(start, windows.slice_end(start, SLICE))
+        return windows[start : start + most]
+    return windows.windows(start, windows.slice_end(start, most))
 
 
 def _octets(parts: list[bytes], model: ActiveModel, extra: tuple[tuple[bytes, bytes], ...]) -> Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.admission import IN_TIME_SECONDS, SLICE_SECONDS, Pace
+from runtime.admission import IN_TIME_SECONDS, SLICE_SECONDS, Pace, windows_in_slice
 from runtime.app import TimedTurns
 from runtime.contract.window import FloatArray
 from tests.doubles.hailo import HailoDouble
@@ -41,12 +41,14 @@ class Bench:
 
     def __init__(self, root: Path, seconds: float) -> None:
         self.clock, self.seconds = Clock(), seconds
+        self.each_window: Callable[[], None] = lambda: None
         release = ReleaseSimulator().publish(root)
         engine = FakeEngine(release.manifest, self._answer)
         self.service = Service(ModelHolder(ActiveModel(release, engine)), clock=self.clock)
 
     def _answer(self, tensor: FloatArray) -> FloatArray:
         self.clock.now += self.seconds
+        self.each_window()
         return np.zeros(64, np.float32)
 
     def arrived(self, kind: str = "application/json") -> dict[str, Any]:
@@ -63,8 +65,10 @@ class Bench:
         fields = {name.decode(): value.decode() for name, value in headers}
         return answer.status, fields, json.loads(answer.body)
 
-    def asked(self, scope: dict[str, Any], body: bytes) -> int:
-        """As ``turn``, for what takes a task; the status."""
+    def asked(
+        self, scope: dict[str, Any], body: bytes, beside: Callable[[], Awaitable[None]] | None = None
+    ) -> int:
+        """As ``turn``, for what takes a task, with something beside it; the status."""
         statuses: list[int] = []
 
         async def receive() -> dict[str, Any]:
@@ -74,7 +78,10 @@ class Bench:
             if event["type"] == "http.response.start":
                 statuses.append(event["status"])
 
-        asyncio.run(self.service.app(scope, receive, send))
+        async def both() -> None:
+            await asyncio.gather(self.service.app(scope, receive, send), *([beside()] if beside else []))
+
+        asyncio.run(both())
         return statuses[0]
 
 
@@ -119,6 +126,41 @@ def test_who_asks_for_several_windows_may_wait(tmp_path: Path, windows: int, sta
     bench.clock.now += 2 * IN_TIME_SECONDS
     assert bench.asked(as_json, json.dumps({"x": batch.tolist()}).encode()) == status
     assert bench.asked(as_octets, batch.tobytes()) == status
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stretches"),
+    [
+        (0.0, [1, 8, 8, 3]),
+        (0.000248, [1, 8, 8, 3]),
+        (0.0009, [1] + [2] * 9 + [1]),
+        (0.002, [1] * 20),
+        (0.05, [1] * 20),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_batch_has_the_loop_for_about_2_ms(
+    tmp_path: Path, seconds: float, stretches: list[int], as_json: bool
+) -> None:
+    """Whatever a window costs; counted in windows that are run before anybody else has a turn."""
+    bench, ran = Bench(tmp_path, seconds), [0]
+    bench.each_window = lambda: ran.__setitem__(-1, ran[-1] + 1)
+    windows = imu_windows(20)
+    body = json.dumps({"x": windows.tolist()}).encode() if as_json else windows.tobytes()
+
+    async def beside() -> None:
+        while sum(ran) < len(windows):
+            if ran[-1]:
+                ran.append(0)
+            await asyncio.sleep(0)
+
+    scope = bench.arrived("application/json" if as_json else OCTETS)
+    assert bench.asked(scope, body, beside) == 200
+    assert [count for count in ran if count] == stretches
+
+
+def test_a_batch_that_becomes_slow_gives_way_sooner() -> None:
+    assert [windows_in_slice(took, 8, 8) for took in (0.001, 0.002, 0.004, 0.016, 1.0)] == [8, 8, 4, 1, 1]
 
 
 def test_one_slow_window_among_many_is_no_pace() -> None:
