@@ -21,6 +21,9 @@ Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
 
 RETRY_AFTER: Final = (b"retry-after", b"1")
+CLOSE: Final = (b"connection", b"close")
+"""In ``Answer.extra``: the connection ends with it."""
+
 _ENCODER: Final = msgspec.json.Encoder()
 _HINTS: Final = {
     404: "there are POST /infer, GET /healthz and GET /metrics; GET /openapi.json lists all",

@@ -20,8 +20,9 @@ from falcon.asgi import Request, Response
 from runtime.active_model import ModelHolder
 from runtime.admission import SLICE_SECONDS
 from runtime.answers import CODES, JSON, Answer, error_answer, internal
+from runtime.body_reading import Event, Receive, Send
 from runtime.health import HealthResource
-from runtime.infer_endpoint import ROUTES, Event, InferEndpoint, Receive, Send
+from runtime.infer_endpoint import ROUTES, InferEndpoint
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 from runtime.pages import register_pages
 from runtime.protocol import Limits, Turns

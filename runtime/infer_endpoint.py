@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.admission import AnsweredError, BatchTurns, Pace, overloaded, windows_in_slice
+from runtime.admission import (
+    AnsweredError,
+    BatchTurns,
+    Pace,
+    overloaded,
+    windows_in_slice,
+)
 from runtime.answers import (
+    CLOSE,
     CODES,
     Answer,
     Headers,
@@ -24,6 +31,17 @@ from runtime.answers import (
     error_answer,
     internal,
     unavailable,
+)
+from runtime.body_reading import (
+    BodyMemory,
+    Event,
+    HeldBody,
+    NobodyThereError,
+    Receive,
+    Send,
+    end_with,
+    read_whole,
+    too_large,
 )
 from runtime.contract.errors import DeviceError, EngineError, PipelineError, WindowError
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
@@ -50,10 +68,6 @@ from runtime.request_record import (
     request_id,
 )
 
-Event = dict[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-
 ROUTES: Final = INFER_ROUTES
 """EdgeInfer posts windows to its setting as it is, and its health probe to that with ``/infer`` appended:
 whichever way it is set, one of the two is an alias."""
@@ -66,10 +80,6 @@ IMPLAUSIBLE: Final = b"x-implausible"
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _JSON_TYPES: Final = (b"", JSON_TYPE)
-
-
-class _NobodyThereError(Exception):
-    """The client has left."""
 
 
 class InferEndpoint:
@@ -99,6 +109,7 @@ class InferEndpoint:
         self._most_waiting = most_waiting
         self._clock = record.clock
         self._batches = BatchTurns()
+        self.bodies = BodyMemory()
         self._pace = Pace()
         self._of_model: tuple[ActiveModel | None, Headers] = (None, [])
         self.answered: Callable[[ActiveModel, Window, FloatArray], None] | None = None
@@ -114,12 +125,29 @@ class InferEndpoint:
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; a client that has left is neither answered nor counted."""
+        with HeldBody(self.bodies) as held:
+            done = await self._answered(scope, receive, held)
+        if done is None:
+            return
+        answer, headers = done
+        if CLOSE in answer.extra:
+            await end_with(answer, headers, receive, send)
+            return
+        if (whole := scope.get(ANSWER)) is not None and whole(answer, headers):
+            return
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answered(
+        self, scope: Event, receive: Receive, held: HeldBody
+    ) -> tuple[Answer, Headers] | None:
+        """Read and answer, counted; None where nobody is there any more."""
         fields = _Fields(scope["headers"])
         model: ActiveModel | None = None
         begin = self._clock()
         try:
-            _check(fields)
-            body = await _read(receive)
+            _check(scope, fields)
+            body = await read_whole(receive, held)
             begin = self._record.begin(scope)
             self._queue.left(scope)
             model = self._admit(scope)
@@ -131,17 +159,13 @@ class InferEndpoint:
                 answer = self._one(model, windows.reshape(WINDOW_SHAPE), fields)
             else:
                 answer = await self._several(model, windows, fields)
-        except _NobodyThereError:
-            return
+        except NobodyThereError:
+            return None
         except Exception as error:
             answer = self._failed(error, model, fields.request_id)
         finally:
             self._queue.left(scope)
-        headers = self._done(scope, fields, model, answer, begin)
-        if (whole := scope.get(ANSWER)) is not None and whole(answer, headers):
-            return
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        return answer, self._done(scope, fields, model, answer, begin)
 
     def at_once(self, scope: Event, body: bytes) -> tuple[Answer, Headers] | None:
         """Answer a request that is there in whole: as ``__call__``, which costs a task and three awaits.
@@ -158,7 +182,7 @@ class InferEndpoint:
         model: ActiveModel | None = None
         begin = self._record.begin(scope)
         try:
-            _check(fields)
+            _check(scope, fields)
             if len(body) > WINDOW_BYTES if fields.octets else are_several(body):
                 return None
             self._queue.left(scope)
@@ -259,8 +283,6 @@ class InferEndpoint:
 
     def _admit(self, scope: Event) -> ActiveModel:
         """The model that this request is answered by."""
-        if CROWDED in scope:
-            raise overloaded("too many connections are open")
         if self._queue.waiting > self._most_waiting:
             raise overloaded(f"more than {self._most_waiting} requests wait for their turn")
         state = self._holder.state
@@ -315,8 +337,10 @@ class _Fields:
         self.octets = self.media_type == OCTETS_TYPE
 
 
-def _check(fields: _Fields) -> None:
+def _check(scope: Event, fields: _Fields) -> None:
     """Refuse what can be refused before a body is read; the server drops what still comes."""
+    if CROWDED in scope:
+        raise overloaded("too many connections are open")
     if not fields.octets and fields.media_type not in _JSON_TYPES:
         media_type = fields.media_type.partition(b";")[0].strip().lower()
         fields.octets = media_type == OCTETS_TYPE
@@ -330,27 +354,7 @@ def _check(fields: _Fields) -> None:
         shown = fields.encoding[:80].decode("latin-1")
         raise AnsweredError(error_answer(415, CODES[415], f"content encoding {shown!r} is not read"))
     if fields.length > MAX_BODY_BYTES:
-        raise _too_large()
-
-
-async def _read(receive: Receive) -> bytes:
-    """The whole body."""
-    event = await receive()
-    if event["type"] == "http.disconnect":
-        raise _NobodyThereError
-    body: bytes = event.get("body", b"")
-    if not event.get("more_body"):
-        return body
-    parts, size = [body], len(body)
-    while event.get("more_body"):
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            raise _NobodyThereError
-        parts.append(event.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-    return b"".join(parts)
+        raise too_large()
 
 
 def _part(windows: FloatArray | WindowBatch, start: int, most: int) -> FloatArray:
@@ -362,7 +366,3 @@ def _part(windows: FloatArray | WindowBatch, start: int, most: int) -> FloatArra
 def _octets(parts: list[bytes], model: ActiveModel, extra: tuple[tuple[bytes, bytes], ...]) -> Answer:
     shape = (b"x-columns", b"latent=%d; motif_scores=%d" % (LATENT_SIZE, model.motifs))
     return Answer(status=200, body=b"".join(parts), media_type=OCTETS_TYPE, extra=(shape, *extra))
-
-
-def _too_large() -> AnsweredError:
-    return AnsweredError(error_answer(413, CODES[413], f"the body has more than {MAX_BODY_BYTES} bytes"))

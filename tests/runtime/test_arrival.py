@@ -9,10 +9,12 @@ from typing import Any
 import falcon.testing
 import pytest
 
+from runtime.body_reading import FREE_BODY_BYTES
 from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOW_BYTES
-from runtime.request_record import Queue
+from runtime.request_record import CROWDED, Queue
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
+from tests.simulators import imu_windows
 
 
 def test_a_body_up_to_the_limit_is_read(service: Service) -> None:
@@ -93,6 +95,75 @@ def test_a_body_without_a_length_is_refused_as_soon_as_it_is_too_large(service: 
     answer = answered(service, parts, transfer_encoding="chunked")
     assert answer is not None
     assert answer[0] == 413
+
+
+def test_one_connection_too_many_is_told_before_its_body_is_read(service: Service) -> None:
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("the body is read")
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(event: dict[str, Any]) -> None:
+        sent.append(event)
+
+    scope = falcon.testing.create_scope(path="/infer", method="POST")
+    asyncio.run(service.app({**scope, CROWDED: True}, receive, send))
+    assert (sent[0]["status"], json.loads(sent[1]["body"])["error"]) == (503, "overloaded")
+
+
+def held_bodies(service: Service, bodies: list[list[dict[str, Any]]]) -> list[int]:
+    """All at once, each event in turn, in rounds; their statuses by the order in which they were answered."""
+    statuses: list[int] = []
+
+    async def one(events: list[dict[str, Any]]) -> None:
+        coming = iter(events)
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(0)
+            return next(coming)
+
+        async def send(event: dict[str, Any]) -> None:
+            if event["type"] == "http.response.start":
+                statuses.append(event["status"])
+
+        await service.app(falcon.testing.create_scope(path="/infer", method="POST"), receive, send)
+
+    async def together() -> None:
+        await asyncio.gather(*map(one, bodies))
+
+    asyncio.run(together())
+    return statuses
+
+
+def test_bodies_that_are_being_read_are_bounded_together(service: Service) -> None:
+    """What is there counts, not what is announced; a window has room whatever others send."""
+    bodies, piece = service.app.infer.bodies, 100_000
+    bodies.most, before = 12 * piece, bodies.most
+    large = [*[part(b" " * piece) for _ in range(9)], part(b"{}", more=False)]
+    try:
+        assert sorted(held_bodies(service, [large, large, large])) == [400, 503, 503]
+        assert bodies.held == 0
+        window = [part(GOOD[:5000]), part(b""), part(GOOD[5000:], more=False)]
+        assert held_bodies(service, [large] * 9 + [window] * 9).count(200) == 9
+        leaves = [*large[:3], DISCONNECT]
+        held_bodies(service, [leaves] * 9)
+        assert bodies.held == 0
+    finally:
+        bodies.most = before
+
+
+def test_a_batch_that_waits_keeps_its_room(service: Service) -> None:
+    bodies = service.app.infer.bodies
+    seen: list[int] = []
+    looked_at, service.app.infer.looked_at = service.app.infer.looked_at, lambda *_: seen.append(bodies.held)
+    batch = json.dumps({"x": imu_windows(30).tolist()}).encode()
+    try:
+        cut = len(batch) - 10
+        assert held_bodies(service, [[part(batch[:cut]), part(batch[cut:], more=False)]]) == [200]
+    finally:
+        service.app.infer.looked_at = looked_at
+    assert set(seen) == {cut - FREE_BODY_BYTES}
+    assert bodies.held == 0
 
 
 def test_what_is_to_watch_the_loop_begins_with_it(service: Service) -> None:

@@ -364,6 +364,46 @@ def test_a_large_answered_body_is_dropped_and_the_connection_goes_on(holder: Mod
     run(holder, story)
 
 
+def test_a_body_without_room_is_answered_while_it_is_sent_and_its_connection_ends(
+    holder: ModelHolder,
+) -> None:
+    """Who reads only after sending reads the answer, too."""
+    body = b" " * 900_000
+    begun = HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 5)
+
+    async def story(server: Serving) -> None:
+        server.app.infer.bodies.most = 1_000_000
+        held_reader, held = await server.connect()
+        held.write(begun + body)
+        while server.app.infer.bodies.held < 800_000:
+            await asyncio.sleep(0.01)
+        answer = await server.exchange(begun, body, b" " * 5, GET)
+        status, fields, told = parted(answer)
+        assert (status, fields["connection"], fields["retry-after"]) == (503, "close", "1")
+        assert (told["error"], answer.count(b"HTTP/1.1")) == ("overloaded", 1)
+        held.write(b" " * 5)
+        assert (await held_reader.readline()).startswith(b"HTTP/1.1 400")
+        held.close()
+        assert server.app.infer.bodies.held == 0
+
+    run(holder, story)
+
+
+def test_who_is_told_that_there_is_no_room_and_goes_leaves_nothing(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        server.app.infer.bodies.most = 0
+        reader, writer = await server.connect()
+        writer.write(HEAD + b"Content-Length: 900000\r\n\r\n" + b" " * 200_000)
+        with logged("ERROR") as lines:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503")
+            writer.close()
+            while server.connections:
+                await asyncio.sleep(0.01)
+        assert lines == []
+
+    run(holder, story)
+
+
 def test_a_connection_is_read_in_small_pieces(holder: ModelHolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody else waits while one piece is parsed, and it may be chunks of one byte each."""
     sizes: list[int] = []
