@@ -18,6 +18,7 @@ from runtime.contract.cpu import this_machine
 from runtime.contract.errors import (
     ConfigError,
     DeviceError,
+    MotifCountError,
     NoEngineError,
     PipelineError,
     ReleaseNotFoundError,
@@ -28,6 +29,7 @@ from runtime.contract.motifs import MotifScorer
 from runtime.contract.store_reader import Release
 from runtime.contract.trust import TrustRootError
 from runtime.contract.window import FloatArray, Window
+from runtime.engine_failures import EngineFailures, counted
 from runtime.engines import Engine, open_engine
 from runtime.golden import GoldenWindow, compare_golden
 from runtime.plausibility import Plausibility
@@ -35,12 +37,6 @@ from runtime.release_choice import Choice, ReleaseChoice
 
 _LOGGER: Final = logging.getLogger("runtime.model")
 _SYSTEM: Final = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-
-
-class MotifCountError(PipelineError):
-    """A release with another number of motifs than ``NUM_MOTIFS`` says."""
-
-    code = "num_motifs"
 
 
 class InternalError(PipelineError):
@@ -82,6 +78,7 @@ class ActiveModel:
         """What its calibration looked like, or why that is not known."""
         self.distance = None if isinstance(self.calibration, str) else LatentDistance(self.calibration)
         self.in_use = 0
+        self.failures = EngineFailures()
         self._engine = engine
         self._golden = GoldenWindow.all_of(release)
         self._repeated = 0
@@ -122,6 +119,7 @@ class ActiveModel:
         """M, the number of motif scores."""
         return self.manifest.motif_head.size
 
+    @counted
     def infer(self, window: Window) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         """Run one window.
 
@@ -142,6 +140,7 @@ class ActiveModel:
         """Motif scores, float64 (M,), of a latent that it answered, float32 (64,). Any thread's."""
         return self._scorer.scores(latent)
 
+    @counted
     def repeat_golden_window(self) -> None:
         """Run a golden window as any other one, each time the next.
 
@@ -153,6 +152,7 @@ class ActiveModel:
         self._repeated += 1
         golden.check(self._engine.infer(golden.window), self._engine.kernel_family)
 
+    @counted
     def infer_batch(self, windows: FloatArray, first: int = 0) -> tuple[FloatArray, npt.NDArray[np.float64]]:
         """Run several windows; each gives what it gives alone.
 

@@ -1,4 +1,4 @@
-"""``GET /healthz``: what is served, or why nothing is."""
+"""``GET /healthz``: what is served, or why nothing is; and whether its engine runs anything."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def health_of(holder: ModelHolder) -> dict[str, object]:
-    """What is served with ``ok: true``, or the reason why nothing is with ``ok: false``."""
+    """What is served with ``ok: true``; ``ok: false`` and why where nothing is, or every window fails."""
     state = holder.state
     if isinstance(state, PipelineError):
-        reason: dict[str, object] = {
-            "error": "model_unavailable",
-            "reason": state.code,
-            "message": str(state),
-        }
-        return {"ok": False, **reason} | ({"hint": state.hint} if state.hint else {})
+        told = {"error": "model_unavailable", "reason": state.code, "message": str(state)}
+        return {"ok": False, **told} | ({"hint": state.hint} if state.hint else {})
+    failing: dict[str, object] = {}
+    if state.failures.alarm:
+        reason, message = state.failures.reason, state.failures.message
+        failing = {"error": "engine_failing", "reason": reason, "message": message}
     return {
-        "ok": True,
+        "ok": not failing,
+        **failing,
         "model": state.artifact,
         "release": state.release_id,
         "target": state.target,
@@ -35,6 +36,7 @@ def health_of(holder: ModelHolder) -> dict[str, object]:
         "motifs": state.motifs,
         "keys": state.keys,
         "runs_on": state.runs_on,
+        "engine": state.failures.told(),
         "switch": holder.switch(),
         "shadow": holder.shadow(),
         "drift": holder.drift(),

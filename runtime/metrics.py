@@ -65,6 +65,11 @@ class RuntimeMetrics:
         self._loaded = Gauge(
             "hailo_model_loaded", "1 where a verified model answers, else 0.", registry=self.registry
         )
+        self._engine_failing = Gauge(
+            "hailo_engine_failing",
+            "1 where the last windows all failed in the engine, /healthz says why; else 0.",
+            registry=self.registry,
+        )
         self._build = Gauge(
             "hailo_build_info",
             "Always 1; labels say what is served. Empty labels where no model is.",
@@ -140,6 +145,7 @@ class RuntimeMetrics:
             model: What answers.
             alarm_kind: ``ModelHolder.alarm_kind``; empty where the store gives no alarm.
         """
+        self._engine_failing.set_function(lambda: 1 if model is not None and model.failures.alarm else 0)
         self._build.clear()
         self._alarm.clear()
         self._loaded.set(0 if model is None else 1)

@@ -96,6 +96,8 @@ def _health() -> Schema:
             **dict.fromkeys((*served, *refused), text),
             "motifs": {"type": "integer", "minimum": 1},
             "runs_on": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+            "engine": maybe
+            | {"description": "Windows that failed since one was run; null where the last was."},
             "switch": maybe
             | {"description": "Why what the channel names is not served, or how long it is tried; or null."},
             "shadow": maybe | {"description": "The canary beside stable; null where CANARY_MODE is off."},

@@ -103,6 +103,12 @@ class TargetMismatchError(PipelineError):
     code = "target_mismatch"
 
 
+class MotifCountError(PipelineError):
+    """A release with another number of motifs than ``NUM_MOTIFS`` says."""
+
+    code = "num_motifs"
+
+
 class DigestMismatchError(PipelineError):
     """Bytes that are not what their digest says."""
 

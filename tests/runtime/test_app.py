@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.contract.errors import EngineError
 from runtime.contract.window import FloatArray
+from runtime.engine_failures import MOST_IN_A_ROW
 from runtime.engines.emulator import EmulatorEngine
 from runtime.infer_endpoint import ROUTES
 from runtime.metrics import CONTENT_TYPE
@@ -218,6 +219,7 @@ def test_healthz_says_what_is_served(service: Service) -> None:
         "motifs": 12,
         "keys": "not judged",
         "runs_on": model.runs_on,
+        "engine": None,
         "switch": None,
         "shadow": None,
         "drift": None,
@@ -283,6 +285,43 @@ def test_a_mistake_of_ours_is_503_without_its_traceback(tmp_path: Path) -> None:
     assert result.json["error"] == "internal"
     assert "secret" not in result.text
     assert service.sample("hailo_runtime_requests_total", route="/infer", status="503") == 1
+
+
+@pytest.mark.parametrize("gives", ["an error", "no number", "a mistake of ours"])
+def test_health_is_not_well_while_every_window_fails(tmp_path: Path, gives: str) -> None:
+    """No device is lost, so the model is still served; three in a row, and until one is run."""
+    fails = True
+
+    def answer(_: object) -> FloatArray:
+        if fails and gives == "an error":
+            raise EngineError("cannot be run", hint="another release")
+        if fails and gives == "a mistake of ours":
+            raise ZeroDivisionError("secret")
+        return np.full(64, np.nan if fails else 0.0, np.float32)
+
+    service = with_answer(tmp_path, answer)
+    for number in range(MOST_IN_A_ROW):
+        health = service.client.simulate_get("/healthz")
+        assert (health.status_code, health.json["ok"]) == (200, True), number
+        assert service.sample("hailo_engine_failing") == 0
+        assert service.post(GOOD).status_code == 503
+        assert service.post(with_value("3.4e38")).status_code == 400  # says nothing of the engine
+    with logged("WARNING") as lines:
+        health = service.client.simulate_get("/healthz")
+        assert (health.status_code, health.json["ok"]) == (503, False)
+        expected = "internal" if gives == "a mistake of ours" else "engine"
+        assert (health.json["error"], health.json["reason"]) == ("engine_failing", expected)
+        assert health.json["engine"]["failed_in_a_row"] == MOST_IN_A_ROW
+        assert health.json["release"] == service.holder.model.release_id  # type: ignore[union-attr]
+        assert "secret" not in health.text
+        assert service.sample("hailo_engine_failing") == 1
+        assert service.client.simulate_get("/status").json["ok"] is False
+        assert service.post(infer_body(imu_windows(1)[0])).status_code == 503
+        fails = False
+        assert service.post(GOOD).status_code == 200
+    assert service.client.simulate_get("/healthz").json["ok"] is True
+    assert service.sample("hailo_engine_failing") == 0
+    assert [line["event"] for line in lines if "event" in line] == ["engine_recovered"]
 
 
 def test_a_replaced_model_is_named_at_once(tmp_path: Path) -> None:

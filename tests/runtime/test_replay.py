@@ -10,10 +10,11 @@ import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.contract.errors import DeviceError, EngineError, GoldenMismatchError
+from runtime.engine_failures import MOST_IN_A_ROW
 from runtime.engines.emulator import EmulatorEngine
 from runtime.replay import Replay
 from tests.runtime.service import NO_RELEASE, Service, logged
-from tests.simulators import ReleaseSimulator, imu_windows, infer_body
+from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
 
 GOOD = infer_body(imu_windows(1)[0])
 
@@ -85,6 +86,21 @@ def test_what_goes_wrong_is_counted_and_told(
     assert replays(service, result) == 1
     assert "golden window" in lines[0]["message"]
     assert isinstance(service.holder.state, DeviceError) == lost
+
+
+def test_golden_windows_that_are_missed_in_a_row_are_no_health(tmp_path: Path) -> None:
+    release = ReleaseSimulator().publish(tmp_path)
+    engine = FakeEngine(release.manifest, lambda _: np.zeros(64, np.float32))
+    service = Service(ModelHolder(ActiveModel(release, engine)))
+    replay = Replay(service.holder, service.metrics)
+    replay.look()
+    with logged("ERROR") as lines:
+        for _ in range(MOST_IN_A_ROW):
+            assert service.client.simulate_get("/healthz").json["ok"] is True
+            replay.look()
+        health = service.client.simulate_get("/healthz")
+    assert (health.status_code, health.json["reason"]) == (503, "golden_mismatch")
+    assert [line["event"] for line in lines] == ["golden_missed"] * 2 + ["engine_failing", "golden_missed"]
 
 
 def test_without_a_model_nothing_is_run(service: Service) -> None:
