@@ -272,20 +272,14 @@ class Switch:
         trying, problem = self._trying, self.problem
         if trying is not None:
             chosen, since = trying
-            return {
-                "wanted": chosen.release.id,
-                "entry": chosen.sequence or None,
-                "trying_for_s": round(self._clock() - since, 1),
+            known = self._failures.get((chosen.release.id, chosen.sequence))
+            return _told(chosen.release.id, chosen.sequence, known) | {
+                "trying_for_s": round(self._clock() - since, 1)
             }
         if problem is None:
             return None
-        return {
-            "wanted": problem.release or None,
-            "entry": max(problem.sequence, 0) or None,
-            "reason": problem.error.code,
-            "message": str(problem.error),
-            "attempts": problem.attempts,
-            "next_attempt_s": round(max(0.0, problem.due - self._clock()), 1),
+        return _told(problem.release, problem.sequence, problem) | {
+            "next_attempt_s": round(max(0.0, problem.due - self._clock()), 1)
         }
 
     def failed(self, release: str, sequence: int, error: PipelineError) -> None:
@@ -308,6 +302,19 @@ class Switch:
         if known is None or known.error.code != error.code:
             fields = {"event": "switch_failed", "release": release or None, "reason": error.code}
             _LOGGER.error("not switched: %s", error, extra={"fields": fields})
+
+
+def _told(release: str, sequence: int, problem: SwitchProblem | None) -> dict[str, object]:
+    """One shape, whether it failed, is being tried for the first time, or once more."""
+    return {
+        "wanted": release or None,
+        "entry": max(sequence, 0) or None,
+        "reason": problem.error.code if problem else None,
+        "message": str(problem.error) if problem else None,
+        "attempts": problem.attempts if problem else 0,
+        "next_attempt_s": None,
+        "trying_for_s": None,
+    }
 
 
 _OVERTAKEN: Final = "the channel names another release by now"

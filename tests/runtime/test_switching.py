@@ -161,7 +161,8 @@ def test_a_trial_gives_way_to_a_later_release(pi: Pi) -> None:
     pi.in_trial = moved
     pi.point(slow)
     pi.run(2 * LOOK_SECONDS + 2)
-    assert seen == [{"wanted": slow.id, "entry": 2, "trying_for_s": 2.0}]
+    assert [(each["wanted"], each["entry"], each["trying_for_s"]) for each in seen] == [(slow.id, 2, 2.0)]
+    assert (seen[0]["reason"], seen[0]["next_attempt_s"]) == (None, None)  # Nothing failed, and it is now.
     assert (pi.serving, pi.problem) == (good.id, None)
     assert pi.tried == [slow.id, good.id]
     assert slow.id not in pi.loaded
