@@ -23,7 +23,7 @@ from runtime.active_model import ActiveModel
 from runtime.config import VERSION
 from runtime.device_readings import DeviceReading
 from runtime.drift import Drift
-from runtime.served_metrics import ServedCollector
+from runtime.served_metrics import ReleaseCounter, ServedCollector
 from runtime.shadow_metrics import ShadowCollector
 from runtime.telemetry_metrics import DriftCollector, TelemetryCounts
 
@@ -102,24 +102,17 @@ class RuntimeMetrics:
             ("release", "channel"),
             registry=self.registry,
         )
-        self._replays = Counter(
-            "hailo_golden_replays_total",
-            "Golden windows that were run, since there was no traffic.",
-            ("release", "channel", "result"),
-            registry=self.registry,
-        )
+        what = "Golden windows that were run, since there was no traffic."
+        self._replays = ReleaseCounter("hailo_golden_replays", what, "result", self._channel)
+        self.registry.register(self._replays)
 
     def _count_switches(self) -> None:
         self._switches = Counter(
             "hailo_release_switches_total", "Releases taken in place of another one.", registry=self.registry
         )
-        self._switch_failures = Counter(
-            "hailo_release_switch_failures_total",
-            "Attempts to take the release that the channel names which failed; an empty release: none was "
-            "found.",
-            ("release", "channel", "reason"),
-            registry=self.registry,
-        )
+        what = "Attempts to take the release that the channel names which failed; no release: none was found."
+        self._switch_failures = ReleaseCounter("hailo_release_switch_failures", what, "reason", self._channel)
+        self.registry.register(self._switch_failures)
         self._switch_failing = Gauge(
             "hailo_release_switch_failing",
             "1 where what is served is not what the channel names; /healthz says why.",
@@ -211,7 +204,7 @@ class RuntimeMetrics:
 
     def replayed(self, release: str, result: str) -> None:
         """Count one golden window that was run without a client: ``repeated``, ``missed`` or ``failed``."""
-        self._replays.labels(release, self._channel, result).inc()
+        self._replays.count(release, result)
 
     def engine_failed(self, code: str, release: str = "") -> None:
         """Count one window that the engine failed to run; ``code`` is the error's."""
@@ -245,7 +238,7 @@ class RuntimeMetrics:
 
     def switch_failed(self, release: str, reason: str) -> None:
         """Count one that was not; ``reason`` is the error's code, ``release`` empty where none was found."""
-        self._switch_failures.labels(release, self._channel, reason).inc()
+        self._switch_failures.count(release, reason)
 
     def show_switch(self, failing: bool) -> None:
         """Say from now on whether what is served is not what the channel names."""
