@@ -111,8 +111,9 @@ class App:
             given = dict(scope["headers"]).get(b"x-request-id", b"")
             method, route = scope["method"], self._route(scope)
         identifier, release = request_id(given), self._record.release()
-        self._record.done(identifier, method, route, answer.status, 0.0, release)
-        return fixed_headers(answer) + self._record.headers(identifier, release, 0.0)
+        # The request was never there in whole: no duration from then on is known, and 0 would look quick.
+        self._record.done(identifier, method, route, answer.status, None, release)
+        return fixed_headers(answer) + self._record.headers(identifier, release, None)
 
     def _route(self, scope: Event) -> str:
         path = plain_path(scope["path"])

@@ -165,14 +165,14 @@ class RuntimeMetrics:
         self._alarm.labels(alarm_kind).set(1 if alarm_kind else 0)
 
     def request_done(
-        self, route: str, status: int, seconds: float, release: str = "", *, infers: bool = False
+        self, route: str, status: int, seconds: float | None, release: str = "", *, infers: bool = False
     ) -> None:
         """Count one answered request.
 
         Args:
             route: One of a few known texts.
             status: The answer's.
-            seconds: From the whole request's being there to its answer.
+            seconds: From the whole request's being there to its answer; None where it never was.
             release: The one that answered, or was served then; empty for none.
             infers: Whether it was sent to be inferred.
         """

@@ -88,9 +88,11 @@ class RequestRecord:
         complete: float | None = scope.get(COMPLETE_AT)
         return self.clock() if complete is None else complete
 
-    def headers(self, answer_id: bytes, release: str, seconds: float) -> Headers:
-        """What every answer carries."""
-        named = [(b"x-request-id", answer_id), (b"server-timing", b"total;dur=%.3f" % (seconds * 1000))]
+    def headers(self, answer_id: bytes, release: str, seconds: float | None) -> Headers:
+        """What every answer carries; no duration where none is known."""
+        named = [(b"x-request-id", answer_id)]
+        if seconds is not None:
+            named.append((b"server-timing", b"total;dur=%.3f" % (seconds * 1000)))
         if release:
             named.append((b"x-release", release.encode()))
         return named
@@ -101,9 +103,18 @@ class RequestRecord:
         return model.release_id if model else ""
 
     def done(
-        self, answer_id: bytes, method: str, route: str, status: int, seconds: float, release: str
+        self, answer_id: bytes, method: str, route: str, status: int, seconds: float | None, release: str
     ) -> None:
-        """Count one answered request and perhaps write its line; ``route`` is one of a few known texts."""
+        """Count one answered request and perhaps write its line.
+
+        Args:
+            answer_id: Its id.
+            method: Of the request; empty where its head was not read.
+            route: One of a few known texts.
+            status: The answer's.
+            seconds: From the whole request's being there; None where it never was: counted, and not timed.
+            release: The one that answered, or was served then; empty for none.
+        """
         infers = method == "POST" and route in INFER_ROUTES
         self._metrics.request_done(route, status, seconds, release, infers=infers)
         sampler = self._successes if status < 400 else self._errors
@@ -115,7 +126,7 @@ class RequestRecord:
             "method": method[:16],
             "route": route,
             "status": status,
-            "latency_ms": round(seconds * 1000, 3),
+            "latency_ms": None if seconds is None else round(seconds * 1000, 3),
             "release": release or None,
         }
         if unlogged:

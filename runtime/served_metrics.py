@@ -65,10 +65,12 @@ class Served:
         self.implausible: dict[str, int] = {}
         self.engine_errors: dict[str, int] = {}
 
-    def request(self, route: str, status: int, seconds: float, *, infers: bool) -> None:
-        """Count one answered request; ``infers`` where it was sent to be inferred."""
+    def request(self, route: str, status: int, seconds: float | None, *, infers: bool) -> None:
+        """Count one answered request, timed where it can be; ``infers`` where it was sent to be inferred."""
         place = route, status
         self.requests[place] = self.requests.get(place, 0) + 1
+        if seconds is None:
+            return
         durations = self.durations.get(route)
         if durations is None:
             durations = self.durations[route] = DurationHistogram(BUCKETS_SECONDS)

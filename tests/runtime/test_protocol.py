@@ -33,6 +33,8 @@ HEAD = b"POST /infer HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n"
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
+METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
 
 @pytest.fixture(name="holder", scope="module")
 def a_holder(tmp_path_factory: pytest.TempPathFactory) -> ModelHolder:
@@ -127,6 +129,12 @@ def test_what_is_no_request_is_answered_and_counted(
         assert identifier in (None, fields["x-request-id"])
         assert [(line["status"], line["request_id"]) for line in lines] == [(status, fields["x-request-id"])]
         assert server.app.queue.waiting == 0
+        # It was never there in whole: 0 ms from then on would be a number that nobody measured.
+        assert "server-timing" not in fields
+        assert lines[0].get("latency_ms") is None
+        _, _, page = (await server.exchange(METRICS, end=True)).partition(b"\r\n\r\n")
+        assert b'status="%d"' % status in page
+        assert b"hailo_runtime_request_duration_seconds_count" not in page
 
     run(holder, story, request_seconds=0.3)
 
