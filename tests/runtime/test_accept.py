@@ -236,8 +236,12 @@ def test_a_chips_release_needs_a_report_that_was_measured(tmp_path: Path) -> Non
     assert (entry.overridden, {each.kind for each in entry.evidence}) == ((), {"acceptance", "verdict"})
 
 
+NOW = datetime.now(UTC)
+"""One moment for all: two reports of one time would else lie a second apart."""
+
+
 def at(**ahead: float) -> str:
-    return (datetime.now(UTC) + timedelta(**ahead)).isoformat(timespec="seconds")
+    return (NOW + timedelta(**ahead)).isoformat(timespec="seconds")
 
 
 def attached_at(root: Path, release: Release, seconds: int, **changes: Any) -> None:
