@@ -18,42 +18,18 @@ import falcon.asgi
 from falcon.asgi import Request, Response
 
 from runtime.active_model import ModelHolder
-from runtime.admission import SLICE_SECONDS
 from runtime.answers import CODES, JSON, Answer, error_answer, internal
 from runtime.body_reading import Event, Receive, Send
 from runtime.health import HealthResource
 from runtime.infer_endpoint import ROUTES, InferEndpoint
 from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
 from runtime.pages import register_pages
-from runtime.protocol import Limits, Turns
+from runtime.protocol import Limits
 from runtime.request_record import Queue, RequestRecord, fixed_headers, plain_path, request_id
+from runtime.turns import Turns
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _ELSEWHERE: Final = "other"
-
-
-class TimedTurns(Turns):
-    """As the server's, but after a while what has come meanwhile is read, and batches go on.
-
-    What is not read yet waits where nobody can tell for how long: unread for a whole go of many windows, it
-    would be answered too late by as much.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__()
-        self._clock = clock
-
-    def _take_all(self) -> None:
-        due, until = self._due, self._clock() + SLICE_SECONDS
-        while due:
-            self._due = [due.pop(0)]
-            super()._take_all()
-            due += self._due
-            if self._clock() >= until:
-                break
-        self._due = due
-        if due:
-            due[0][0].loop.call_soon(self._take_all)
 
 
 class App:
@@ -84,7 +60,7 @@ class App:
         self.routes = routes
         self.queue = queue
         self.limits = limits
-        self.turns = TimedTurns(record.clock)
+        self.turns = Turns(record.clock)
         self.at_start: list[Callable[[asyncio.AbstractEventLoop], None]] = []
         """Called in the event loop before the first request; may begin to watch it."""
 

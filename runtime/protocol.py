@@ -72,28 +72,6 @@ class RuntimeState(ServerState):
     """Each connection's next answer is its last."""
 
 
-class Turns:
-    """Whole requests in the order in which they came, one after the other in one go of the event loop."""
-
-    def __init__(self) -> None:
-        self._due: list[tuple[RuntimeProtocol, Any]] = []
-
-    def wait(self, connection: RuntimeProtocol, cycle: Any) -> None:
-        """Let a request have its turn when everything that is there now has been read."""
-        if not self._due:
-            connection.loop.call_soon(self._take_all)
-        self._due.append((connection, cycle))
-
-    def _take_all(self) -> None:
-        due, self._due = self._due, []
-        for connection, cycle in due:
-            try:
-                connection.take_turn(cycle)
-            except Exception:  # One connection's trouble is not that of all others.
-                _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
-                connection.transport.abort()
-
-
 class _Flow(FlowControl):
     """Reads no further while many requests of the connection are in line: each takes memory, and has no turn.
 

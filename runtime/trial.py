@@ -81,14 +81,12 @@ def try_release(
             try:
                 output, errors = child.communicate(timeout=min(LOOK_SECONDS, left))
                 break
-            except subprocess.TimeoutExpired:
-                pass
-            if why := cut_short():
-                raise TrialCutShortError(why, where=name)
-            if time.monotonic() >= deadline:
-                raise CrashedOnLoadError(
-                    f"loading it took more than {seconds:g} s in a trial", where=name, hint=_CRASH_HINT
-                )
+            except subprocess.TimeoutExpired as still:
+                if why := cut_short():
+                    raise TrialCutShortError(why, where=name) from still
+                if time.monotonic() >= deadline:
+                    what = f"loading it took more than {seconds:g} s in a trial"
+                    raise CrashedOnLoadError(what, where=name, hint=_CRASH_HINT) from still
     if child.returncode == 0:
         return
     if child.returncode == _REFUSED:

@@ -14,8 +14,8 @@ import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.admission import IN_TIME_SECONDS, SLICE_SECONDS, Pace, windows_in_slice
-from runtime.app import TimedTurns
 from runtime.contract.window import FloatArray
+from runtime.turns import Turns
 from tests.doubles.hailo import HailoDouble
 from tests.runtime.hailo import hailo_release, open_on
 from tests.runtime.service import Service
@@ -186,22 +186,22 @@ def test_what_comes_meanwhile_is_read_after_a_while() -> None:
             taken.append(cycle)
             clock.now += SLICE_SECONDS / 2
             if cycle == 0:
-                turns.wait(connection, 10)  # type: ignore[arg-type]
+                turns.wait(connection, 10)
             if cycle == 3:
                 raise ValueError("a mistake of ours")
 
         def abort(self) -> None:
             taken.append(-1)
 
-    turns, connection = TimedTurns(clock), Connection()
+    turns, connection = Turns(clock), Connection()
     for cycle in range(5):
-        turns.wait(connection, cycle)  # type: ignore[arg-type]
+        turns.wait(connection, cycle)
     stretches: list[list[int]] = []
     while soon:
         soon.pop(0)()
         stretches.append(list(taken))
         taken.clear()
-    assert [stretch for stretch in stretches if stretch] == [[0, 1], [2, 3, -1], [4, 10]]
+    assert stretches == [[0, 1], [2, 3, -1], [4, 10]]
 
 
 def test_beside_a_chip_of_2_ms_most_of_90_at_once_are_told_in_time(tmp_path: Path, chip: HailoDouble) -> None:
