@@ -16,6 +16,7 @@ from runtime.contract.errors import ConfigError
 from runtime.device_readings import DeviceReadings
 from runtime.drift import Drift
 from runtime.event_loop import EventLoop
+from runtime.garbage import settle
 from runtime.load_memory import LoadMemory
 from runtime.logs import configure_logging, configure_server_logging
 from runtime.loop_lag import LoopLag
@@ -55,6 +56,7 @@ def compose() -> App:
     readings.start()
     atexit.register(readings.stop)
     app = create_app(holder, metrics, Limits(request_seconds=config.request_timeout))
+    app.at_start.append(settle)
     app.at_start.append(loop.attach)
     app.at_start.append(LoopLag(metrics.registry).begin)
     app.at_start.append(Replay(holder, metrics).begin)
