@@ -58,17 +58,23 @@ class Plausibility:
 
     def kinds_of_each(self, windows: FloatArray) -> list[str]:
         """Which of ``KINDS`` are in float32 (N, 100, 9): one name for each window that has it."""
+        if not self._may_be_implausible(windows):
+            return []
         return [kind for window in windows for kind in self.kinds(window)]
 
     def kinds(self, window: FloatArray) -> tuple[str, ...]:
         """Which of ``KINDS`` are in float32 (100, 9); nearly always none."""
-        if not (
-            _TRUE in (window[0] == window[50]).tobytes()  # else no channel is constant
-            or _TRUE in (window > self._ceilings).tobytes()
-            or _TRUE in (window < self._floors).tobytes()
-        ):
+        if not self._may_be_implausible(window):
             return ()
         return implausible_kinds(window, (self._low, self._high))
+
+    def _may_be_implausible(self, windows: FloatArray) -> bool:
+        """Whether anything in float32 (..., 100, 9) is worth a closer look."""
+        return (
+            _TRUE in (windows[..., 0, :] == windows[..., 50, :]).tobytes()  # else no channel is constant
+            or _TRUE in (windows > self._ceilings).tobytes()
+            or _TRUE in (windows < self._floors).tobytes()
+        )
 
     def named(self, window: FloatArray) -> str:
         """The same for a person: each kind with its channels."""
