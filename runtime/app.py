@@ -22,7 +22,8 @@ from runtime.answers import CODES, JSON, Answer, error_answer, internal
 from runtime.body_reading import Event, Receive, Send
 from runtime.health import HealthResource
 from runtime.infer_endpoint import ROUTES, InferEndpoint
-from runtime.metrics import CONTENT_TYPE, RuntimeMetrics
+from runtime.metrics import RuntimeMetrics
+from runtime.metrics_page import CONTENT_TYPE, MetricsPage
 from runtime.pages import register_pages
 from runtime.protocol import Limits
 from runtime.request_record import Queue, RequestRecord, fixed_headers, plain_path, request_id
@@ -61,6 +62,7 @@ class App:
         self.queue = queue
         self.limits = limits
         self.turns = Turns(record.clock)
+        self._one_begins = asyncio.Lock()
         self.at_start: list[Callable[[asyncio.AbstractEventLoop], None]] = []
         """Called in the event loop before the first request; may begin to watch it."""
 
@@ -97,6 +99,9 @@ class App:
 
     async def _other(self, scope: Event, receive: Receive, send: Send) -> None:
         record, begin = self._record, self._record.begin(scope)
+        # One begins in each pass of the event loop: a crowd that asks for pages is not everybody's wait.
+        async with self._one_begins:
+            await asyncio.sleep(0)
         # An ASGI server may give what can be read once.
         scope["headers"] = [(name, value) for name, value in scope["headers"]]
         identifier = request_id(dict(scope["headers"]).get(b"x-request-id", b""))
@@ -121,8 +126,6 @@ class App:
                 head = {"type": "http.response.start", "status": answer.status}
                 await send_with_headers(head | {"headers": fixed_headers(answer)})
                 await send({"type": "http.response.body", "body": answer.body})
-        finally:
-            self.queue.left(scope)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -145,12 +148,12 @@ class MetricsResource:
     """``GET /metrics``: Prometheus text."""
 
     def __init__(self, metrics: RuntimeMetrics) -> None:
-        self._metrics = metrics
+        self._page = MetricsPage(metrics.registry)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """Answer 200 with every metric."""
         resp.content_type = CONTENT_TYPE
-        resp.data = self._metrics.text()
+        resp.data = await self._page.text()
 
     on_head = on_get
 

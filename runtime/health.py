@@ -56,7 +56,9 @@ class HealthResource:
         health = health_of(self._holder)
         resp.set_header("Cache-Control", "no-store")
         resp.content_type = JSON
-        resp.status = 200 if health["ok"] else 503
+        if not health["ok"]:
+            resp.status = 503
+            resp.set_header("Retry-After", "1")
         resp.data = _ENCODER.encode(health)
 
     on_head = on_get

@@ -56,11 +56,13 @@ from runtime.infer_body import (
     read_body,
     read_octets,
 )
+from runtime.logs import Sampler
 from runtime.metrics import RuntimeMetrics
 from runtime.plausibility import is_probe
 from runtime.request_record import (
     ANSWER,
     CROWDED,
+    ERRORS_A_SECOND,
     INFER_ROUTES,
     Queue,
     RequestRecord,
@@ -109,6 +111,8 @@ class InferEndpoint:
         self._most_waiting = most_waiting
         self._clock = record.clock
         self._batches = BatchTurns()
+        self._outlines = asyncio.Lock()
+        self._failures = Sampler(1.0, ERRORS_A_SECOND)
         self.bodies = BodyMemory()
         self._pace = Pace()
         self._of_model: tuple[ActiveModel | None, Headers] = (None, [])
@@ -144,14 +148,14 @@ class InferEndpoint:
         """Read and answer, counted; None where nobody is there any more."""
         fields = _Fields(scope["headers"])
         model: ActiveModel | None = None
-        begin = self._clock()
+        begin: float | None = None  # What was never there in whole has no duration; 0 would look quick.
         try:
             _check(scope, fields)
             body = await read_whole(receive, held)
             begin = self._record.begin(scope)
             self._queue.left(scope)
             model = self._admit(scope)
-            windows = read_octets(body) if fields.octets else read_body(body)
+            windows = await self._read(body, fields)
             single = isinstance(windows, np.ndarray) and windows.ndim == 2
             if single or len(windows) == 1:
                 self._pace.check(self._clock() - begin)
@@ -195,11 +199,23 @@ class InferEndpoint:
         self._queue.left(scope)
         return answer, self._done(scope, fields, model, answer, begin)
 
+    async def _read(self, body: bytes, fields: _Fields) -> Window | FloatArray | WindowBatch:
+        """The windows of a body; of JSON one outline at a time, and others have a turn after each."""
+        if fields.octets:
+            return read_octets(body)
+        if not are_several(body):
+            return read_body(body)
+        async with self._outlines:
+            try:
+                return read_body(body)
+            finally:
+                await asyncio.sleep(0)
+
     def _done(
-        self, scope: Event, fields: _Fields, model: ActiveModel | None, answer: Answer, begin: float
+        self, scope: Event, fields: _Fields, model: ActiveModel | None, answer: Answer, begin: float | None
     ) -> Headers:
         """Count it; the answer's headers."""
-        seconds = self._clock() - begin
+        seconds = None if begin is None else self._clock() - begin
         release = model.release_id if model else self._record.release()
         headers = fixed_headers(answer)
         headers += self._record.headers(fields.request_id, "" if model else release, seconds)
@@ -302,14 +318,20 @@ class InferEndpoint:
             return error.answer
         if isinstance(error, BodyError | WindowError):
             return bad_input(error)
-        logged = {"fields": {"request_id": identifier.decode()}}
+        # An engine that fails does so for every window, and must not fill the disk.
+        unlogged = self._failures.take(self._clock())
+        fields: dict[str, object] = {"request_id": identifier.decode()}
+        if unlogged:
+            fields["unlogged"] = unlogged
         if isinstance(error, EngineError):
             if isinstance(error, DeviceError) and model is not None:
                 self._holder.lost(model, error)
             self._metrics.engine_failed(error.code, model.release_id if model else "")
-            _LOGGER.error("engine: %s", error, extra=logged)
+            if unlogged is not None:
+                _LOGGER.error("engine: %s", error, extra={"fields": fields})
             return engine_failed(error)
-        _LOGGER.error("unexpected", exc_info=error, extra=logged)
+        if unlogged is not None:
+            _LOGGER.error("unexpected", exc_info=error, extra={"fields": fields})
         return internal()
 
 

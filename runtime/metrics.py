@@ -13,9 +13,7 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -27,7 +25,6 @@ from runtime.served_metrics import ReleaseCounter, ServedCollector
 from runtime.shadow_metrics import ShadowCollector
 from runtime.telemetry_metrics import DriftCollector, TelemetryCounts
 
-CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 SWITCH_BUCKETS_SECONDS: Final = (0.001, 0.005, 0.010, 0.020, 0.045, 0.100, 0.250, 0.5, 1.0, 2.5, 10.0)
 _BUILD_LABELS: Final = (
     "version",
@@ -251,10 +248,6 @@ class RuntimeMetrics:
     def reading_failed(self) -> None:
         """Count one reading of the chip that failed."""
         self._reading_errors.inc()
-
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format, as ``CONTENT_TYPE`` says."""
-        return generate_latest(self.registry)
 
 
 class _LogCollector(Collector):

@@ -116,7 +116,7 @@ class TestResource:
         state = self._holder.state
         told: dict[str, Any]
         if isinstance(state, PipelineError):
-            told = {"ok": False, "message": str(state), "release": ""}
+            told = {"ok": False, "error": state.code, "message": str(state), "release": ""}
         else:
             try:
                 state.repeat_golden_window()
@@ -128,7 +128,7 @@ class TestResource:
                 if isinstance(error, EngineError):
                     self._metrics.engine_failed(error.code, state.release_id)
                 _LOGGER.error("golden window: %s", error, extra={"fields": {"event": "test_failed"}})
-                told = {"ok": False, "message": str(error)}
+                told = {"ok": False, "error": error.code, "message": str(error)}
             told |= {"release": state.release_id}
         if not told["ok"]:
             resp.status = 503

@@ -209,6 +209,11 @@ class RuntimeProtocol(HttpToolsProtocol):
         else:
             self._answer(cycle, *answered)
 
+    def give_up(self, cycle: Any) -> None:
+        """End the connection without a word: this request cannot be answered."""
+        self._queue.left(cycle.scope)
+        self.transport.abort()
+
     def on_response_complete(self) -> None:
         """As uvicorn's, without a timer for each answer: ``look`` ends what is idle."""
         self.server_state.total_requests += 1

@@ -20,7 +20,7 @@ ANSWER: Final = "runtime.answer"
 """Key in a scope: takes an ``Answer`` and its headers, sends them as one piece, says whether it did."""
 
 QUEUED: Final = "runtime.queued"
-"""Key in a scope: it is counted as waiting."""
+"""Key in a scope: whether it is counted as waiting; there as soon as it was, or never will be."""
 
 CROWDED: Final = "runtime.crowded"
 """Key in a scope: there are more connections than are served."""
@@ -51,20 +51,25 @@ def plain_path(path: str) -> str:
 
 
 class Queue:
-    """Requests that are there in whole and have not had their turn."""
+    """Inferences that are there in whole and have not had their turn."""
 
     def __init__(self) -> None:
         self.waiting = 0
 
     def arrived(self, scope: Any, now: float) -> None:
-        """One is there; ``now`` is ``perf_counter``."""
-        scope[COMPLETE_AT], scope[QUEUED] = now, True
-        self.waiting += 1
+        """A request is there; ``now`` is ``perf_counter``."""
+        scope[COMPLETE_AT] = now
+        if scope["method"] != "POST" or plain_path(scope["path"]) not in INFER_ROUTES:
+            return
+        # Who was answered before the end of the body has left before coming.
+        if scope.setdefault(QUEUED, True):
+            self.waiting += 1
 
     def left(self, scope: Any) -> None:
         """It has its turn, or will never have one; again changes nothing."""
-        if scope.pop(QUEUED, False):
+        if scope.get(QUEUED):
             self.waiting -= 1
+        scope[QUEUED] = False
 
 
 class RequestRecord:

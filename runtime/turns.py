@@ -18,10 +18,12 @@ class Waiting(Protocol):
     """A connection with a whole request."""
 
     loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
 
     def take_turn(self, cycle: Any) -> None:
         """Answer the request."""
+
+    def give_up(self, cycle: Any) -> None:
+        """End: the request could not be answered, by a mistake of ours."""
 
 
 class Turns:
@@ -58,7 +60,7 @@ class Turns:
                 connection.take_turn(cycle)
             except Exception:  # One connection's trouble is not that of all others.
                 _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
-                connection.transport.abort()
+                connection.give_up(cycle)
             if self._due and self._clock() >= until:
                 self._go_on(connection.loop)
                 return

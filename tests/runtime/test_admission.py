@@ -177,7 +177,6 @@ def test_what_comes_meanwhile_is_read_after_a_while() -> None:
 
     class Connection:
         loop = property(lambda self: self)
-        transport = property(lambda self: self)
 
         def call_soon(self, what: Callable[[], None]) -> None:
             soon.append(what)
@@ -190,8 +189,8 @@ def test_what_comes_meanwhile_is_read_after_a_while() -> None:
             if cycle == 3:
                 raise ValueError("a mistake of ours")
 
-        def abort(self) -> None:
-            taken.append(-1)
+        def give_up(self, cycle: int) -> None:
+            taken.append(-cycle)
 
     turns, connection = Turns(clock), Connection()
     for cycle in range(5):
@@ -201,7 +200,7 @@ def test_what_comes_meanwhile_is_read_after_a_while() -> None:
         soon.pop(0)()
         stretches.append(list(taken))
         taken.clear()
-    assert stretches == [[0, 1], [2, 3, -1], [4, 10]]
+    assert stretches == [[0, 1], [2, 3, -3], [4, 10]]
 
 
 def test_beside_a_chip_of_2_ms_most_of_90_at_once_are_told_in_time(tmp_path: Path, chip: HailoDouble) -> None:

@@ -20,7 +20,7 @@ from runtime.contract.window import FloatArray
 from runtime.engine_failures import MOST_IN_A_ROW
 from runtime.engines.emulator import EmulatorEngine
 from runtime.infer_endpoint import ROUTES
-from runtime.metrics import CONTENT_TYPE
+from runtime.metrics_page import CONTENT_TYPE
 from tests.runtime.service import NO_RELEASE, Service, logged
 from tests.runtime.test_infer_body import GOOD, WRONG, with_value
 from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.body_reading import FREE_BODY_BYTES
 from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOW_BYTES
-from runtime.request_record import CROWDED, Queue
+from runtime.request_record import COMPLETE_AT, CROWDED, Queue
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
 from tests.simulators import imu_windows
@@ -201,11 +201,51 @@ def test_who_waits_too_long_hears_when_to_ask_again(service: Service, waiting: i
         assert (fields["retry-after"], json.loads(body)["error"]) == ("1", "overloaded")
 
 
-def test_whose_turn_has_come_waits_no_longer(service: Service) -> None:
-    queue = Queue()
-    scope: dict[str, Any] = {}
+INFERENCE: dict[str, Any] = {"method": "POST", "path": "/infer"}
+
+
+def test_whose_turn_has_come_waits_no_longer() -> None:
+    queue, scope = Queue(), dict(INFERENCE)
     queue.arrived(scope, 1.0)
     assert queue.waiting == 1
     queue.left(scope)
     queue.left(scope)
     assert queue.waiting == 0
+
+
+def test_who_was_answered_before_the_end_of_its_body_does_not_wait() -> None:
+    """Counted then, nobody would ever take it away again: after 97, every window would hear 503."""
+    queue, scope = Queue(), dict(INFERENCE)
+    queue.left(scope)
+    queue.arrived(scope, 1.0)
+    assert (queue.waiting, scope[COMPLETE_AT]) == (0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "counted"),
+    [
+        ("POST", "/", 1),
+        ("POST", "//infer/", 1),
+        ("POST", "/test", 0),
+        ("GET", "/", 0),
+        ("GET", "/metrics", 0),
+    ],
+)
+def test_only_inference_waits_in_the_queue(method: str, path: str, counted: int) -> None:
+    queue = Queue()
+    queue.arrived({"method": method, "path": path}, 1.0)
+    assert queue.waiting == counted
+
+
+@pytest.mark.parametrize(
+    "headers", [{"content-type": "text/csv"}, {"content-length": str(MAX_BODY_BYTES + 1)}]
+)
+def test_what_is_refused_by_its_head_has_no_duration(service: Service, headers: dict[str, str]) -> None:
+    """It was never there in whole, and 0 ms would look quick."""
+    service = Service(service.holder)
+    answer = answered(service, [part(b"")], **headers)
+    assert answer is not None
+    assert answer[0] in (413, 415)
+    assert "server-timing" not in answer[1]
+    assert service.sample("hailo_runtime_requests_total", status=str(answer[0])) == 1
+    assert not service.sample("hailo_runtime_request_duration_seconds_count")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 from runtime import device_readings
 from runtime.device_readings import DeviceReading, DeviceReadings, ReadingError
@@ -110,8 +111,8 @@ def test_without_a_chip_there_is_no_reader_and_no_metric() -> None:
     station.served = False
     station.readings.step()
     assert station.failures == 0
-    assert b"hailo_device_temperature" not in station.metrics.text()
-    assert b"hailo_device_info" not in station.metrics.text()
+    assert b"hailo_device_temperature" not in generate_latest(station.metrics.registry)
+    assert b"hailo_device_info" not in generate_latest(station.metrics.registry)
 
 
 def test_the_reader_ends_with_its_parent(double: HailoDouble) -> None:

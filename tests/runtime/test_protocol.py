@@ -79,6 +79,11 @@ async def serving(holder: ModelHolder, **limits: Any) -> AsyncIterator[Serving]:
             await asyncio.sleep(0.01)
         try:
             yield Serving(app, listener.getsockname()[1], server.server_state.connections)
+            # Whatever happened: who is gone does not wait.
+            async with asyncio.timeout(20):
+                while app.queue.waiting and server.server_state.connections:
+                    await asyncio.sleep(0.01)
+            assert app.queue.waiting == 0
         finally:
             server.should_exit = True
             await asyncio.wait_for(running, 20)

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from runtime.contract.errors import EngineError
 from runtime.infer_body import read_body
 from runtime.logs import JsonFormatter
+from runtime.request_record import ERRORS_A_SECOND
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
 
@@ -69,3 +71,22 @@ def test_each_request_is_one_line_without_its_body(service: Service) -> None:
 
 def test_the_log_level_is_respected(service: Service) -> None:
     assert lines_of(service, "WARNING", GOOD, b"") == []
+
+
+def test_an_engine_that_fails_for_every_window_does_not_fill_the_disk(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("broken", where="engine")
+
+    monkeypatch.setattr(service.holder.model._engine, "infer", fail)  # type: ignore[union-attr]
+    now = [100.0]
+    failing = Service(service.holder, lambda: now[0])
+    with logged("ERROR") as lines:
+        for _ in range(100):
+            assert failing.post(GOOD).status_code == 503
+        now[0] += 1.0
+        failing.post(GOOD)
+    told = [line for line in lines if line["message"].startswith("engine:")]
+    assert len(told) == ERRORS_A_SECOND + 1
+    assert told[-1]["unlogged"] == 100 - ERRORS_A_SECOND
