@@ -52,7 +52,8 @@ class Limits:
         request_seconds: From a request's first byte to its last, and for a client to read its answer.
         idle_seconds: Without any request. EdgeInfer's client keeps idle connections for 60 s: who closes
             first loses a request, and that must not be us.
-        head_bytes: Of the request line and the headers, and of trailers, about.
+        head_bytes: Of the request line and the headers, and of trailers; up to ``READ_BYTES`` more where
+            they begin in one piece with what was before them.
         connections: For a further one, the longest silent of those that never sent a whole head is closed;
             where there is none, it is told 503 when it asks for inference, and closed after its answer.
         waiting: Whole requests that wait for their turn, the newest: others are told 503.
@@ -105,7 +106,9 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._state = _IDLE
         self._since = self._unread_since = perf_counter()
         self._head_bytes = 0  # Since the request's first byte; in its body, since anything of the body came.
-        self._bodied = False
+        self._bodied = self._ended = (
+            False  # Of this piece: it has some of a body, the end of a head or request.
+        )
         self._begun = 0
         self._discarded = 0
         self._crowded = False
@@ -149,7 +152,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._state == _LINGERING:
             self._discard(len(data))
             return
-        self._parsing, self._bodied, self._begun = True, False, 0
+        self._parsing, self._bodied, self._ended, self._begun = True, False, False, 0
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
@@ -184,8 +187,11 @@ class RuntimeProtocol(HttpToolsProtocol):
                 self._begun -= 1
 
     def _bound_fields(self, size: int) -> None:
-        """The parser keeps a field of any size until it ends, in a head and behind a body's last chunk."""
-        self._head_bytes = 0 if self._bodied else self._head_bytes + size
+        """The parser keeps a field of any size until it ends, in a head and behind a body's last chunk.
+
+        It does not say where in a piece a head begins: what was before it is not counted as its bytes.
+        """
+        self._head_bytes = 0 if self._bodied or self._ended else self._head_bytes + size
         if self._head_bytes > self._limits.head_bytes:
             what = (
                 "request line and headers have"
@@ -267,7 +273,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._crowded or self._shared.ending:
             self.cycle.keep_alive = False
         self.scope[ANSWER] = partial(self._answer, self.cycle)  # type: ignore[typeddict-unknown-key]
-        self._state, self._discarded, self._head_bytes = _BODY, 0, 0
+        self._state, self._discarded, self._ended = _BODY, 0, True
 
     def on_body(self, body: bytes) -> None:
         """A part of a body; dropped where the answer did not need it."""
@@ -282,7 +288,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._state == _HEAD:
             return  # It comes again, without its offer of another protocol.
         now = perf_counter()
-        self._state, self._since = _IDLE, now
+        self._state, self._since, self._ended = _IDLE, now, True
         if not self.cycle.response_complete:
             self._queue.arrived(self.scope, now)
         super().on_message_complete()

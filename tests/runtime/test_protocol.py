@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import signal
 import socket
 import time
@@ -23,7 +24,7 @@ from runtime.active_model import ActiveModel, ModelHolder
 from runtime.app import App, create_app
 from runtime.engines.emulator import EmulatorEngine
 from runtime.metrics import RuntimeMetrics
-from runtime.protocol import READ_BYTES, Limits, RuntimeProtocol
+from runtime.protocol import _BODY, READ_BYTES, Limits, RuntimeProtocol
 from runtime.worker import RuntimeServer, RuntimeWorker
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
@@ -156,6 +157,87 @@ def test_a_body_in_many_chunks_is_no_head(holder: ModelHolder) -> None:
 
     run(holder, story)
     assert len(parts) > Limits().head_bytes
+
+
+class Wire(asyncio.Transport):
+    """A client whose bytes come in just the pieces that a test says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = b""
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.answers += bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    write_eof = abort = close
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    resume_reading = pause_reading
+
+
+def answers_to(holder: ModelHolder, *pieces: bytes) -> list[int]:
+    """The statuses that are answered to these pieces, read one by one."""
+
+    async def story() -> bytes:
+        app = create_app(holder, RuntimeMetrics())
+        config = Config(app, log_config=None, **RuntimeWorker.CONFIG_KWARGS)
+        config.load()
+        connection, wire = RuntimeProtocol(config, RuntimeServer(config).server_state, {}), Wire()
+        connection.connection_made(wire)
+        for piece in pieces:
+            connection.data_received(piece)
+            while connection._state != _BODY and not connection._nothing_due():
+                await asyncio.sleep(0)
+        return wire.answers
+
+    answers = asyncio.run(asyncio.wait_for(story(), 20))
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", answers)]
+
+
+def full_piece(end: bytes) -> bytes:
+    """As much as is read in one go: a request, and the beginning of the next."""
+    padded = GET[:-2] + b"A: "
+    return padded + b"a" * (READ_BYTES - len(padded) - 4 - len(end)) + b"\r\n\r\n" + end
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        (GET[:-2] + b"A: ", b"b\r\n\r\n"),
+        (b"G", GET[1:]),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", CHUNKED.partition(b"\r\n\r\n")[2] + b"\r\n"),
+    ],
+    ids=["head", "first byte", "chunks"],
+)
+def test_what_was_read_with_a_short_head_is_not_counted_as_its_bytes(
+    holder: ModelHolder, begun: bytes, rest: bytes
+) -> None:
+    """It drips, as it may; nearly all of the first piece was the request before."""
+    dripped = [rest[start : start + 1] for start in range(30)]
+    assert answers_to(holder, full_piece(begun), *dripped, rest[30:]) == [200, 200]
+
+
+def test_a_head_that_begins_behind_another_is_bounded_as_well(holder: ModelHolder) -> None:
+    filled = [b"a" * 1024] * (Limits().head_bytes // 1024)
+    begun = GET[:-2] + b"A: "
+    assert answers_to(holder, full_piece(begun), *filled) == [200]
+    assert answers_to(holder, full_piece(begun), *filled, b"a") == [200, 431]
+    assert answers_to(holder, begun, *filled) == [431]
 
 
 def test_a_trailer_says_nothing_about_the_request(holder: ModelHolder) -> None:
