@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -112,7 +112,9 @@ class RuntimeProtocol(HttpToolsProtocol):
         self._begun = 0
         self._discarded = 0
         self._crowded = False
+        self._half_closed = False
         self._parsing = False
+        self._refusal: Callable[[], None] | None = None  # What is told after the answers that are due before.
         self._whole: Any = None  # A request that may be answered without a task, if its end is in this piece.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -149,7 +151,7 @@ class RuntimeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse a piece."""
-        if self._state == _LINGERING:
+        if self._state == _LINGERING or self._refusal is not None:
             self._discard(len(data))
             return
         self._parsing, self._bodied, self._ended, self._begun = True, False, False, 0
@@ -230,17 +232,23 @@ class RuntimeProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            if cycle is self.cycle and self._refusal is not None:
+                refuse, self._refusal = self._refusal, None
+                refuse()
+            else:
+                self._start_asgi_task(cycle, app)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The client sends no more, but may still read."""
-        if self._state == _BODY and not self.cycle.response_complete:
-            what = "the connection was closed before the end of the body"
-            self._refuse(400, "body_cut_off", what, linger=False)
-        elif self._state == _IDLE and self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
-            return True
-        return None
+        self._half_closed = True
+        if self._nothing_due():
+            return None
+        if self._state == _BODY:
+            self._refuse(400, "body_cut_off", "the connection was closed before the end of the body")
+            return self._refusal is not None
+        # A head that has begun is no request; what was asked before it is answered.
+        self.cycle.keep_alive = False
+        return self._state != _LINGERING
 
     def on_message_begin(self) -> None:
         """The first byte of a request.
@@ -354,12 +362,16 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._discarded > DISCARD_BYTES:
             self.transport.abort()
 
-    def _refuse(self, status: int, error: str, what: str, *, linger: bool = True) -> None:
+    def _refuse(self, status: int, error: str, what: str) -> None:
         """Answer for the application, and end the connection: what comes next cannot be told apart."""
         if self.transport.is_closing():
             return
         cycle, reading_body = self.cycle, self._state == _BODY
         if not self._nothing_due():
+            if self.pipeline and reading_body:
+                # Others are in work: their answers are due first.
+                self._refusal = self._refusal or partial(self._refuse, status, error, what)
+                return
             if cycle.response_started or not reading_body:
                 # The answer to what came before is due first, and is the last one.
                 cycle.keep_alive = False
@@ -378,7 +390,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         headers = self.app.refused(answer, cycle.scope if reading_body else None)
         self.transport.write(raw_answer(answer, headers, ends=True))
         try:
-            if linger and self.transport.can_write_eof():
+            if self.transport.can_write_eof() and not self._half_closed:
                 self.transport.write_eof()
             else:
                 self.transport.close()

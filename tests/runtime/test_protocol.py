@@ -23,12 +23,13 @@ from uvicorn.config import Config
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.app import App, create_app
 from runtime.engines.emulator import EmulatorEngine
+from runtime.infer_body import WINDOW_BYTES
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import _BODY, READ_BYTES, Limits, RuntimeProtocol
 from runtime.worker import RuntimeServer, RuntimeWorker
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
-from tests.simulators import ReleaseSimulator
+from tests.simulators import ReleaseSimulator, imu_windows
 
 HEAD = b"POST /infer HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\n"
 WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD
@@ -268,6 +269,65 @@ def test_who_only_reads_any_more_is_answered(holder: ModelHolder) -> None:
     async def story(server: Serving) -> None:
         status, fields, body = parted(await server.exchange(WHOLE, end=True))
         assert (status, len(body["latent"]), fields["x-request-id"]) == (200, 64, "mine")
+
+    run(holder, story)
+
+
+BATCH = (
+    b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
+    b"Accept: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % (WINDOW_BYTES * 50)
+) + imu_windows(50, seed=3).astype("<f4").tobytes()
+"""Windows that are run in turns: what comes meanwhile is read before they are answered."""
+
+
+@pytest.mark.parametrize("begun", [b"", b"P", HEAD, HEAD[:-2]], ids=["nothing", "byte", "lines", "head"])
+def test_who_only_reads_any_more_is_answered_what_is_in_work(holder: ModelHolder, begun: bytes) -> None:
+    """Also where the next request had begun: it is not one, and takes nobody's answer away."""
+
+    async def story(server: Serving) -> None:
+        answer = await server.exchange(BATCH + begun, end=True)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.lower().count(b"connection: close") == 1
+        assert answer.count(b"HTTP/1.1") == 1
+        assert not server.connections
+        assert server.app.queue.waiting == 0
+
+    run(holder, story)
+
+
+BAD_CHUNK = HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [(WHOLE,), (BATCH,), (GET, BATCH, BATCH), (BATCH, WHOLE)],
+    ids=["window", "batch", "three", "batch and window"],
+)
+@pytest.mark.parametrize(
+    ("last", "end", "error"),
+    [(BAD_CHUNK, False, "invalid_http"), (BAD_CHUNK, True, "invalid_http"), (CUT_OFF, True, "body_cut_off")],
+    ids=["chunk", "chunk, half-closed", "cut off"],
+)
+def test_a_refusal_is_told_after_the_answers_before_it(
+    holder: ModelHolder,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[bytes, ...],
+    last: bytes,
+    end: bool,
+    error: str,
+) -> None:
+    """Answers have no number: one that comes too early is taken for another request's."""
+    monkeypatch.setattr("runtime.protocol._LINGER_SECONDS", 1000.0)  # who sends no more is not waited for
+
+    async def story(server: Serving) -> None:
+        answer = await server.exchange(*before, last, end=end)
+        statuses = re.findall(rb"HTTP/1.1 (\d+) ", answer)
+        assert statuses == [b"200"] * len(before) + [b"400"]
+        status, fields, body = parted(answer[answer.index(b"HTTP/1.1 400") :])
+        assert (status, body["error"], fields["x-request-id"]) == (400, error, "mine")
+        while server.connections:
+            await asyncio.sleep(0.01)
+        assert server.app.queue.waiting == 0
 
     run(holder, story)
 
