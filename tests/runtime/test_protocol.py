@@ -23,7 +23,6 @@ from uvicorn.config import Config
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.app import App, create_app
 from runtime.engines.emulator import EmulatorEngine
-from runtime.infer_body import WINDOW_BYTES
 from runtime.metrics import RuntimeMetrics
 from runtime.protocol import _BODY, READ_BYTES, Limits, RuntimeProtocol
 from runtime.worker import RuntimeServer, RuntimeWorker
@@ -273,10 +272,13 @@ def test_who_only_reads_any_more_is_answered(holder: ModelHolder) -> None:
     run(holder, story)
 
 
-BATCH = (
-    b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\n"
-    b"Accept: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % (WINDOW_BYTES * 50)
-) + imu_windows(50, seed=3).astype("<f4").tobytes()
+def batch(windows: int) -> bytes:
+    head = HEAD[:-2].replace(b"X-Request-Id: mine", b"Content-Type: application/octet-stream")
+    body = imu_windows(windows, seed=3).astype("<f4").tobytes()
+    return head + b"\r\nAccept: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+BATCH, SMALL_BATCH = batch(50), batch(7)
 """Windows that are run in turns: what comes meanwhile is read before they are answered."""
 
 
@@ -300,8 +302,8 @@ BAD_CHUNK = HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
 
 @pytest.mark.parametrize(
     "before",
-    [(WHOLE,), (BATCH,), (GET, BATCH, BATCH), (BATCH, WHOLE)],
-    ids=["window", "batch", "three", "batch and window"],
+    [(WHOLE,), (BATCH,), (GET, BATCH, BATCH), (BATCH, WHOLE), (GET, SMALL_BATCH)],
+    ids=["window", "batch", "three", "batch and window", "one piece"],
 )
 @pytest.mark.parametrize(
     ("last", "end", "error"),
@@ -320,7 +322,7 @@ def test_a_refusal_is_told_after_the_answers_before_it(
     monkeypatch.setattr("runtime.protocol._LINGER_SECONDS", 1000.0)  # who sends no more is not waited for
 
     async def story(server: Serving) -> None:
-        answer = await server.exchange(*before, last, end=end)
+        answer = await server.exchange(b"".join((*before, last)), end=end)
         statuses = re.findall(rb"HTTP/1.1 (\d+) ", answer)
         assert statuses == [b"200"] * len(before) + [b"400"]
         status, fields, body = parted(answer[answer.index(b"HTTP/1.1 400") :])
