@@ -35,9 +35,7 @@ workers = 1
 worker_class = RuntimeWorker
 # The engine is opened by the worker: a device handle or a thread pool does not survive a fork.
 preload_app = False
-# EdgeInfer's client keeps idle connections for 60 s: who closes first loses a request, and that
-# must not be us.
-keepalive = 75
+# No keepalive: how long an idle connection is kept is Limits.idle_seconds, in protocol.py.
 graceful_timeout = 10
 # The worker's sign of life; the bound for requests is REQUEST_TIMEOUT.
 timeout = 30

@@ -393,6 +393,24 @@ def test_a_silent_connection_is_closed_and_a_used_one_kept(holder: ModelHolder) 
     run(holder, story, idle_seconds=-0.5)
 
 
+def test_a_minute_between_two_requests_is_no_reset(holder: ModelHolder) -> None:
+    """EdgeInfer's client keeps idle connections for 60 s; ours are kept a while longer, and not for ever."""
+
+    async def story(server: Serving) -> None:
+        used = await server.connect()
+        for idle in (60.0, 75.0):
+            assert await asked(used, WHOLE) == 200
+            (connection,) = server.connections
+            connection.look(perf_counter() + idle)
+            assert not connection.transport.is_closing()
+        assert await asked(used, WHOLE) == 200
+        connection.look(perf_counter() + 77)
+        assert await asyncio.wait_for(used[0].read(), 20) == b""
+        used[1].close()
+
+    run(holder, story)
+
+
 OFFERS = (
     b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
     b"upgrade: websocket\r\nUpgrade: h2c\r\nconnection: upgrade\r\nExpect: 100-continue\r\n\r\n",
