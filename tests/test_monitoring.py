@@ -113,7 +113,12 @@ def test_grafana_finds_what_it_is_given() -> None:
 def test_the_rules_know_no_metric_that_the_runtime_lacks() -> None:
     """Names that are there without traffic; the journey with a real Prometheus looks for the others."""
     text = generate_latest(RuntimeMetrics("stable").registry).decode()
-    for name in ("hailo_model_loaded", "hailo_release_switch_failing", "hailo_store_alarm"):
+    for name in (
+        "hailo_model_loaded",
+        "hailo_engine_failing",
+        "hailo_release_switch_failing",
+        "hailo_store_alarm",
+    ):
         assert name in text
 
 
