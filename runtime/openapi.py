@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
+from runtime.admission import overloaded
+from runtime.answers import CODES, bad_input, engine_failed, error_answer, internal, unavailable
 from runtime.config import VERSION
+from runtime.contract.errors import EngineError, PipelineError, WindowError
 from runtime.contract.window import CHANNELS, LATENT_SIZE, WINDOW_LENGTH
-from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, WINDOW_BYTES
+from runtime.engines.hailo_errors import (
+    DeviceBusyError,
+    DeviceFailedError,
+    DeviceLostError,
+    DeviceTimeoutError,
+    DriverMismatchError,
+    NoDeviceError,
+)
+from runtime.infer_body import MAX_BODY_BYTES, MAX_WINDOWS, WINDOW_BYTES, BodyError
 from runtime.plausibility import KINDS
+from runtime.protocol import REFUSALS
 
 Schema = dict[str, Any]
 JSON: Final = "application/json"
@@ -147,17 +161,79 @@ def _answer(
     return {"description": text, "headers": named, "content": bodies, **more}
 
 
-def _error(text: str, headers: tuple[str, ...] = ()) -> Schema:
-    return _answer(text, {JSON: _ref("Error")}, headers)
+ENGINE_ERRORS: Final[tuple[type[EngineError], ...]] = (
+    EngineError,
+    NoDeviceError,
+    DeviceBusyError,
+    DeviceTimeoutError,
+    DeviceLostError,
+    DriverMismatchError,
+    DeviceFailedError,
+)
+"""What a window can fail with that was let in."""
+
+_TO_DO: Final = {
+    "invalid_json": "Send JSON: NaN and Infinity are none.",
+    "invalid_body": "Send one key, x, as schema says; the message names the place.",
+    "window_shape": f"Send {WINDOW_LENGTH} rows of {len(CHANNELS)} numbers for each window.",
+    "window_value": "Send finite numbers that float32 has; the message names the place.",
+    "invalid_http": "Send HTTP/1.1 or HTTP/1.0, with one length; the connection ends.",
+    "body_cut_off": "Send as many bytes as Content-Length says before closing.",
+    "head_too_large": "Send fewer or shorter headers.",
+    "model_unavailable": "reason and hint say why nothing is served, as /healthz does; ask again.",
+    "overloaded": "Ask again, less at a time.",
+    "internal": "Ask again; the server's log has what failed, under the request id.",
+}
+_ENGINE_TO_DO: Final = "Ask again; hint says what may be amiss, /healthz whether it lasts."
+
+
+def infer_errors() -> dict[str, tuple[int, str]]:
+    """Every ``error`` that ``POST /infer`` may answer: status and what to do; asked of what makes them."""
+    bodies: list[type[PipelineError]] = [BodyError, *_kinds_of(BodyError), *_kinds_of(WindowError)]
+    answers = [
+        *(bad_input(kind("")) for kind in bodies),
+        *(error_answer(status, CODES[status], "") for status in (406, 413, 415)),
+        *(error_answer(status, error, "") for error, status in REFUSALS.items()),
+        unavailable(PipelineError("")),
+        overloaded("").answer,
+        internal(),
+        *(engine_failed(kind("")) for kind in ENGINE_ERRORS),
+    ]
+    found: dict[str, tuple[int, str]] = {}
+    for answer in sorted(answers, key=lambda each: each.status):
+        body = msgspec.json.decode(answer.body)
+        hint = body.get("hint", "")
+        to_do = hint[:1].upper() + hint[1:] + "." if hint else _ENGINE_TO_DO
+        found[body["error"]] = answer.status, _TO_DO.get(body["error"], to_do)
+    return found
+
+
+def _kinds_of(family: type[PipelineError]) -> Iterator[type[PipelineError]]:
+    for kind in family.__subclasses__():
+        if kind.__module__.startswith("runtime."):  # not a test's
+            yield kind
+            yield from _kinds_of(kind)
+
+
+def _infer_error(status: str, text: str, headers: tuple[str, ...] = ()) -> Schema:
+    """An answer that is one of these errors, each with what to do."""
+    told = [
+        {"const": error, "description": to_do}
+        for error, (code, to_do) in infer_errors().items()
+        if str(code) == status
+    ]
+    schema = {"allOf": [_ref("Error"), {"properties": {"error": {"oneOf": told}}}]}
+    return _answer(text, {JSON: schema}, headers)
 
 
 _BUSY: Final = "Nothing is loaded, the engine failed, or too much waits."
 _REFUSED: Final = {
-    "400": "The body is not what it should be; the message names the place.",
+    "400": "The body or the request is not what it should be; the message names the place.",
     "406": "Accept allows neither JSON nor octets.",
     "408": "The request did not end in time.",
     "413": f"More than {MAX_BODY_BYTES} bytes.",
     "415": "Another type, or a Content-Encoding.",
+    "431": "The request line and the headers, or what is sent beside a body, are too long.",
 }
 
 
@@ -181,8 +257,8 @@ def _infer(text: str, name: str) -> Schema:
                 answered,
                 (*_OF_A_MODEL, "X-Implausible", "X-Columns"),
             ),
-            **{status: _error(reason) for status, reason in _REFUSED.items()},
-            "503": _error(_BUSY, ("Retry-After",)),
+            **{status: _infer_error(status, reason) for status, reason in _REFUSED.items()},
+            "503": _infer_error("503", _BUSY, ("Retry-After",)),
         },
     }
 

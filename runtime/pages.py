@@ -15,7 +15,7 @@ from runtime.active_model import ModelHolder
 from runtime.contract.errors import DeviceError, EngineError, PipelineError
 from runtime.health import health_of
 from runtime.metrics import RuntimeMetrics
-from runtime.openapi import document
+from runtime.openapi import document, infer_errors
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _ENCODER: Final = msgspec.json.Encoder()
@@ -95,6 +95,12 @@ class DocsResource:
         parts = [f"<p>{_text(found['info']['description'])}", f"<h2>Example</h2><pre>{_text(_EXAMPLE)}</pre>"]
         for path, methods in found["paths"].items():
             parts += [_operation(path, method, operation) for method, operation in methods.items()]
+        errors = "".join(
+            f"<tr><td>{status}<td><code>{error}</code><td>{_text(to_do)}"
+            for error, (status, to_do) in infer_errors().items()
+        )
+        parts.append('<h2 id="errors">Errors of <code>POST /infer</code> and its aliases</h2>')
+        parts.append(f"<table><tr><th>Status<th>error<th>What to do{errors}</table>")
         parts.append("<h2>Schemas</h2>")
         for name, schema in found["components"]["schemas"].items():
             shown = msgspec.json.format(_ENCODER.encode(schema), indent=2).decode()

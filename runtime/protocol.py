@@ -32,6 +32,9 @@ A piece may be chunks of one byte each, which are parsed one by one while everyb
 DISCARD_BYTES: Final = 8 * 1024 * 1024
 """What is read of a body after its answer: who still sends does not read, and would lose it in a reset."""
 
+REFUSALS: Final = {"invalid_http": 400, "body_cut_off": 400, "request_timeout": 408, "head_too_large": 431}
+"""What a connection answers by itself: error to status."""
+
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LINGER_SECONDS: Final = 5.0
 _MOST_IN_LINE: Final = 32
@@ -158,7 +161,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            self._refuse(400, "invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
+            self._refuse("invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
         finally:
             self._parsing = False
         if self._state in (_HEAD, _BODY):
@@ -200,7 +203,7 @@ class RuntimeProtocol(HttpToolsProtocol):
                 if self._state == _HEAD
                 else "what is sent beside the body has"
             )
-            self._refuse(431, "head_too_large", f"{what} more than {self._limits.head_bytes} bytes")
+            self._refuse("head_too_large", f"{what} more than {self._limits.head_bytes} bytes")
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._parsing and cycle.scope["method"] == "POST" and cycle.scope["path"] in ROUTES:
@@ -244,7 +247,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._nothing_due():
             return None
         if self._state == _BODY:
-            self._refuse(400, "body_cut_off", "the connection was closed before the end of the body")
+            self._refuse("body_cut_off", "the connection was closed before the end of the body")
             return self._refusal is not None
         # A head that has begun is no request; what was asked before it is answered.
         self.cycle.keep_alive = False
@@ -329,7 +332,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._state in (_HEAD, _BODY) and waited > limits.request_seconds:
             part = "headers" if self._state == _HEAD else "body"
             what = f"the request's {part} did not end within {limits.request_seconds:g} s"
-            self._refuse(408, "request_timeout", what)
+            self._refuse("request_timeout", what)
         elif self._state == _LINGERING and waited > _LINGER_SECONDS:
             self.transport.abort()
         elif self._state == _IDLE and waited > limits.idle_seconds + 1 and self._nothing_due():
@@ -362,7 +365,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if self._discarded > DISCARD_BYTES:
             self.transport.abort()
 
-    def _refuse(self, status: int, error: str, what: str) -> None:
+    def _refuse(self, error: str, what: str) -> None:
         """Answer for the application, and end the connection: what comes next cannot be told apart."""
         if self.transport.is_closing():
             return
@@ -370,7 +373,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         if not self._nothing_due():
             if self.pipeline and reading_body:
                 # Others are in work: their answers are due first.
-                self._refusal = self._refusal or partial(self._refuse, status, error, what)
+                self._refusal = self._refusal or partial(self._refuse, error, what)
                 return
             if cycle.response_started or not reading_body:
                 # The answer to what came before is due first, and is the last one.
@@ -385,7 +388,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         elif reading_body:
             self.transport.close()  # Answered long ago; only the rest of its body does not come.
             return
-        answer = error_answer(status, error, what)
+        answer = error_answer(REFUSALS[error], error, what)
         self._since, self._state, self._discarded = perf_counter(), _LINGERING, 0
         headers = self.app.refused(answer, cycle.scope if reading_body else None)
         self.transport.write(raw_answer(answer, headers, ends=True))

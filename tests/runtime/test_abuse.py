@@ -18,6 +18,7 @@ from typing import IO, Final
 import httpx
 import pytest
 
+from runtime.openapi import infer_errors
 from tests.simulators import (
     ROOT,
     ReleaseSimulator,
@@ -227,6 +228,9 @@ def test_each_is_answered_by_its_status_and_reason(server: RuntimeServer, name: 
     answers = asked(server.port, case, ends=ends)
     assert tuple(status for status, _ in answers) == case.statuses
     assert case.says in answers[-1][1]
+    for status, body in answers:
+        if status >= 400 and case.data.startswith(b"POST"):
+            assert infer_errors()[json.loads(body)["error"]][0] == status
     assert httpx.get(f"{server.url}/healthz").status_code == 200
     assert "Traceback" not in server.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.engines.hailo_errors import DeviceLostError
-from runtime.openapi import document
+from runtime.answers import CODES
+from runtime.contract.errors import EngineError, WindowError
+from runtime.engines.hailo_errors import _KINDS, DeviceFailedError, DeviceLostError
+from runtime.infer_body import BodyError
+from runtime.openapi import ENGINE_ERRORS, document, infer_errors
+from runtime.protocol import REFUSALS
 from tests.runtime.service import Service
-from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows, infer_body
+from tests.simulators import ROOT, FakeEngine, ReleaseSimulator, imu_windows, infer_body
 
 GETS = ("/", "/status", "/docs", "/openapi.json", "/healthz", "/metrics")
 
@@ -117,3 +122,62 @@ def test_answers_are_what_the_document_says(service: Service) -> None:
     named = set(post["responses"]["200"]["headers"])
     told = {name for name in service.post(infer_body(windows[0])).headers if name.startswith("x-")}
     assert told <= {name.lower() for name in named}
+
+
+def codes_in_the_source() -> set[str]:
+    """Every ``error`` that code makes for an answer of ``/infer``: an argument here, a class's code there."""
+    found: set[str] = set()
+    for path in sorted((ROOT / "runtime").glob("*.py")):
+        if path.name in ("app.py", "openapi.py"):  # other routes' errors; what is tried here
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called not in ("error_answer", "self._refuse"):
+                continue
+            error = node.args[called == "error_answer"]
+            told = ast.unparse(error)
+            if isinstance(error, ast.Constant):
+                found.add(str(error.value))
+            elif match := re.fullmatch(r"CODES\[(\d+)\]", told):
+                found.add(CODES[int(match[1])])
+            else:
+                # Classes' codes, and the connection's table: looked at below.
+                assert (path.name, told) in (("answers.py", "error.code"), ("protocol.py", "error")), told
+    return found
+
+
+def kinds_of(family: type[Any]) -> set[type[Any]]:
+    below = {kind for kind in family.__subclasses__() if kind.__module__.startswith("runtime.")}
+    return below.union(*map(kinds_of, below))
+
+
+def test_every_error_that_infer_may_answer_is_on_the_page(service: Service) -> None:
+    page = service.client.simulate_get("/docs").text
+    listed = {
+        error: int(status)
+        for status, error in re.findall(r"<tr><td>(\d+)<td><code>(\w+)</code><td>[A-Za-z][^<]{9}", page)
+    }
+    assert listed == {error: status for error, (status, _) in infer_errors().items()}
+    bodies = {kind.code for kind in kinds_of(BodyError) | kinds_of(WindowError) | {BodyError}}
+    kinds: list[type[EngineError]] = [EngineError, DeviceFailedError, *(kind for kind, _ in _KINDS)]
+    engines = {kind.code for kind in kinds}
+    made = codes_in_the_source()
+    assert len(made) > 8
+    assert {*REFUSALS.items()} <= {*listed.items()}
+    assert set(listed) == made | bodies | engines
+    assert engines == {kind.code for kind in ENGINE_ERRORS}
+
+
+def test_the_document_names_each_answers_errors(service: Service) -> None:
+    """And an answer with another error, or under another status, is not what it says."""
+    found = service.client.simulate_get("/openapi.json").json
+    responses = found["paths"]["/infer"]["post"]["responses"]
+    assert {status for status, _ in infer_errors().values()} == {int(each) for each in responses} - {200}
+    for error, (status, to_do) in infer_errors().items():
+        assert to_do in str(responses[str(status)])
+        for described, answer in responses.items():
+            if described != "200":
+                schema = resolved(answer["content"]["application/json"]["schema"], found)
+                assert schema.is_valid({"error": error, "message": "m"}) is (described == str(status))
