@@ -161,7 +161,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
-            self._refuse("invalid_http", f"no HTTP/1.1 request: {str(error)[:200]}")
+            self._refuse("invalid_http", f"no HTTP/1.1 request: {str(error.__context__ or error)[:200]}")
         finally:
             self._parsing = False
         if self._state in (_HEAD, _BODY):

@@ -52,81 +52,163 @@ def first(value: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """What is sent, the statuses of all answers in order, and a word of the last one."""
+    """What is sent, the statuses of all answers in order, what the last one says, and its ``error``."""
 
     data: bytes
     statuses: tuple[int, ...]
     says: bytes = b""
+    error: str = ""
 
 
 WINDOW: Final = GOOD[GOOD.index(b"[") : -1]
 CASES: Final[dict[str, Case]] = {
     "good": Case(post(GOOD), (200,), b'"latent"'),
-    "no body": Case(post(b""), (400,), b"the body is empty"),
-    "no JSON": Case(post(b"<xml/>"), (400,), b"byte 0"),
-    "wrong type": Case(post(GOOD, b"Content-Type: text/plain"), (415,), b"text/plain"),
-    "gzip": Case(post(gzip.compress(b"0" * 10_000_000), b"Content-Encoding: gzip"), (415,), b"gzip"),
-    "gzip unnamed": Case(post(gzip.compress(GOOD)), (400,), b"invalid_json"),
-    "missing key": Case(post(b"{}"), (400,), b"missing required field `x`"),
-    "key twice": Case(post(GOOD[:-1] + b', "x": []}'), (400,), b"the key is there more than once"),
-    "further key": Case(post(GOOD[:-1] + b', "y": 1}'), (400,), b"`y`"),
-    "ragged": Case(
-        post(json.dumps({"x": [[0] * 9] * 99 + [[0] * 8]}).encode()), (400,), b"x[99]: 8 values, expected 9"
+    "no body": Case(post(b""), (400,), b"the body is empty", "invalid_json"),
+    "no JSON": Case(post(b"<xml/>"), (400,), b"invalid character (byte 0)", "invalid_json"),
+    "wrong type": Case(
+        post(GOOD, b"Content-Type: text/plain"),
+        (415,),
+        b"content type 'text/plain'",
+        "unsupported_media_type",
     ),
-    "NaN": Case(post(first(b"NaN")), (400,), b"x[0][0]: nan is not a finite float32"),
-    "Infinity": Case(post(first(b"-Infinity")), (400,), b"x[0][0]: -inf is not a finite float32"),
-    "1e400": Case(post(first(b"1e400")), (400,), b"out of range"),
-    "beyond float32": Case(post(first(b"1e39")), (400,), b"x[0][0]: "),
-    "boolean": Case(post(first(b"true")), (400,), b"x[0][0]: Expected `float`, got `bool`"),
-    "text": Case(post(first(b'"1"')), (400,), b"x[0][0]: Expected `float`, got `str`"),
-    "deep": Case(post(b'{"x":' + b"[" * 500_000), (400,), b"arrays"),
-    "invalid UTF-8": Case(post(b'{"\xff\xfe": 1}'), (400,), b"UTF-8"),
-    "NUL": Case(post(b"\0" * 100), (400,), b"byte 0"),
-    "too long": Case(post(b" " * 1_000_001), (413,), b"1000000 bytes"),
-    "too long in chunks": Case(chunked(*[b" " * 100_000] * 11), (413,), b"1000000 bytes"),
-    "chunks of one byte": Case(chunked(*[b" "] * 20_000), (400,), b"invalid_json"),
+    "gzip": Case(
+        post(gzip.compress(b"0" * 10_000_000), b"Content-Encoding: gzip"),
+        (415,),
+        b"content encoding 'gzip'",
+        "unsupported_media_type",
+    ),
+    "gzip unnamed": Case(post(gzip.compress(GOOD)), (400,), b"invalid character (byte 0)", "invalid_json"),
+    "missing key": Case(post(b"{}"), (400,), b"missing required field `x`", "invalid_body"),
+    "key twice": Case(
+        post(GOOD[:-1] + b', "x": []}'), (400,), b"x: the key is there more than once", "invalid_body"
+    ),
+    "further key": Case(post(GOOD[:-1] + b', "y": 1}'), (400,), b"unknown field `y`", "invalid_body"),
+    "ragged": Case(
+        post(json.dumps({"x": [[0] * 9] * 99 + [[0] * 8]}).encode()),
+        (400,),
+        b"x[99]: 8 values, expected 9",
+        "window_shape",
+    ),
+    "NaN": Case(post(first(b"NaN")), (400,), b"x[0][0]: nan is not a finite float32", "window_value"),
+    "Infinity": Case(
+        post(first(b"-Infinity")), (400,), b"x[0][0]: -inf is not a finite float32", "window_value"
+    ),
+    "1e400": Case(post(first(b"1e400")), (400,), b"x[0][0]: Number out of range", "invalid_body"),
+    "beyond float32": Case(
+        post(first(b"1e39")), (400,), b"x[0][0]: 1e+39 is not a finite float32", "window_value"
+    ),
+    "boolean": Case(post(first(b"true")), (400,), b"x[0][0]: Expected `float`, got `bool`", "invalid_body"),
+    "text": Case(post(first(b'"1"')), (400,), b"x[0][0]: Expected `float`, got `str`", "invalid_body"),
+    "deep": Case(post(b'{"x":' + b"[" * 500_000), (400,), b"x: 500000 arrays", "invalid_body"),
+    "invalid UTF-8": Case(post(b'{"\xff\xfe": 1}'), (400,), b"not UTF-8: invalid start byte", "invalid_json"),
+    "NUL": Case(post(b"\0" * 100), (400,), b"invalid character (byte 0)", "invalid_json"),
+    "too long": Case(post(b" " * 1_000_001), (413,), b"1000000 bytes", "too_large"),
+    "too long in chunks": Case(chunked(*[b" " * 100_000] * 11), (413,), b"1000000 bytes", "too_large"),
+    "chunks of one byte": Case(
+        chunked(*[b" "] * 20_000), (400,), b"Input data was truncated", "invalid_json"
+    ),
     "chunk extensions": Case(
-        POST + b"Transfer-Encoding: chunked\r\n\r\n2;a=b;c\r\n{}\r\n0;d\r\n\r\n", (400,), b"`x`"
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2;a=b;c\r\n{}\r\n0;d\r\n\r\n",
+        (400,),
+        b"missing required field `x`",
+        "invalid_body",
     ),
     "trailers": Case(
-        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r\n", (400,), b"`x`"
+        POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nA: b\r\n\r\n",
+        (400,),
+        b"missing required field `x`",
+        "invalid_body",
     ),
     "chunk size no number": Case(
-        POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", (400,), b"invalid_http"
+        POST + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        (400,),
+        b"Invalid character in chunk size",
+        "invalid_http",
     ),
     "chunk size beyond": Case(
-        POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n", (400,), b"invalid_http"
+        POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n",
+        (400,),
+        b"Chunk size overflow",
+        "invalid_http",
     ),
     "length and chunks": Case(
-        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", (400,), b"invalid_http"
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        (400,),
+        b"Transfer-Encoding can't be present with Content-Length",
+        "invalid_http",
     ),
-    "two lengths": Case(POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", (400,), b"invalid_http"),
-    "negative length": Case(POST + b"Content-Length: -1\r\n\r\n", (400,), b"invalid_http"),
-    "huge length": Case(POST + b"Content-Length: 99999999999999999999\r\n\r\n", (400,), b"invalid_http"),
-    "length beyond what is read": Case(POST + b"Content-Length: 5000000000\r\n\r\n", (413,), b"1000000"),
+    "two lengths": Case(
+        POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        (400,),
+        b"Duplicate Content-Length",
+        "invalid_http",
+    ),
+    "negative length": Case(
+        POST + b"Content-Length: -1\r\n\r\n", (400,), b"Invalid character in Content-Length", "invalid_http"
+    ),
+    "huge length": Case(
+        POST + b"Content-Length: 99999999999999999999\r\n\r\n",
+        (400,),
+        b"Content-Length overflow",
+        "invalid_http",
+    ),
+    "length beyond what is read": Case(
+        POST + b"Content-Length: 5000000000\r\n\r\n", (413,), b"more than 1000000 bytes", "too_large"
+    ),
     "length too short": Case(
-        POST + b"Content-Length: %d\r\n\r\n" % (len(GOOD) - 5) + GOOD, (400,), b"truncated"
+        POST + b"Content-Length: %d\r\n\r\n" % (len(GOOD) - 5) + GOOD,
+        (400,),
+        b"Input data was truncated",
+        "invalid_json",
     ),
-    "huge header": Case(GET + b"A: " + b"a" * 100_000 + b"\r\n\r\n", (431,), b"head_too_large"),
-    "many headers": Case(GET + b"A: b\r\n" * 20_000 + b"\r\n", (431,), b"head_too_large"),
-    "huge path": Case(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", (431,), b"head_too_large"),
-    "space in a header": Case(GET + b"A b: c\r\n\r\n", (400,), b"invalid_http"),
-    "folded header": Case(GET + b"A: b\r\n c\r\n\r\n", (400,), b"invalid_http"),
-    "bare line feeds": Case(b"GET /healthz HTTP/1.1\nHost: x\n\n", (400,), b"invalid_http"),
-    "NUL in a header": Case(GET + b"A: b\0c\r\n\r\n", (400,), b"invalid_http"),
+    "huge header": Case(
+        GET + b"A: " + b"a" * 100_000 + b"\r\n\r\n", (431,), b"more than 32768 bytes", "head_too_large"
+    ),
+    "many headers": Case(
+        GET + b"A: b\r\n" * 20_000 + b"\r\n", (431,), b"more than 32768 bytes", "head_too_large"
+    ),
+    "huge path": Case(
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        (431,),
+        b"more than 32768 bytes",
+        "head_too_large",
+    ),
+    "space in a header": Case(GET + b"A b: c\r\n\r\n", (400,), b"Invalid header token", "invalid_http"),
+    "folded header": Case(
+        GET + b"A: b\r\n c\r\n\r\n", (400,), b"Unexpected whitespace after header value", "invalid_http"
+    ),
+    "bare line feeds": Case(
+        b"GET /healthz HTTP/1.1\nHost: x\n\n", (400,), b"Expected CRLF after version", "invalid_http"
+    ),
+    "NUL in a header": Case(GET + b"A: b\0c\r\n\r\n", (400,), b"Invalid header value char", "invalid_http"),
     "HTTP/1.0": Case(b"GET /healthz HTTP/1.0\r\n\r\n", (200,), b'"ok":true'),
-    "HTTP/0.9": Case(b"GET /healthz\r\n\r\n", (400,), b"invalid_http"),
-    "HTTP/9.9": Case(b"GET /healthz HTTP/9.9\r\n\r\n", (400,), b"invalid_http"),
-    "TLS": Case(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100, (400,), b"invalid_http"),
+    "HTTP/0.9": Case(b"GET /healthz\r\n\r\n", (400,), b"neither HTTP/1.1 nor HTTP/1.0", "invalid_http"),
+    "HTTP/9.9": Case(b"GET /healthz HTTP/9.9\r\n\r\n", (400,), b"Invalid HTTP version", "invalid_http"),
+    "TLS": Case(
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100,
+        (400,),
+        b"Invalid method encountered",
+        "invalid_http",
+    ),
     "absolute form": Case(b"GET http://x/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (200,), b'"ok":true'),
-    "escaped path": Case(b"GET /%ff%00%2e%2e/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (404,), b"not_found"),
-    "TRACE": Case(b"TRACE /infer HTTP/1.1\r\nHost: x\r\n\r\n", (405,), b"method_not_allowed"),
-    "PUT": Case(post(GOOD).replace(b"POST", b"PUT", 1), (405,), b"allowed are POST"),
-    "PATCH": Case(post(GOOD).replace(b"POST", b"PATCH", 1), (405,), b"allowed are POST"),
-    "DELETE": Case(b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", (405,), b"allowed are GET"),
+    "escaped path": Case(
+        b"GET /%ff%00%2e%2e/healthz HTTP/1.1\r\nHost: x\r\n\r\n", (404,), b"/healthz: not found", "not_found"
+    ),
+    "TRACE": Case(
+        b"TRACE /infer HTTP/1.1\r\nHost: x\r\n\r\n", (405,), b"allowed are POST", "method_not_allowed"
+    ),
+    "PUT": Case(post(GOOD).replace(b"POST", b"PUT", 1), (405,), b"allowed are POST", "method_not_allowed"),
+    "PATCH": Case(
+        post(GOOD).replace(b"POST", b"PATCH", 1), (405,), b"allowed are POST", "method_not_allowed"
+    ),
+    "DELETE": Case(
+        b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", (405,), b"allowed are GET", "method_not_allowed"
+    ),
     "OPTIONS": Case(b"OPTIONS /infer HTTP/1.1\r\nHost: x\r\n\r\n", (200,)),
-    "connect": Case(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400,), b"invalid_http"),
-    "unknown method": Case(b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", (400,), b"invalid_http"),
+    "connect": Case(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400,), b"no proxy", "invalid_http"),
+    "unknown method": Case(
+        b"BREW /infer HTTP/1.1\r\nHost: x\r\n\r\n", (400,), b"Invalid method encountered", "invalid_http"
+    ),
     "websocket": Case(GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", (200,), b'"ok":true'),
     "h2c by upgrade": Case(
         GET + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
@@ -138,14 +220,21 @@ CASES: Final[dict[str, Case]] = {
         (200,),
         b'"latent"',
     ),
-    "h2c": Case(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,), b"invalid_http"),
+    "h2c": Case(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", (400,), b"PRI/Upgrade", "invalid_http"),
     "expects to go on": Case(post(GOOD, b"Expect: 100-continue"), (200,), b'"latent"'),
-    "expects something": Case(post(b"{}", b"Expect: something"), (400,), b"`x`"),
+    "expects something": Case(
+        post(b"{}", b"Expect: something"), (400,), b"missing required field `x`", "invalid_body"
+    ),
     "pipelined": Case(post(GOOD) * 5, (200,) * 5, b'"latent"'),
     "pipelined, one bad": Case(post(GOOD) + post(b"{}") + post(GOOD), (200, 400, 200), b'"latent"'),
-    "batch with one bad": Case(post(b'{"x": [%s, [[1]]]}' % WINDOW), (400,), b"x[1]: "),
+    "batch with one bad": Case(
+        post(b'{"x": [%s, [[1]]]}' % WINDOW), (400,), b"x[1]: 1 rows, expected 100", "window_shape"
+    ),
     "batch with one NaN": Case(
-        post(b'{"x": [%s, %s]}' % (WINDOW, first(b"NaN")[5:-1])), (400,), b"invalid_json"
+        post(b'{"x": [%s, %s]}' % (WINDOW, first(b"NaN")[5:-1])),
+        (400,),
+        b"invalid character (byte 18348)",
+        "invalid_json",
     ),
 }
 
@@ -228,6 +317,7 @@ def test_each_is_answered_by_its_status_and_reason(server: RuntimeServer, name: 
     answers = asked(server.port, case, ends=ends)
     assert tuple(status for status, _ in answers) == case.statuses
     assert case.says in answers[-1][1]
+    assert case.error == (json.loads(answers[-1][1])["error"] if answers[-1][0] >= 400 else "")
     for status, body in answers:
         if status >= 400 and case.data.startswith(b"POST"):
             assert infer_errors()[json.loads(body)["error"]][0] == status
