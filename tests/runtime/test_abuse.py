@@ -260,26 +260,28 @@ def asked(port: int, case: Case, *, ends: bool, piece: int = 0) -> list[tuple[in
         stream = peer.makefile("rb")
         with suppress(ConnectionError):
             while ends or len(answers) < len(case.statuses):
-                answer = one_answer(stream, bodiless=case.data.startswith(b"HEAD"))
+                answer = one_answer(stream)
                 if answer is None:
                     break
-                answers.append(answer)
+                answers.append(answer[:2])
     return answers
 
 
-def one_answer(stream: IO[bytes], *, bodiless: bool) -> tuple[int, bytes] | None:
+def one_answer(stream: IO[bytes]) -> tuple[int, bytes, bool] | None:
+    """Its status, its body, and whether it says that the connection ends."""
     status = stream.readline()
     if not status:
         return None
     assert status.startswith(b"HTTP/1.1 ")
-    length = 0
+    length, ends = 0, False
     while (line := stream.readline()) not in (b"\r\n", b""):
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             length = int(value)
+        ends = ends or line.lower() == b"connection: close\r\n"
     if status.startswith(b"HTTP/1.1 100"):
-        return one_answer(stream, bodiless=bodiless)
-    return int(status[9:12]), b"" if bodiless else stream.read(length)
+        return one_answer(stream)
+    return int(status[9:12]), stream.read(length), ends
 
 
 @contextmanager
@@ -335,6 +337,60 @@ def test_however_it_is_cut_the_answers_are_the_same(server: RuntimeServer, name:
         answers = asked(server.port, case, ends=False, piece=piece)
         assert tuple(status for status, _ in answers) == case.statuses
         assert case.says in answers[-1][1]
+
+
+BODY_TO_COME: Final = ("length beyond what is read",)
+"""What is sent next is still its body."""
+
+
+@pytest.mark.parametrize("name", sorted({*CASES} - {*BODY_TO_COME}))
+def test_a_connection_is_good_for_the_next_request_or_says_that_it_ends(
+    server: RuntimeServer, name: str
+) -> None:
+    """A pool keeps what is not said to end, and its next window must not be lost or read as another's."""
+    case = CASES[name]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as peer:
+        with suppress(ConnectionError):
+            peer.sendall(case.data)
+        stream = peer.makefile("rb")
+        answers = [one_answer(stream) for _ in case.statuses]
+        assert [answer and answer[0] for answer in answers] == list(case.statuses)
+        last = answers[-1]
+        assert last is not None
+        if last[2]:
+            with suppress(ConnectionError):
+                assert stream.read() == b""
+            return
+        for _ in range(2):
+            peer.sendall(post(GOOD))
+            answer = one_answer(stream)
+            assert answer is not None
+            assert (answer[0], b'"latent"' in answer[1], answer[2]) == (200, True, False)
+
+
+def test_a_window_that_comes_byte_by_byte_is_answered_as_any(server: RuntimeServer) -> None:
+    octets = imu_windows(1, seed=2)[0].astype("<f4").tobytes()
+    fields = (b"Content-Type: application/octet-stream", b"Accept: application/json")
+    whole = asked(server.port, CASES["good"], ends=False)
+    for data in (post(GOOD), chunked(GOOD), post(octets, *fields)):
+        assert asked(server.port, Case(data, (200,)), ends=False, piece=1) == whole
+
+
+def test_connections_that_a_pool_keeps_are_kept_and_keep_nobody_waiting(server: RuntimeServer) -> None:
+    """500 that were used and are idle: others are answered, and so is each of them later."""
+    with ExitStack() as stack, httpx.Client(base_url=server.url, timeout=20) as client:
+        peers = []
+        for _ in range(500):
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            peer.sendall(GET + b"\r\n")
+            peers.append((peer, stack.enter_context(peer.makefile("rb"))))
+        assert [(one_answer(stream) or (0,))[0] for _, stream in peers] == [200] * 500
+        for _ in range(20):
+            assert client.get("/healthz").status_code == 200
+            assert client.post("/infer", content=GOOD).status_code == 200
+        for peer, _ in peers:
+            peer.sendall(GET + b"\r\n")
+        assert [(one_answer(stream) or (0,))[0] for _, stream in peers] == [200] * 500
 
 
 def held(pid: int) -> tuple[int, int, int]:
