@@ -190,8 +190,8 @@ class Wire(asyncio.Transport):
     resume_reading = pause_reading
 
 
-def answers_to(holder: ModelHolder, *pieces: bytes) -> list[int]:
-    """The statuses that are answered to these pieces, read one by one."""
+def heard(holder: ModelHolder, *pieces: bytes) -> bytes:
+    """All that is answered to these pieces, read one by one."""
 
     async def story() -> bytes:
         app = create_app(holder, RuntimeMetrics())
@@ -201,12 +201,16 @@ def answers_to(holder: ModelHolder, *pieces: bytes) -> list[int]:
         connection.connection_made(wire)
         for piece in pieces:
             connection.data_received(piece)
-            while connection._state != _BODY and not connection._nothing_due():
+            while connection._state < _BODY and not connection._nothing_due():
                 await asyncio.sleep(0)
         return wire.answers
 
-    answers = asyncio.run(asyncio.wait_for(story(), 20))
-    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", answers)]
+    return asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def answers_to(holder: ModelHolder, *pieces: bytes) -> list[int]:
+    """The statuses of what is heard."""
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", heard(holder, *pieces))]
 
 
 def full_piece(end: bytes) -> bytes:
@@ -256,10 +260,138 @@ def test_a_trailer_says_nothing_about_the_request(holder: ModelHolder) -> None:
     run(holder, story)
 
 
-def test_a_body_whose_sender_closes_is_400(holder: ModelHolder) -> None:
+@pytest.mark.parametrize("sent", [CUT_OFF, CUT_OFF[:-1], CHUNKED, CHUNKED[:-3], CHUNKED[:-9], CHUNKED[:200]])
+def test_a_body_whose_sender_closes_is_400(holder: ModelHolder, sent: bytes) -> None:
     async def story(server: Serving) -> None:
-        status, _, body = parted(await server.exchange(CUT_OFF, end=True))
-        assert (status, body["error"]) == (400, "body_cut_off")
+        answer = await server.exchange(sent, end=True)
+        status, fields, body = parted(answer)
+        assert (status, body["error"], fields["connection"]) == (400, "body_cut_off", "close")
+        assert answer.count(b"HTTP/1.1") == 1
+        assert server.app.queue.waiting == 0
+
+    run(holder, story)
+
+
+@pytest.mark.parametrize("sent", [b"", b"P", HEAD, b"\r\n"])
+def test_who_closes_without_a_request_hears_nothing_and_leaves_nothing(
+    holder: ModelHolder, sent: bytes
+) -> None:
+    async def story(server: Serving) -> None:
+        assert await server.exchange(sent, end=True) == b""
+        while server.connections:
+            await asyncio.sleep(0.001)
+
+    run(holder, story)
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+"""404 where somebody takes it for a request of its own."""
+
+SENT_TO = b"POST /infer HTTP/1.1\r\nHost: x\r\n"
+IN_CHUNKS = SENT_TO + b"Transfer-Encoding: chunked\r\n\r\n"
+SIZED = SENT_TO + b"Content-Length: 2\r\n"
+AMBIGUOUS = {
+    "line feeds alone": (SIZED.replace(b"\r\n", b"\n") + b"\n{}", "Expected CRLF after version"),
+    "line feed after the first line": (SIZED.replace(b"\r", b"", 1) + b"\r\n{}", "Expected CRLF"),
+    "line feed after a field": (SENT_TO + b"A: b\nContent-Length: 2\r\n\r\n{}", "Missing expected CR"),
+    "line feed before the body": (SIZED + b"\n{}", "Invalid header field char"),
+    "carriage return alone": (SENT_TO + b"A: b\rContent-Length: 2\r\n\r\n{}", "Missing expected LF"),
+    "chunks, then a length": (
+        IN_CHUNKS[:-2] + b"Content-Length: 5\r\n\r\n0\r\n\r\n",
+        "Content-Length can't be",
+    ),
+    "a length, then chunks": (
+        SIZED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding can't be",
+    ),
+    "two lengths": (SIZED + b"Content-Length: 40\r\n\r\n{}", "Duplicate Content-Length"),
+    "a length twice": (SIZED + b"Content-Length: 2\r\n\r\n{}", "Duplicate Content-Length"),
+    "a list of lengths": (SENT_TO + b"Content-Length: 2, 2\r\n\r\n{}", "Invalid character in Content-Length"),
+    "a signed length": (SENT_TO + b"Content-Length: +2\r\n\r\n{}", "Invalid character in Content-Length"),
+    "an empty length": (SENT_TO + b"Content-Length:\r\n\r\n{}", "Empty Content-Length"),
+    "a length folded": (SENT_TO + b"Content-Length: 2\r\n 0\r\n\r\n{}", "Unexpected whitespace"),
+    "chunks folded": (SENT_TO + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", "Invalid header value"),
+    "a field folded": (SENT_TO + b"A: b\r\n\tc\r\nContent-Length: 2\r\n\r\n{}", "Unexpected whitespace"),
+    "a first field folded": (
+        SIZED.replace(b"Host", b" Host") + b"\r\n{}",
+        "Unexpected space after start line",
+    ),
+    "space before a colon": (
+        SIZED + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "Invalid header field char",
+    ),
+    "no coding that is known": (
+        SENT_TO + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "invalid `Transfer",
+    ),
+    "chunked, and not last": (
+        SENT_TO + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+        "Invalid `Transfer-Encoding`",
+    ),
+    "chunked twice": (
+        IN_CHUNKS[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Invalid `Transfer-Encoding`",
+    ),
+    "line feed after a size": (IN_CHUNKS + b"2\n{}\r\n0\r\n\r\n", "Missing expected CR after chunk size"),
+    "line feed after an extension": (
+        IN_CHUNKS + b"2;a\n{}\r\n0\r\n\r\n",
+        "Missing expected CR after chunk ext",
+    ),
+    "line feed after a chunk": (IN_CHUNKS + b"2\r\n{}\n0\r\n\r\n", "Missing expected CR after chunk data"),
+    "line feeds at the end": (IN_CHUNKS + b"2\r\n{}\r\n0\n\n", "Missing expected CR after chunk size"),
+    "a chunk longer than it says": (IN_CHUNKS + b"2\r\n{} \r\n0\r\n\r\n", "after chunk data"),
+    "a length behind the chunks": (
+        IN_CHUNKS + b"2\r\n{}\r\n0\r\nContent-Length: 40\r\n\r\n",
+        "Content-Length can't be present",
+    ),
+    "a size in C's way": (IN_CHUNKS + b"0x2\r\n{}\r\n0\r\n\r\n", "Invalid character in chunk size"),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_what_others_may_read_otherwise_is_refused_and_is_the_last(holder: ModelHolder, name: str) -> None:
+    """A proxy that saw another end of it would hand us somebody else's request as a part of it."""
+    sent, why = AMBIGUOUS[name]
+    whole = sent + SMUGGLED + WHOLE
+    for pieces in ([whole], [whole[at : at + 1] for at in range(len(whole))]):
+        answer = heard(holder, *pieces)
+        status, fields, body = parted(answer)
+        assert (status, body["error"], fields["connection"]) == (400, "invalid_http", "close")
+        assert why in body["message"]
+        assert answer.count(b"HTTP/1.1 400") == 1
+        assert re.findall(rb"HTTP/1.1 (\d+) ", answer) == [b"400"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        SIZED + b"\r\n{}",
+        SENT_TO + b"Content-Length: 2 \r\n\r\n{}",
+        SENT_TO + b"content-length:\t002\r\n\r\n{}",
+        SENT_TO + b"Content_Length: 50\r\nContent-Length: 2\r\n\r\n{}",
+        SIZED + b"\r\n{}\r\n",
+        SENT_TO + b"TRANSFER-ENCODING:\tCHUNKED\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        IN_CHUNKS + b"1;a=b\r\n{\r\n01\r\n}\r\n000;c\r\nX-Length: 40\r\n\r\n",
+        b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    ],
+)
+def test_what_has_one_meaning_is_read_so_and_the_next_begins_behind_it(
+    holder: ModelHolder, sent: bytes
+) -> None:
+    whole = sent + SMUGGLED + WHOLE
+    for pieces in ([whole], [whole[at : at + 1] for at in range(len(whole))]):
+        assert answers_to(holder, *pieces) == [400, 404, 200]
+
+
+def test_who_was_told_to_come_again_may_do_so_on_the_same_connection(holder: ModelHolder) -> None:
+    async def story(server: Serving) -> None:
+        used, infer = await server.connect(), server.app.infer
+        for request in (WHOLE, BATCH, CHUNKED + b"\r\n"):
+            infer._most_waiting = -1
+            assert await asked(used, request) == 503
+            infer._most_waiting = 96
+            assert await asked(used, request) == 200
+        used[1].close()
 
     run(holder, story)
 
