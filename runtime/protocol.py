@@ -268,6 +268,9 @@ class RuntimeProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field of the head; a trailer is dropped, since the request was taken up by its head."""
         if self._state == _HEAD:
+            coded = len(name) == 17 and name.lower() == b"transfer-encoding"
+            if coded and value.strip().lower() != b"chunked":
+                raise ValueError("a transfer coding that is not chunked")
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:

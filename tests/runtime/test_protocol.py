@@ -322,7 +322,11 @@ AMBIGUOUS = {
     ),
     "no coding that is known": (
         SENT_TO + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
-        "invalid `Transfer",
+        "a transfer coding that is not chunked",
+    ),
+    "compressed and chunked": (
+        SENT_TO + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        "a transfer coding that is not chunked",
     ),
     "chunked, and not last": (
         SENT_TO + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
@@ -370,7 +374,7 @@ def test_what_others_may_read_otherwise_is_refused_and_is_the_last(holder: Model
         SENT_TO + b"content-length:\t002\r\n\r\n{}",
         SENT_TO + b"Content_Length: 50\r\nContent-Length: 2\r\n\r\n{}",
         SIZED + b"\r\n{}\r\n",
-        SENT_TO + b"TRANSFER-ENCODING:\tCHUNKED\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        SENT_TO + b"TRANSFER-ENCODING:\tCHUNKED \r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         IN_CHUNKS + b"1;a=b\r\n{\r\n01\r\n}\r\n000;c\r\nX-Length: 40\r\n\r\n",
         b"POST /infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
     ],
