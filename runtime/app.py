@@ -22,10 +22,10 @@ from runtime.answers import CODES, JSON, Answer, error_answer, internal
 from runtime.body_reading import Event, Receive, Send
 from runtime.health import HealthResource
 from runtime.infer_endpoint import ROUTES, InferEndpoint
+from runtime.limits import Limits
 from runtime.metrics import RuntimeMetrics
 from runtime.metrics_page import CONTENT_TYPE, MetricsPage
 from runtime.pages import register_pages
-from runtime.protocol import Limits
 from runtime.request_record import Queue, RequestRecord, fixed_headers, plain_path, request_id
 from runtime.turns import Turns
 

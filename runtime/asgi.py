@@ -17,11 +17,11 @@ from runtime.device_readings import DeviceReadings
 from runtime.drift import Drift
 from runtime.event_loop import EventLoop
 from runtime.garbage import settle
+from runtime.limits import Limits
 from runtime.load_memory import LoadMemory
 from runtime.logs import configure_logging, configure_server_logging
 from runtime.loop_lag import LoopLag
 from runtime.metrics import RuntimeMetrics
-from runtime.protocol import Limits
 from runtime.recovery import follow
 from runtime.replay import Replay
 from runtime.shadow import Shadow

@@ -23,8 +23,9 @@ from uvicorn.config import Config
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.app import App, create_app
 from runtime.engines.emulator import EmulatorEngine
+from runtime.limits import READ_BYTES, Limits
 from runtime.metrics import RuntimeMetrics
-from runtime.protocol import _BODY, READ_BYTES, Limits, RuntimeProtocol
+from runtime.protocol import _BODY, RuntimeProtocol
 from runtime.worker import RuntimeServer, RuntimeWorker
 from tests.runtime.service import Service, logged
 from tests.runtime.test_infer_body import GOOD
