@@ -358,7 +358,7 @@ class RuntimeProtocol(HttpToolsProtocol):
                     self.transport.close()
                 return
             # The application waits for the rest: it hears that nobody is there, and says nothing.
-            cycle.disconnected = True
+            cycle.disconnected, cycle.waiting_for_100_continue = True, False
             cycle.message_event.set()
         elif reading_body:
             self.transport.close()  # Answered long ago; only the rest of its body does not come.

@@ -44,6 +44,12 @@ def a_holder(tmp_path_factory: pytest.TempPathFactory) -> ModelHolder:
     return ModelHolder(ActiveModel(release, EmulatorEngine(release)))
 
 
+@pytest.fixture(autouse=True)
+def however_slow_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is too late: what is refused by its age has tests of its own."""
+    monkeypatch.setattr("runtime.admission.IN_TIME_SECONDS", 60.0)
+
+
 class Serving:
     """The server in this loop."""
 
@@ -572,6 +578,19 @@ def test_a_request_that_offers_another_protocol_is_answered_as_any(
         assert answer.replace(b"HTTP/1.1 100", b"").count(b"HTTP/1.1") == 3
         assert answer.count(b"mine") == 2
         assert server.app.queue.waiting == 0
+
+    run(holder, story)
+
+
+def test_who_is_refused_before_it_was_told_to_go_on_is_not_told(holder: ModelHolder) -> None:
+    """There is nothing to write to any more, which was a traceback in the log."""
+    sent = HEAD + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+
+    async def story(server: Serving) -> None:
+        with logged("ERROR") as lines:
+            answer = await server.exchange(sent, end=True)
+        assert parted(answer)[0] == 400
+        assert lines == []
 
     run(holder, story)
 
