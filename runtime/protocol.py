@@ -374,3 +374,18 @@ class RuntimeProtocol(HttpToolsProtocol):
                 self.transport.close()
         except OSError:  # The client has reset it meanwhile; the loop has not heard of it yet.
             self.transport.abort()
+
+    def give_up(self, *, whole: bool) -> None:
+        """The server waits no longer: 503 for whose body still comes, or also for ``whole`` requests."""
+        if self._nothing_due() or self.cycle.response_started or self.transport.is_closing():
+            return
+        if self.pipeline:
+            if whole:
+                self.transport.abort()  # What came before has no answer either, and would be given this one.
+        elif self._state == _BODY:
+            self._refuse(503, "shutting_down", "the server ends, and the body is not there in whole")
+        elif whole:
+            answer = error_answer(503, "shutting_down", "the server ends before the request's turn has come")
+            self.cycle.keep_alive = False
+            self._answer(self.cycle, answer, self.app.refused(answer, self.cycle.scope))
+            self.cycle.disconnected = True  # What it may still say is dropped.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -25,10 +26,15 @@ DRAIN_SECONDS: Final = 8
 LAST_ASKED_SECONDS: Final = 1.0
 """Of these: who asked so shortly ago may be about to ask again, and hears that it was the last time."""
 
+LAST_WORD_SECONDS: Final = 1.0
+"""Of these, the last: who still sends its body hears 503, and has so long to read it."""
+
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LOOK_TICKS: Final = 5  # of 0.1 s
 _NOTIFY_TICKS: Final = 10
 _LAST_LOOK_SECONDS: Final = 0.05
+_MOST_ACCEPTED: Final = 256
+"""More than twice the backlog: they may come faster than they are taken."""
 
 
 class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
@@ -84,14 +90,17 @@ class RuntimeServer(Server):
         """Listen no more; connections in use get one more answer; then as uvicorn.
 
         uvicorn closes idle connections at once, and between two requests each connection is idle: what its
-        client is just sending would be lost.
+        client is just sending would be lost. Whose request it cancels hears a 500 in plain text: before that,
+        503.
         """
+        waiting = _accepted(sockets or [])
         for server in self.servers:
             server.close()
         for listening in sockets or []:
             listening.close()
         connections: set[RuntimeProtocol] = self.server_state.connections  # type: ignore[assignment]
         self.server_state.ending = True
+        await self._take(waiting)
         for connection in connections:
             connection.answers_its_last()
         until, asking = perf_counter() + LAST_ASKED_SECONDS, bool(connections)
@@ -99,7 +108,39 @@ class RuntimeServer(Server):
             await asyncio.sleep(_LAST_LOOK_SECONDS)  # first of all: what is in a socket is read
             lately = perf_counter() - LAST_ASKED_SECONDS
             asking = any(each.may_ask(lately) for each in connections)
-        await super().shutdown(sockets)
+        late = asyncio.create_task(self._tell_who_is_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+            if self.force_exit:  # What is not done is cancelled with the loop.
+                self._give_up(whole=True)
+
+    async def _tell_who_is_late(self) -> None:
+        """Beside uvicorn's own wait, and over before it cancels what is not done."""
+        await asyncio.sleep(DRAIN_SECONDS - LAST_ASKED_SECONDS - LAST_WORD_SECONDS)
+        self._give_up(whole=False)
+        await asyncio.sleep(LAST_WORD_SECONDS)
+        self._give_up(whole=True)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+
+    def _give_up(self, *, whole: bool) -> None:
+        for connection in list(self.server_state.connections):
+            connection.give_up(whole=whole)  # type: ignore[union-attr]
+
+    async def _take(self, accepted: list[socket.socket]) -> None:
+        """Serve connections that the loop has not accepted itself, as those that it has."""
+        loop = asyncio.get_running_loop()
+
+        def connection() -> RuntimeProtocol:
+            return RuntimeProtocol(self.config, self.server_state, self.lifespan.state, loop)
+
+        for each in accepted:
+            try:
+                await loop.connect_accepted_socket(connection, each)
+            except OSError:  # Its client has left meanwhile.
+                each.close()
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
@@ -115,3 +156,20 @@ class RuntimeServer(Server):
                     _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
                     connection.transport.abort()
         return await super().on_tick(counter)
+
+
+def _accepted(listening: list[socket.socket]) -> list[socket.socket]:
+    """What the kernel holds of connections that nobody accepted: closing resets it.
+
+    To be called right before, without a wait. What comes in the microseconds between, or is half connected,
+    is still reset: new ones cannot be refused first without refusing them to the next worker, too, where it
+    has the same socket.
+    """
+    accepted: list[socket.socket] = []
+    for each in listening:
+        with contextlib.suppress(OSError):  # There are no more, or no descriptors for them.
+            while len(accepted) < _MOST_ACCEPTED:
+                accepted.append(each.accept()[0])
+    for each in accepted:
+        each.setblocking(False)
+    return accepted

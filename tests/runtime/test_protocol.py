@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -53,10 +53,11 @@ def however_slow_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
 class Serving:
     """The server in this loop."""
 
-    def __init__(self, app: App, port: int, connections: set[Any]) -> None:
+    def __init__(self, app: App, port: int, server: RuntimeServer) -> None:
         self.app = app
         self.port = port
-        self.connections = connections
+        self.connections: set[Any] = server.server_state.connections
+        self.quit = server.quit
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -86,7 +87,7 @@ async def serving(holder: ModelHolder, **limits: Any) -> AsyncIterator[Serving]:
         while not server.started:
             await asyncio.sleep(0.01)
         try:
-            yield Serving(app, listener.getsockname()[1], server.server_state.connections)
+            yield Serving(app, listener.getsockname()[1], server)
             # Whatever happened: who is gone does not wait.
             async with asyncio.timeout(20):
                 while app.queue.waiting and server.server_state.connections:
@@ -773,6 +774,111 @@ def test_the_end_finishes_what_has_begun(holder: ModelHolder, tmp_path: Path, se
         assert ending is not None
 
     asyncio.run(story())
+
+
+def test_at_the_end_whose_body_does_not_come_hears_503(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.worker.DRAIN_SECONDS", 2.1)
+    told: list[tuple[bool, bool]] = []
+    give_up = RuntimeProtocol.give_up
+
+    def seen(self: RuntimeProtocol, *, whole: bool) -> None:
+        give_up(self, whole=whole)
+        told.append((whole, self.transport.is_closing()))
+
+    monkeypatch.setattr(RuntimeProtocol, "give_up", seen)
+
+    async def story() -> None:
+        async with serving(holder) as server:
+            reader, writer = await server.connect()
+            writer.write(CUT_OFF)
+            asked, asking = await server.connect()
+            asking.write(GET)
+            assert await asked.readline()  # What was sent before has been seen.
+        answer = await reader.read()
+        status, fields, body = parted(answer)
+        assert (status, fields["retry-after"], body["error"]) == (503, "1", "shutting_down")
+        assert (fields["x-request-id"], fields["connection"]) == ("mine", "close")
+        assert answer.count(b"HTTP/1.1") == 1
+        assert not server.connections
+        assert told[0] == (False, False)  # What is still sent is read on: else a reset takes the answer away.
+        writer.close()
+
+    run_quietly(story)
+
+
+@pytest.mark.parametrize("quits", [False, True])
+def test_at_the_end_who_has_no_turn_any_more_hears_503(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch, quits: bool
+) -> None:
+    monkeypatch.setattr("runtime.worker.DRAIN_SECONDS", 2.1)
+
+    async def story() -> None:
+        async with serving(holder) as server:
+            begun, forever = asyncio.Event(), asyncio.Event()
+
+            async def hangs(*_: object) -> None:
+                begun.set()
+                await forever.wait()
+
+            monkeypatch.setattr(server.app.infer, "_several", hangs)
+            batch = b'{"x": [%s]}' % b",".join([json.dumps(json.loads(GOOD)["x"]).encode()] * 2)
+            reader, writer = await server.connect()
+            writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(batch) + batch)
+            await asyncio.wait_for(begun.wait(), 20)
+            if quits:
+                server.quit()
+        status, fields, body = parted(await reader.read())
+        assert (status, fields["retry-after"], body["error"]) == (503, "1", "shutting_down")
+        writer.close()
+
+    asyncio.run(story())
+
+
+def run_quietly(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Nothing goes wrong by uvicorn's log, which is where it says so."""
+    told: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(handler)
+    try:
+        asyncio.run(story())
+    finally:
+        logger.removeHandler(handler)
+    assert told == []
+
+
+def test_at_the_end_what_only_the_kernel_has_accepted_is_answered(
+    holder: ModelHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is connected has been promised something; the loop comes to it later than the signal."""
+    peers: list[socket.socket] = []
+    ports: list[int] = []
+    on_tick = RuntimeServer.on_tick
+
+    async def comes_at_the_end(self: RuntimeServer, counter: int) -> bool:
+        ends = await on_tick(self, counter)
+        if ends:  # From here on the loop does not run until the server listens no more.
+            for _ in range(5):
+                peers.append(socket.create_connection(("127.0.0.1", ports[0]), timeout=20))
+                peers[-1].sendall(WHOLE)
+        return ends
+
+    monkeypatch.setattr(RuntimeServer, "on_tick", comes_at_the_end)
+
+    async def story() -> None:
+        async with serving(holder) as server:
+            ports.append(server.port)
+
+    asyncio.run(story())
+    for peer in peers:
+        with peer, peer.makefile("rb") as answer:
+            status, fields, _ = parted(answer.read())
+            assert (status, fields["connection"]) == (200, "close")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", ports[0]), timeout=20)
 
 
 @pytest.mark.parametrize("step", [-3600.0, 3600.0])
