@@ -44,9 +44,9 @@ def compose() -> App:
     )
     loop = EventLoop()
     memory = LoadMemory.of_process(config.state_dir)
+    atexit.register(memory.forget)  # Before anything is loaded, and run last: an end in order is no crash.
     holder, recovery = follow(config, metrics, loop, memory=memory)
     recovery.start()
-    atexit.register(memory.forget)  # after the one below: an end in order is no crash
     atexit.register(recovery.stop)
     readings = DeviceReadings(
         lambda: holder.model is not None and holder.model.target != "emulator",

@@ -70,7 +70,11 @@ class LoadMemory:
             self.forget()
 
     def forget(self) -> None:
-        """Nothing is being loaded: also what is still under way where the process ends in its own order."""
+        """Nothing is being loaded: also what is still under way where the process ends in its own order.
+
+        ``compose`` has it run at exit, and ``RuntimeWorker`` makes a signal to end such an exit, also while
+        the first release is loaded. What hangs in a driver then until it is killed is remembered.
+        """
         self._note("", 0)
 
     def _note(self, loading: str, crashes: int) -> None:

@@ -40,6 +40,9 @@ _MOST_ACCEPTED: Final = 256
 class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
     """Serves the app on asyncio; ``SIGTERM`` answers what has begun or is under way, and closes."""
 
+    alive: bool
+    """Not asked to end yet; gunicorn's."""
+
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "asyncio",
         "http": RuntimeProtocol,
@@ -56,11 +59,31 @@ class RuntimeWorker(UvicornWorker):  # type: ignore[misc]
         "timeout_graceful_shutdown": DRAIN_SECONDS - LAST_ASKED_SECONDS,
     }
 
+    def init_signals(self) -> None:
+        """Until the server takes over, too, the process ends in order.
+
+        By default a signal ends it at once, and what it is loading then looks as if it had died of it.
+        """
+        super().init_signals()
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(each, self._end_early)
+
+    def _end_early(self, sig: int, frame: FrameType | None) -> None:
+        # Once: systemd asks, and so does the arbiter; what runs at exit is not to be cut off.
+        if self.alive:
+            self.alive = False
+            sys.exit(0)
+
     async def _serve(self) -> None:
+        if not self.alive:
+            return  # Asked to end, in a place where Python drops exceptions.
         self.config.app = self.wsgi
         server = RuntimeServer(self.config, self.notify)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
-        await server.serve(sockets=self.sockets)
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            self.alive = False
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 

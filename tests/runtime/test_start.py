@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from gunicorn.config import Keepalive
 
+from runtime.load_memory import LoadMemory
 from tests.simulators import (
     ARTIFACT,
     ROOT,
@@ -207,3 +208,85 @@ def test_without_the_settings_file_a_wrong_value_still_ends_it(tmp_path: Path) -
     assert done.returncode == 3
     assert "NUM_MOTIFS='many'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+HANGS_WHILE_LOADING = """
+import time
+from pathlib import Path
+
+exec(compile(Path("runtime/gunicorn.conf.py").read_text(), "settings", "exec"))
+
+
+def post_fork(server, worker):
+    import runtime.recovery
+    from runtime.load_memory import LoadMemory
+
+    write = LoadMemory._write
+
+    def write_and_hang(memory, data):
+        write(memory, data)
+        if b'"loading": ""' not in data and Path({hangs!r}).exists():
+            time.sleep(600)
+
+    LoadMemory._write = write_and_hang
+    runtime.recovery.STOP_WAIT = 0.1
+"""
+
+
+@pytest.fixture(name="hanging")
+def a_server_that_hangs_while_loading(tmp_path: Path) -> Iterator[Callable[[], RuntimeServer]]:
+    """Starts one; it hangs where there is a file ``hangs``, which is there, and remembers in ``state``."""
+    (tmp_path / "hangs").touch()
+    (tmp_path / "state").mkdir()
+    settings = tmp_path / "settings.py"
+    settings.write_text(HANGS_WHILE_LOADING.format(hangs=str(tmp_path / "hangs")))
+    servers: list[RuntimeServer] = []
+
+    def start() -> RuntimeServer:
+        variables = {"RELEASE_STORE": str(tmp_path / "store"), "STATE_DIR": str(tmp_path / "state")}
+        servers.append(RuntimeServer(tmp_path, settings=settings, **variables))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT], ids=lambda asked: asked.name)
+def test_an_end_in_order_while_the_first_release_is_loaded_is_no_crash(
+    tmp_path: Path, hanging: Callable[[], RuntimeServer], asked: signal.Signals
+) -> None:
+    release = ReleaseSimulator().publish(tmp_path / "store", "stable")
+    server = hanging()
+    wait_for(lambda: LoadMemory(tmp_path / "state").left == release.id, "the loading")
+    server.process.send_signal(asked)
+    assert server.wait_until_ended() == 0
+    assert LoadMemory(tmp_path / "state").left == ""
+    assert "SIGKILL" not in server.stderr
+
+
+def test_a_worker_that_is_killed_while_it_loads_is_one(
+    tmp_path: Path, hanging: Callable[[], RuntimeServer]
+) -> None:
+    release = ReleaseSimulator().publish(tmp_path / "store", "stable")
+    server = hanging()
+    wait_for(lambda: LoadMemory(tmp_path / "state").left == release.id, "the loading")
+    (worker,) = server.children()
+    os.kill(worker, signal.SIGKILL)
+    server.wait_until_answering()  # Another one, which does not load it.
+    assert httpx.get(f"{server.url}/healthz").json()["reason"] == "crashed_on_load"
+
+
+def test_an_end_in_order_while_the_next_release_is_loaded_is_no_crash(
+    tmp_path: Path, hanging: Callable[[], RuntimeServer]
+) -> None:
+    """In a thread beside the one that ends, and not waited for any longer."""
+    ReleaseSimulator().publish(tmp_path / "store", "stable")
+    (tmp_path / "hangs").unlink()
+    server = hanging().wait_until_answering()
+    (tmp_path / "hangs").touch()
+    release = ReleaseSimulator(motifs=3).publish(tmp_path / "store", "stable")
+    wait_for(lambda: LoadMemory(tmp_path / "state").left == release.id, "the loading")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait_until_ended() == 0
+    assert LoadMemory(tmp_path / "state").left == ""
