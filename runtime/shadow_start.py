@@ -36,15 +36,20 @@ _STANDARD_INPUT: Final = 0
 
 def settle() -> None:
     """Serving comes first: the lowest priority, the first to go where memory ends, and no life of its own."""
-    for each in IGNORED:
-        signal.signal(each, signal.SIG_IGN)
+    give_way()
     signal.alarm(LOAD_ALARM_SECONDS)
     with contextlib.suppress(OSError):
         os.nice(19)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    end_with_parent()
+
+
+def give_way() -> None:
+    """Be the first to go where memory ends, and be deaf to signals that are for the server."""
+    for each in IGNORED:
+        signal.signal(each, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO)
-    end_with_parent()
 
 
 def end_with_parent(status: int = 0) -> None:

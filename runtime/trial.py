@@ -4,7 +4,8 @@
 
 What makes onnxruntime, or HailoRT's reader of HEF files, crash takes the process with it; here that is a
 child whose death is an answer. The emulator runs the golden windows; with a chip, which only one process can
-have, everything short of it is done.
+have, everything short of it is done. As in ``runtime.shadow_start``, nothing that imports numpy is imported
+before the child's priority is what it should be.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runtime.contract.errors import PipelineError
-from runtime.contract.release_directory import Release, open_release
-from runtime.shadow_start import end_with_parent
+from runtime.shadow_start import end_with_parent, give_way
+
+if TYPE_CHECKING:
+    from runtime.contract.release_directory import Release
 
 TRIAL_SECONDS: Final = 120.0
 LOOK_SECONDS: Final = 0.1
@@ -33,6 +36,8 @@ _REFUSED: Final = 3
 _ABANDONED: Final = 4
 _MOST_TEXT: Final = 4000
 _LEAST_HEF_BYTES: Final = 56
+_NICE: Final = 10
+"""Serving comes first; not the canary's idle class, in which no trial would end in time on a busy machine."""
 
 
 class TrialFailedError(PipelineError):
@@ -146,6 +151,8 @@ def _died(code: int, errors: bytes) -> str:
 
 
 def _run(directory: Path) -> None:
+    from runtime.contract.release_directory import open_release
+
     release = open_release(directory)
     release.verify()
     release.check_publishable()
@@ -168,8 +175,9 @@ def _run(directory: Path) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Try one release; the reason is one line of JSON."""
+    give_way()
     with contextlib.suppress(OSError):
-        os.nice(10)  # Serving comes first.
+        os.nice(_NICE)
     # Nobody waits for it any more where the serving process ended: it ends, too.
     signal.alarm(int(TRIAL_SECONDS) + 1)
     end_with_parent(_ABANDONED)

@@ -94,3 +94,25 @@ def test_without_anybody_who_waits_it_does_not_pass(tmp_path: Path) -> None:
     with os.fdopen(reading) as orphaned:
         done = subprocess.run(command, stdin=orphaned, capture_output=True, check=False)
     assert done.returncode == 4
+
+
+SETTLED = """
+import os, signal, sys, runtime.trial as trial
+
+def told(directory):
+    print(os.getpriority(os.PRIO_PROCESS, 0) - BEFORE, open("/proc/self/oom_score_adj").read().strip())
+    print(sorted(set(sys.modules) & {"numpy", "onnxruntime"}))
+    print([each.name for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) != signal.SIG_IGN])
+    print(0 < signal.alarm(0) <= trial.TRIAL_SECONDS + 1)
+
+BEFORE = os.getpriority(os.PRIO_PROCESS, 0)
+trial._run = told
+trial.main(["directory"])
+"""
+
+
+def test_it_is_out_of_the_way_before_it_loads_anything() -> None:
+    """What loads may start threads, which keep their priority; memory that ends must not end the server."""
+    command = [sys.executable, "-c", SETTLED]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines() == ["10 1000", "[]", "[]", "True"]
