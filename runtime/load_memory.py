@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from runtime.contract.errors import PipelineError
-from runtime.contract.files import read_bounded, write_document
+from runtime.contract.files import read_bounded, sync_directory, write_document
 from runtime.contract.release import check_digest
 
 MEMORY_FD: Final = "RUNTIME_MEMORY_FD"
@@ -75,17 +75,24 @@ class LoadMemory:
         ``compose`` has it run at exit, and ``RuntimeWorker`` makes a signal to end such an exit, also while
         the first release is loaded. What hangs in a driver then until it is killed is remembered.
         """
-        self._note("", 0)
+        if self._note("", 0) or self._path is None:
+            return
+        # A full disk bears no new note, but what it holds can be taken away: it would count as a crash.
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+            sync_directory(self._path.parent)
 
-    def _note(self, loading: str, crashes: int) -> None:
-        self._write(json.dumps({"loading": loading, "crashes": crashes, "serving": self.serving}).encode())
+    def _note(self, loading: str, crashes: int) -> bool:
+        """Whether it could be."""
+        note = {"loading": loading, "crashes": crashes, "serving": self.serving}
+        return self._write(json.dumps(note).encode())
 
     def _read(self) -> bytes:
         if self._path is not None:
             return read_bounded(self._path, _MOST_BYTES)
         return b"{}" if self._descriptor is None else os.pread(self._descriptor, _MOST_BYTES, 0)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bool:
         # Serving matters more than remembering: what cannot be noted is not, as with the rest of STATE_DIR.
         with contextlib.suppress(OSError):
             if self._path is not None:
@@ -93,3 +100,5 @@ class LoadMemory:
             elif self._descriptor is not None:
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, data, 0)
+            return True
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -367,6 +368,18 @@ def test_a_process_that_ends_in_order_leaves_no_crash(tmp_path: Path) -> None:
         assert LoadMemory(tmp_path).left == "a" * 64
         memory.forget()
         assert LoadMemory(tmp_path).left == ""
+
+
+def test_a_disk_that_is_full_in_the_meantime_leaves_no_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with LoadMemory(tmp_path).loading("a" * 64):
+        assert LoadMemory(tmp_path).left == "a" * 64
+        monkeypatch.setattr("runtime.load_memory.write_document", full)
+    assert (LoadMemory(tmp_path).left, LoadMemory(tmp_path).crashes) == ("", 0)
 
 
 @pytest.mark.parametrize(

@@ -224,9 +224,10 @@ def post_fork(server, worker):
     write = LoadMemory._write
 
     def write_and_hang(memory, data):
-        write(memory, data)
+        written = write(memory, data)
         if b'"loading": ""' not in data and Path({hangs!r}).exists():
             time.sleep(600)
+        return written
 
     LoadMemory._write = write_and_hang
     runtime.recovery.STOP_WAIT = 0.1

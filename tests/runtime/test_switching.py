@@ -172,6 +172,25 @@ def test_a_trial_gives_way_to_a_later_release(pi: Pi) -> None:
     assert pi.serving == slow.id
 
 
+def test_what_is_overtaken_after_the_last_look_of_its_trial_is_not_loaded(
+    pi: Pi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load takes the device's time, and what is served pays for it."""
+    slow, good = pi.publish(4), pi.publish(5)
+
+    def passes_and_moves(release: Release, cut_short: Callable[[], str]) -> None:
+        assert cut_short() == ""
+        if release.id == slow.id:
+            pi.point(good)
+
+    monkeypatch.setattr(pi.recovery._follower.switch, "_attempt", passes_and_moves)  # type: ignore[union-attr]
+    pi.point(slow)
+    pi.run(3 * LOOK_SECONDS)
+    assert (pi.serving, pi.problem) == (good.id, None)
+    assert slow.id not in pi.loaded
+    assert of_switches(pi, slow) == []
+
+
 def test_a_trial_goes_on_where_its_release_is_named_once_more(pi: Pi) -> None:
     new, other = pi.publish(4), pi.publish(5)
 
@@ -458,7 +477,7 @@ def test_a_release_that_ends_the_process_is_not_loaded_by_the_next_one(tmp_path:
     note = pi.memory._write
     with pytest.MonkeyPatch.context() as patch:
         # A process that ends does not come to its ``finally``.
-        patch.setattr(pi.memory, "_write", lambda data: note(data) if b'"loading": ""' not in data else None)
+        patch.setattr(pi.memory, "_write", lambda data: note(data) if b'"loading": ""' not in data else True)
         with pytest.raises(Death):
             pi.run(1)
     later = Pi(tmp_path, memory())
