@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Final
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+MOST_IN_LINE: Final = 32
+"""Requests of one connection that wait before reading pauses, and that are begun in one piece."""
 
 READ_BYTES: Final = 32 * 1024
 """What is parsed of one connection before the others get their turn; a request has about 19 kB.
@@ -32,3 +39,19 @@ class Limits:
     head_bytes: int = 32 * 1024
     connections: int = 512
     waiting: int = 96
+
+
+class Flow(FlowControl):
+    """Reads no further while many requests of the connection are in line: each takes memory, and has no turn.
+
+    uvicorn's own reads on whenever one of them is taken up.
+    """
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Where there is room in the line."""
+        if len(self._pipeline) < MOST_IN_LINE:
+            super().resume_reading()

@@ -182,6 +182,7 @@ _TO_DO: Final = {
     "head_too_large": "Send fewer or shorter headers.",
     "model_unavailable": "reason and hint say why nothing is served, as /healthz does; ask again.",
     "overloaded": "Ask again, less at a time.",
+    "shutting_down": "Ask again, on a new connection.",
     "internal": "Ask again; the server's log has what failed, under the request id.",
 }
 _ENGINE_TO_DO: Final = "Ask again; hint says what may be amiss, /healthz whether it lasts."

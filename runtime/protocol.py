@@ -8,32 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from runtime.answers import Answer, Headers, error_answer, raw_answer
 from runtime.infer_endpoint import ROUTES
-from runtime.limits import READ_BYTES, Limits
+from runtime.limits import MOST_IN_LINE, READ_BYTES, Flow, Limits
 from runtime.request_record import ANSWER, CROWDED
 
 DISCARD_BYTES: Final = 8 * 1024 * 1024
 """What is read of a body after its answer: who still sends does not read, and would lose it in a reset."""
 
-REFUSALS: Final = {"invalid_http": 400, "body_cut_off": 400, "request_timeout": 408, "head_too_large": 431}
+REFUSALS: Final = {
+    "invalid_http": 400,
+    "body_cut_off": 400,
+    "request_timeout": 408,
+    "head_too_large": 431,
+    "shutting_down": 503,
+}
 """What a connection answers by itself: error to status."""
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _LINGER_SECONDS: Final = 5.0
-_MOST_IN_LINE: Final = 32
-"""Requests of one connection that wait before reading pauses, and that are begun in one piece."""
-
 _MORE_CONNECTIONS: Final = 64
 """Beyond the bound: they may ask for health, and hear why they are not served."""
 
@@ -46,22 +48,6 @@ class RuntimeState(ServerState):
 
     ending = False
     """Each connection's next answer is its last."""
-
-
-class _Flow(FlowControl):
-    """Reads no further while many requests of the connection are in line: each takes memory, and has no turn.
-
-    uvicorn's own reads on whenever one of them is taken up.
-    """
-
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
-        super().__init__(transport)
-        self._pipeline = pipeline
-
-    def resume_reading(self) -> None:
-        """Where there is room in the line."""
-        if len(self._pipeline) < _MOST_IN_LINE:
-            super().resume_reading()
 
 
 class RuntimeProtocol(HttpToolsProtocol):
@@ -97,7 +83,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         # The size of a read is an attribute of asyncio's socket transports, not a setting.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = Flow(transport, self.pipeline)
         if len(self.connections) > self._limits.connections:
             self._make_room()
 
@@ -192,7 +178,7 @@ class RuntimeProtocol(HttpToolsProtocol):
         else:
             self._answer(cycle, *answered)
 
-    def give_up(self, cycle: Any) -> None:
+    def drop(self, cycle: Any) -> None:
         """End the connection without a word: this request cannot be answered."""
         self._queue.left(cycle.scope)
         self.transport.abort()
@@ -232,7 +218,7 @@ class RuntimeProtocol(HttpToolsProtocol):
             ValueError: There are too many in this piece: what was asked before is answered, and is the last.
         """
         self._begun += 1
-        if self._begun > _MOST_IN_LINE:
+        if self._begun > MOST_IN_LINE:
             raise ValueError("too many requests in one piece")
         self._state, self._since, self._head_bytes = _HEAD, perf_counter(), 0
         super().on_message_begin()
@@ -383,9 +369,13 @@ class RuntimeProtocol(HttpToolsProtocol):
             if whole:
                 self.transport.abort()  # What came before has no answer either, and would be given this one.
         elif self._state == _BODY:
-            self._refuse(503, "shutting_down", "the server ends, and the body is not there in whole")
+            self._refuse("shutting_down", "the server ends, and the body is not there in whole")
         elif whole:
-            answer = error_answer(503, "shutting_down", "the server ends before the request's turn has come")
+            answer = error_answer(
+                REFUSALS["shutting_down"],
+                "shutting_down",
+                "the server ends before the request's turn has come",
+            )
             self.cycle.keep_alive = False
             self._answer(self.cycle, answer, self.app.refused(answer, self.cycle.scope))
             self.cycle.disconnected = True  # What it may still say is dropped.

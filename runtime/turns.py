@@ -22,7 +22,7 @@ class Waiting(Protocol):
     def take_turn(self, cycle: Any) -> None:
         """Answer the request."""
 
-    def give_up(self, cycle: Any) -> None:
+    def drop(self, cycle: Any) -> None:
         """End: the request could not be answered, by a mistake of ours."""
 
 
@@ -60,7 +60,7 @@ class Turns:
                 connection.take_turn(cycle)
             except Exception:  # One connection's trouble is not that of all others.
                 _LOGGER.exception("connection", extra={"fields": {"event": "connection"}})
-                connection.give_up(cycle)
+                connection.drop(cycle)
             if self._due and self._clock() >= until:
                 self._go_on(connection.loop)
                 return

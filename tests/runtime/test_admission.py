@@ -189,7 +189,7 @@ def test_what_comes_meanwhile_is_read_after_a_while() -> None:
             if cycle == 3:
                 raise ValueError("a mistake of ours")
 
-        def give_up(self, cycle: int) -> None:
+        def drop(self, cycle: int) -> None:
             taken.append(-cycle)
 
     turns, connection = Turns(clock), Connection()
