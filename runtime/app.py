@@ -27,7 +27,7 @@ from runtime.metrics import RuntimeMetrics
 from runtime.metrics_page import CONTENT_TYPE, MetricsPage
 from runtime.pages import register_pages
 from runtime.request_record import Queue, RequestRecord, fixed_headers, plain_path, request_id
-from runtime.turns import Turns
+from runtime.turns import Stretch, Turns
 
 _LOGGER: Final = logging.getLogger("runtime.app")
 _ELSEWHERE: Final = "other"
@@ -43,6 +43,7 @@ class App:
         queue: Requests that wait for their turn.
         limits: For the server's connections.
         routes: Paths that are counted by their name.
+        stretch: For how long tasks work before everybody else has a turn.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class App:
         queue: Queue,
         limits: Limits,
         routes: frozenset[str],
+        stretch: Stretch,
     ) -> None:
         self._inner = inner
         self.infer = infer
@@ -62,7 +64,7 @@ class App:
         self.queue = queue
         self.limits = limits
         self.turns = Turns(record.clock)
-        self._one_begins = asyncio.Lock()
+        self._stretch = stretch
         self.at_start: list[Callable[[asyncio.AbstractEventLoop], None]] = []
         """Called in the event loop before the first request; may begin to watch it."""
 
@@ -99,9 +101,7 @@ class App:
 
     async def _other(self, scope: Event, receive: Receive, send: Send) -> None:
         record, begin = self._record, self._record.begin(scope)
-        # One begins in each pass of the event loop: a crowd that asks for pages is not everybody's wait.
-        async with self._one_begins:
-            await asyncio.sleep(0)
+        await self._stretch.turn()  # A crowd that asks for pages is not everybody's wait.
         # An ASGI server may give what can be read once.
         scope["headers"] = [(name, value) for name, value in scope["headers"]]
         identifier = request_id(dict(scope["headers"]).get(b"x-request-id", b""))
@@ -173,7 +173,7 @@ def create_app(
         clock: Seconds that only grow; the server's own is ``perf_counter``.
     """
     limits = limits or Limits()
-    record, queue = RequestRecord(holder, metrics, clock), Queue()
+    record, queue, stretch = RequestRecord(holder, metrics, clock), Queue(), Stretch(clock)
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(media_type=JSON)
     resources = {
         "/infer": InferResource(),
@@ -186,8 +186,8 @@ def create_app(
     pages = register_pages(app, holder, metrics)
     app.set_error_serializer(_http_error)
     app.add_error_handler(Exception, _unexpected)
-    infer = InferEndpoint(holder, metrics, record, queue, limits.waiting)
-    return App(app, infer, record, queue, limits, frozenset({*resources, *ROUTES, *pages}))
+    infer = InferEndpoint(holder, metrics, record, queue, limits.waiting, stretch)
+    return App(app, infer, record, queue, limits, frozenset({*resources, *ROUTES, *pages}), stretch)
 
 
 async def _unexpected(req: Request, resp: Response | None, error: Exception, params: object) -> None:

@@ -69,6 +69,7 @@ from runtime.request_record import (
     fixed_headers,
     request_id,
 )
+from runtime.turns import Stretch
 
 ROUTES: Final = INFER_ROUTES
 """EdgeInfer posts windows to its setting as it is, and its health probe to that with ``/infer`` appended:
@@ -94,6 +95,7 @@ class InferEndpoint:
         queue: Requests that wait for their turn.
         most_waiting: How many may, the newest; older ones hear 503 and may ask again at once, as does a
             single window that cannot be answered within ``IN_TIME_SECONDS``.
+        stretch: For how long tasks work before everybody else has a turn.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class InferEndpoint:
         record: RequestRecord,
         queue: Queue,
         most_waiting: int,
+        stretch: Stretch,
     ) -> None:
         self._holder = holder
         self._metrics = metrics
@@ -111,7 +114,7 @@ class InferEndpoint:
         self._most_waiting = most_waiting
         self._clock = record.clock
         self._batches = BatchTurns()
-        self._outlines = asyncio.Lock()
+        self._stretch = stretch
         self._failures = Sampler(1.0, ERRORS_A_SECOND)
         self.bodies = BodyMemory()
         self._pace = Pace()
@@ -155,14 +158,17 @@ class InferEndpoint:
             begin = self._record.begin(scope)
             self._queue.left(scope)
             model = self._admit(scope)
-            windows = await self._read(body, fields)
-            single = isinstance(windows, np.ndarray) and windows.ndim == 2
-            if single or len(windows) == 1:
-                self._pace.check(self._clock() - begin)
-            if isinstance(windows, np.ndarray) and (single or len(windows) == 1):
-                answer = self._one(model, windows.reshape(WINDOW_SHAPE), fields)
-            else:
-                answer = await self._several(model, windows, fields)
+            # A switch while it waits for its turns must not close what it has begun with.
+            with model.lease():
+                await self._stretch.turn()
+                windows = read_octets(body) if fields.octets else read_body(body)
+                single = isinstance(windows, np.ndarray) and windows.ndim == 2
+                if single or len(windows) == 1:
+                    self._pace.check(self._clock() - begin)
+                if isinstance(windows, np.ndarray) and (single or len(windows) == 1):
+                    answer = self._one(model, windows.reshape(WINDOW_SHAPE), fields)
+                else:
+                    answer = await self._several(model, windows, fields)
         except NobodyThereError:
             return None
         except Exception as error:
@@ -198,18 +204,6 @@ class InferEndpoint:
             answer = self._failed(error, model, fields.request_id)
         self._queue.left(scope)
         return answer, self._done(scope, fields, model, answer, begin)
-
-    async def _read(self, body: bytes, fields: _Fields) -> Window | FloatArray | WindowBatch:
-        """The windows of a body; of JSON one outline at a time, and others have a turn after each."""
-        if fields.octets:
-            return read_octets(body)
-        if not are_several(body):
-            return read_body(body)
-        async with self._outlines:
-            try:
-                return read_body(body)
-            finally:
-                await asyncio.sleep(0)
 
     def _done(
         self, scope: Event, fields: _Fields, model: ActiveModel | None, answer: Answer, begin: float | None
@@ -250,29 +244,27 @@ class InferEndpoint:
     ) -> Answer:
         """Run them in slices; in between everybody else has a turn, other batches after this one."""
         json, octets, kinds = JsonParts(), list[bytes](), set[str]()
-        # Leased before the wait: a switch in between must not close what the batch began with.
-        with model.lease():
-            async with self._batches.turn(len(windows)):
-                start, took, ran = 0, 0.0, 0
-                while start < len(windows):
-                    begin = self._clock()
-                    part = _part(windows, start, windows_in_slice(took, ran, SLICE))
-                    before = self._clock()
-                    latents, scores = model.infer_batch(part, first=start)
-                    found = model.plausibility.kinds_of_each(part)
-                    seconds, probes = self._clock() - before, sum(map(is_probe, part))
-                    self._pace.took(seconds / len(part))
-                    self._metrics.windows_done(len(part), seconds, model.release_id, found, probes)
-                    kinds.update(found)
-                    if self.answered is not None:
-                        self.answered(model, part[0], latents[0])  # one of a slice: the line is short
-                    self._look_at_each(model, part, latents, scores, probes)
-                    if fields.answer_type is OCTETS_TYPE:
-                        octets.append(as_octets(latents, scores))
-                    else:
-                        json.add(latents, scores)
-                    start, took, ran = start + len(part), self._clock() - begin, len(part)
-                    await asyncio.sleep(0)
+        async with self._batches.turn(len(windows)):
+            start, took, ran = 0, 0.0, 0
+            while start < len(windows):
+                begin = self._clock()
+                part = _part(windows, start, windows_in_slice(took, ran, SLICE))
+                before = self._clock()
+                latents, scores = model.infer_batch(part, first=start)
+                found = model.plausibility.kinds_of_each(part)
+                seconds, probes = self._clock() - before, sum(map(is_probe, part))
+                self._pace.took(seconds / len(part))
+                self._metrics.windows_done(len(part), seconds, model.release_id, found, probes)
+                kinds.update(found)
+                if self.answered is not None:
+                    self.answered(model, part[0], latents[0])  # one of a slice: the line is short
+                self._look_at_each(model, part, latents, scores, probes)
+                if fields.answer_type is OCTETS_TYPE:
+                    octets.append(as_octets(latents, scores))
+                else:
+                    json.add(latents, scores)
+                start, took, ran = start + len(part), self._clock() - begin, len(part)
+                await asyncio.sleep(0)
         extra = ((IMPLAUSIBLE, "; ".join(sorted(kinds)).encode()),) if kinds else ()
         if fields.answer_type is OCTETS_TYPE:
             return _octets(octets, model, extra)

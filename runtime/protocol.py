@@ -285,6 +285,8 @@ class RuntimeProtocol(HttpToolsProtocol):
 
     def look(self, now: float) -> None:
         """End what takes too long; asked about once a second, ``now`` by ``perf_counter``."""
+        if self.pipeline:
+            self._since = now  # Nothing is read while others are in work: that time is ours.
         limits, waited = self._limits, now - self._since
         if self.transport.get_write_buffer_size() == 0:
             self._unread_since = now

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from runtime.infer_body import WindowBatch, read_body
+from runtime.active_model import ActiveModel, ModelHolder
+from runtime.admission import SLICE_SECONDS
+from runtime.engines.emulator import EmulatorEngine
+from runtime.infer_body import read_body
 from runtime.metrics_page import MetricsPage
+from runtime.turns import Stretch
 from tests.runtime.service import Service
 from tests.runtime.test_batches import batch_body
-from tests.simulators import imu_windows
+from tests.simulators import ReleaseSimulator, imu_windows
 
 MANY = 12
-
-
-@pytest.fixture(name="crowded")
-def a_service_of_its_own(service: Service) -> Service:
-    """What waits in it belongs to one event loop."""
-    return Service(service.holder)
 
 
 class Passes:
@@ -67,38 +67,103 @@ async def ask(service: Service, method: str, path: str, body: bytes = b"") -> in
     return statuses[0]
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/docs", "/status"])
-def test_one_page_begins_in_each_pass(crowded: Service, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    passes, begun = Passes(), []
+class Working:
+    """A clock on which each piece of work takes a while, and nothing else does."""
+
+    def __init__(self, passes: Passes, takes: float) -> None:
+        self._passes = passes
+        self._takes = takes
+        self.now = 100.0
+        self.worked: list[int] = []
+
+    def work(self) -> None:
+        self.worked.append(self._passes.count)
+        self.now += self._takes
+
+    def most_in_a_pass(self) -> int:
+        (found,) = Counts(self.worked).most_common(1)
+        return found[1]
+
+
+@pytest.mark.parametrize(("takes", "most"), [(SLICE_SECONDS * 1.5, 1), (SLICE_SECONDS / 2.5, 3)])
+@pytest.mark.parametrize("path", ["/healthz", "/docs", "/test"])
+def test_pages_are_made_as_long_as_a_slice_in_each_pass(
+    service: Service, monkeypatch: pytest.MonkeyPatch, path: str, takes: float, most: int
+) -> None:
+    passes = Passes()
+    working = Working(passes, takes)
+    crowded = Service(service.holder, lambda: working.now)
     inner = crowded.app._inner
 
     async def seen(*args: Any) -> None:
-        begun.append(passes.count)
+        working.work()
         await inner(*args)
 
     monkeypatch.setattr(crowded.app, "_inner", seen)
-    statuses = asyncio.run(passes.during(*(ask(crowded, "GET", path) for _ in range(MANY))))
+    method = "POST" if path == "/test" else "GET"
+    statuses = asyncio.run(passes.during(*(ask(crowded, method, path) for _ in range(MANY))))
     assert statuses == [200] * MANY
-    assert len(set(begun)) == MANY
+    assert working.most_in_a_pass() == most
 
 
-def test_one_outline_of_a_batch_is_read_in_each_pass(
-    crowded: Service, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("takes", "most"), [(SLICE_SECONDS * 1.5, 1), (SLICE_SECONDS / 2.5, 3)])
+@pytest.mark.parametrize("windows", [1, 2])
+def test_bodies_are_read_as_long_as_a_slice_in_each_pass(
+    service: Service, monkeypatch: pytest.MonkeyPatch, windows: int, takes: float, most: int
 ) -> None:
-    """One of 1 MB takes 2 ms, and many bodies may end at one moment."""
-    passes, read = Passes(), []
+    """An outline of 1 MB takes 2 ms, and many bodies may end at one moment."""
+    passes = Passes()
+    working = Working(passes, takes)
+    crowded = Service(service.holder, lambda: working.now)
+    monkeypatch.setattr("runtime.admission.IN_TIME_SECONDS", 60.0)
 
     def seen(body: bytes) -> object:
-        found = read_body(body)
-        if isinstance(found, WindowBatch):
-            read.append(passes.count)
-        return found
+        working.work()
+        return read_body(body)
 
     monkeypatch.setattr("runtime.infer_endpoint.read_body", seen)
-    body = batch_body(imu_windows(2))
-    statuses = asyncio.run(passes.during(*(ask(crowded, "POST", "/infer", body) for _ in range(MANY))))
+    bodies = [batch_body(imu_windows(windows, seed=number)) for number in range(MANY)]
+    statuses = asyncio.run(passes.during(*(ask(crowded, "POST", "/infer", body) for body in bodies)))
     assert statuses == [200] * MANY
-    assert len(set(read)) == len(read) == MANY
+    assert working.most_in_a_pass() == most
+
+
+def test_another_event_loop_is_not_waited_for() -> None:
+    """Each of a test's requests has a loop of its own, and none comes back to end a stretch."""
+    now = [1.0]
+    stretch = Stretch(lambda: now[0])
+    for _ in range(3):
+        asyncio.run(asyncio.wait_for(stretch.turn(), 10))
+        now[0] += 1.0
+
+
+@pytest.mark.parametrize("windows", [1, 2])
+def test_who_waits_for_a_turn_is_answered_by_the_release_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: int
+) -> None:
+    """A switch in between must not close that release's engine."""
+    release = ReleaseSimulator().publish(tmp_path)
+    old, new = (ActiveModel(release, EmulatorEngine(release)) for _ in range(2))
+    crowded = Service(ModelHolder(old))
+    monkeypatch.setattr("runtime.admission.IN_TIME_SECONDS", 60.0)
+
+    async def story() -> int:
+        begun, let_go = asyncio.Event(), asyncio.Event()
+
+        async def hold(_: Stretch) -> None:
+            begun.set()
+            await let_go.wait()
+
+        monkeypatch.setattr(Stretch, "turn", hold)
+        asked = asyncio.create_task(ask(crowded, "POST", "/infer", batch_body(imu_windows(windows))))
+        await begun.wait()
+        crowded.holder.replace(new)
+        assert old.in_use == 1
+        let_go.set()
+        return await asked
+
+    assert asyncio.run(story()) == 200
+    assert old.in_use == 0
 
 
 class Watched(CollectorRegistry):

@@ -216,6 +216,29 @@ def heard(holder: ModelHolder, *pieces: bytes) -> bytes:
     return asyncio.run(asyncio.wait_for(story(), 20))
 
 
+def test_the_time_in_which_we_do_not_read_is_not_the_clients(holder: ModelHolder) -> None:
+    """Behind a request in work nothing is read, and what was sent at once looks as if it did not end."""
+
+    async def story() -> None:
+        app = create_app(holder, RuntimeMetrics(), Limits(request_seconds=30.0))
+        config = Config(app, log_config=None, **RuntimeWorker.CONFIG_KWARGS)
+        config.load()
+        connection, wire = RuntimeProtocol(config, RuntimeServer(config).server_state, {}), Wire()
+        connection.connection_made(wire)
+        connection.data_received(WHOLE + WHOLE[:-1])
+        later = perf_counter() + 100
+        connection.look(later)
+        while wire.answers.count(b"HTTP/1.1 200") < 1:
+            await asyncio.sleep(0)
+        connection.look(later + 29)
+        connection.data_received(WHOLE[-1:])
+        while wire.answers.count(b"HTTP/1.1") < 2:
+            await asyncio.sleep(0)
+        assert wire.answers.count(b"HTTP/1.1 200") == 2
+
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
 def answers_to(holder: ModelHolder, *pieces: bytes) -> list[int]:
     """The statuses of what is heard."""
     return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+) ", heard(holder, *pieces))]
