@@ -330,7 +330,7 @@ def load_active_model(
         model = load(chosen)
     except _NOT_THE_STORES_FAULT as error:
         # A device may not bear this one release: the one before tells.
-        last = _last_known(choice, error) if isinstance(error, DeviceError) else None
+        last = _last_known(choice, error) if isinstance(error, DeviceError) and error.of_release else None
         if last is None or chosen is None or chosen.release.id == last.release.id:
             raise
         chosen, model = last, _load_last(load, last, error)

@@ -216,12 +216,14 @@ def follow(
     def first(chosen: Choice) -> ActiveModel:
         try:
             return switch.guarded(lambda wanted: load(config, wanted))(chosen)
-        except PipelineError as error:
-            if isinstance(error, DeviceError) and choice.served not in ("", chosen.release.id):
+        except DeviceError as error:
+            # Of what is served anyway, or where no device was open, no switch failed.
+            if error.of_release and choice.served not in ("", chosen.release.id):
                 # Perhaps it is this release that the device does not bear: the one before is served then.
                 switch.failed(chosen.release.id, chosen.sequence, error)  # Which tells the metrics, too.
-            else:
-                metrics.switch_failed(chosen.release.id, error.code)
+            raise
+        except PipelineError as error:
+            metrics.switch_failed(chosen.release.id, error.code)
             raise
 
     def load_any(known: str) -> ActiveModel | PipelineError:

@@ -199,6 +199,9 @@ class Switch:
             self._put_off(chosen, error)
             return None
         except PipelineError as error:
+            if isinstance(error, DeviceError) and not error.of_release:
+                self._put_off(chosen, error)
+                return None
             self.failed(release, chosen.sequence, error)
             return None
         except Exception as error:
@@ -252,7 +255,7 @@ class Switch:
         self.problem = SwitchProblem(
             release=chosen.release.id,
             sequence=chosen.sequence,
-            error=error,
+            error=_of_the_switch(error),
             attempts=known.attempts if known else 0,
             due=self._clock() + FIRST_WAIT,
         )
@@ -290,10 +293,12 @@ class Switch:
         # Each attempt that breaks the device takes it from who is served for seconds: few of them.
         first = LONGEST_WAIT if isinstance(error, DeviceError) else FIRST_WAIT
         wait = min(longest, first * 2.0 ** min(attempts - 1, 20))
-        # Not the device's own error: with another release, served before, the device may do.
-        told = NotTakenError(error) if isinstance(error, DeviceError) else error
         self.problem = SwitchProblem(
-            release=release, sequence=sequence, error=told, attempts=attempts, due=self._clock() + wait
+            release=release,
+            sequence=sequence,
+            error=_of_the_switch(error),
+            attempts=attempts,
+            due=self._clock() + wait,
         )
         while len(self._failures) >= _MOST_FAILURES:
             del self._failures[next(iter(self._failures))]
@@ -302,6 +307,11 @@ class Switch:
         if known is None or known.error.code != error.code:
             fields = {"event": "switch_failed", "release": release or None, "reason": error.code}
             _LOGGER.error("not switched: %s", error, extra={"fields": fields})
+
+
+def _of_the_switch(error: PipelineError) -> PipelineError:
+    """Not the device's own error: with another release, served before, the device may do."""
+    return NotTakenError(error) if isinstance(error, DeviceError) else error
 
 
 def _told(release: str, sequence: int, problem: SwitchProblem | None) -> dict[str, object]:

@@ -169,11 +169,13 @@ class NoEngineError(EngineError):
 class DeviceError(EngineError):
     """A device that cannot be used now and may be later: what it served is opened again.
 
-    ``longest_wait`` is how many seconds may pass between two attempts.
+    ``longest_wait`` is how many seconds may pass between two attempts. ``of_release`` is False where no
+    device was open yet: nothing that was to be loaded can have caused it.
     """
 
     code = "device"
     longest_wait: ClassVar[float] = 60.0
+    of_release: bool = True
 
 
 class GoldenMismatchError(EngineError):

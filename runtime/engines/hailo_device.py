@@ -112,21 +112,31 @@ class HailoDevice:
 
     @classmethod
     def acquire(cls, lock_folder: Path | None = None) -> HailoDevice:
-        """This process's device, opened where it is not; each call needs a ``release``."""
+        """This process's device, opened where it is not; each call needs a ``release``.
+
+        A DeviceError of here is none of a release: nothing of one was shown to the device yet.
+        """
         with cls._guard:
-            shared = cls._shared
-            if shared is not None and shared._process != os.getpid():
-                # Of the process that we were forked from: neither usable nor ours to release.
-                shared = None
-            if shared is not None and shared.failure is not None:
-                raise DeviceFailedError(
-                    f"is being let go after a failure: {shared.failure.what}", where="HailoRT"
-                )
-            if shared is None:
-                shared = cls(lock_folder)
+            try:
+                shared = cls._usable(lock_folder)
+            except DeviceError as error:
+                error.of_release = False
+                raise
             shared._users += 1
             cls._shared = shared
             return shared
+
+    @classmethod
+    def _usable(cls, lock_folder: Path | None) -> HailoDevice:
+        shared = cls._shared
+        # One of the process that we were forked from is neither usable nor ours to release.
+        if shared is None or shared._process != os.getpid():
+            return cls(lock_folder)
+        if shared.failure is not None:
+            raise DeviceFailedError(
+                f"is being let go after a failure: {shared.failure.what}", where="HailoRT"
+            )
+        return shared
 
     def release(self) -> None:
         """Undo one ``acquire``; the last one lets the chip go."""

@@ -240,8 +240,9 @@ def test_what_fails_for_one_fails_for_both_until_both_are_closed(tmp_path: Path,
     with pytest.raises(DeviceError, match="Stream"):
         second.infer(WINDOW)
     first.close()
-    with pytest.raises(DeviceError, match="is being let go"):
+    with pytest.raises(DeviceError, match="is being let go") as caught:
         open_on(chip, release)
+    assert not caught.value.of_release
     second.close()
     open_on(chip, release).close()
 
@@ -254,6 +255,27 @@ def test_a_failed_opening_leaves_nothing_behind(tmp_path: Path, chip: HailoDoubl
             open_on(chip, release)
         chip.set(**dict.fromkeys(settings, 0))
     open_on(chip, release).close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_release"),
+    [
+        ({"open_status": 74}, False),
+        ({"open_status": 4}, False),
+        ({"identify_status": 18}, False),
+        ({"devices": []}, False),
+        ({"firmware": [4, 22, 0]}, False),
+        ({"configure_status": 8}, True),
+        ({"configure_status": 4}, True),
+    ],
+)
+def test_a_release_is_suspected_only_where_the_device_was_open(
+    tmp_path: Path, chip: HailoDouble, settings: dict[str, Any], of_release: bool
+) -> None:
+    chip.set(**settings)
+    with pytest.raises(DeviceError) as caught:
+        open_on(chip, hailo_release(tmp_path))
+    assert caught.value.of_release is of_release
 
 
 def test_a_forked_process_does_not_use_it(

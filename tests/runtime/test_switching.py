@@ -19,7 +19,14 @@ from runtime.active_model import ActiveModel, ModelHolder, load_chosen
 from runtime.config import RuntimeConfig
 from runtime.contract.errors import DeviceError, EngineError, PipelineError
 from runtime.contract.release_directory import Release
-from runtime.engines.hailo_errors import DeviceLostError
+from runtime.engines.hailo_errors import (
+    DeviceBusyError,
+    DeviceFailedError,
+    DeviceLockError,
+    DeviceLostError,
+    DriverMismatchError,
+    NoDeviceError,
+)
 from runtime.event_loop import EventLoop
 from runtime.load_memory import LoadMemory
 from runtime.metrics import RuntimeMetrics
@@ -434,6 +441,65 @@ def test_the_first_attempt_after_a_device_failed_ends_with_what_it_bears(pi: Pi)
     pi.run(0.3)
     assert pi.loaded[-2:] == [bad.id, first.release_id]
     assert pi.serving == first.release_id
+
+
+@pytest.mark.parametrize("error", [DeviceBusyError, NoDeviceError, DeviceLockError, DriverMismatchError])
+def test_a_device_that_is_late_at_the_start_says_nothing_of_the_release(
+    tmp_path: Path, error: type[DeviceError]
+) -> None:
+    """The channel moved while nobody ran, and the one before is here, too: it is not what is asked for."""
+    pi, before = Pi(tmp_path), ReleaseSimulator(motifs=3).publish(tmp_path / "store")
+    pi.memory.serving = before.id
+    new = pi.publish(4)
+    pi.point(before)
+    pi.point(new)
+    pi.breaks = lambda release: not_open(error("is not there"))
+    holder = pi.start()
+    pi.run(1)
+    assert (holder.state.code, pi.problem) == (error.code, None)  # type: ignore[union-attr]
+    assert set(pi.loaded) == {new.id}
+    pi.breaks = lambda release: None
+    pi.run(2)
+    assert (pi.serving, pi.problem, holder.alarm_kind) == (new.id, None, "")
+    assert [of_switches(pi, each) for each in (before, new)] == [[], []]
+
+
+def not_open(error: DeviceError) -> DeviceError:
+    """As the device says it before anything was shown to it."""
+    error.of_release = False
+    return error
+
+
+def test_a_device_that_is_being_let_go_says_nothing_of_the_release(pi: Pi) -> None:
+    """The one that is served lost it a moment before the new one was to be configured."""
+    first, new = pi.holder.model, pi.publish(4)
+    errors = [not_open(DeviceFailedError("is being let go after a failure", where="HailoRT"))]
+
+    def lost_before(release: Release) -> Exception | None:
+        if release.id != new.id or not errors:
+            return None
+        assert first is not None
+        pi.holder.lost(first, DeviceLostError("is gone", where="HailoRT"))
+        return errors.pop()
+
+    pi.breaks = lost_before
+    pi.point(new)
+    pi.run(3 * FIRST_WAIT)
+    assert (pi.serving, pi.problem, of_switches(pi, new)) == (new.id, None, [])
+
+
+def test_what_is_served_and_opened_anew_is_no_switch_that_failed(pi: Pi) -> None:
+    first = pi.holder.model
+    assert first is not None
+    lost = DeviceLostError("is gone", where="HailoRT")
+    pi.breaks = lambda release: lost
+    pi.holder.lost(first, lost)
+    pi.run(2)
+    assert pi.loaded[1:] == [first.release_id] * len(pi.loaded[1:])
+    pi.breaks = lambda release: None
+    pi.run(5)
+    assert pi.serving == first.release_id
+    assert of_switches(pi, a_store(pi.store).open(first.release_id)) == []
 
 
 def test_where_nothing_is_served_a_later_release_is_taken(tmp_path: Path) -> None:
