@@ -21,6 +21,7 @@ from runtime.contract.errors import (
 )
 from runtime.contract.release_directory import Release
 from runtime.contract.trust import SignatureError
+from runtime.engines.hailo_errors import DeviceBusyError
 from runtime.event_loop import EventLoop
 from runtime.follower import Follower
 from runtime.load_memory import LoadMemory
@@ -34,7 +35,7 @@ FIRST_WAIT: Final = 0.25
 """Seconds until the first attempt; each further one waits twice as long, up to the error's own limit."""
 
 STEADY: Final = 60.0
-"""Seconds of serving after which a failure counts as a new one: a device that fails soon after
+"""Seconds of serving after which a loss counts as a new one: a device that is lost soon after
 each opening is not opened four times a second."""
 
 STOP_WAIT: Final = 3.0
@@ -85,7 +86,10 @@ class Recovery:
         self._load = load
         self._show = show
         self._clock = clock
-        self._attempts = 0
+        self._asked = self._failed = 0
+        """Attempts since the device was lost; those of them that were more than waiting for a busy one."""
+        self._lost_soon = 0
+        """Losses in a row that came soon after an opening."""
         self._served_since = clock()
         self._recovering = isinstance(holder.state, _MAY_COME)
         self._due = clock() + FIRST_WAIT
@@ -113,15 +117,16 @@ class Recovery:
         # A device that failed has its own waits: a store that changes is no reason to open it again.
         if now < self._due and not (new and not isinstance(state, DeviceError)):
             return min(self._due - now, LOOK_SECONDS) if follower else self._due - now
-        self._attempts += 1
+        self._asked += 1
         found = self._load(state.code)
         self._holder.replace(found)
         self._show(self._holder.model)
         now = self._clock()
         if isinstance(found, ActiveModel):
             self._recovering, self._served_since = False, now
+            self._asked = self._failed = 0  # It is well: what comes next is another failure.
             return LOOK_SECONDS if follower else None
-        self._due = now + self._wait(type(found))
+        self._due = now + self._wait_after(found)
         return min(self._due - now, LOOK_SECONDS) if follower else self._due - now
 
     def _follow(self, model: ActiveModel) -> float | None:
@@ -172,15 +177,22 @@ class Recovery:
             return
         self._show(None)
         now = self._clock()
-        if now - self._served_since >= STEADY:
-            self._attempts = 0
+        self._lost_soon = self._lost_soon + 1 if now - self._served_since < STEADY else 0
         self._recovering = True
         failed.close()
-        self._due = now + self._wait(DeviceError)
+        self._due = now + _wait(max(0, self._lost_soon - 1))
 
-    def _wait(self, kind: type[PipelineError]) -> float:
-        longest = kind.longest_wait if issubclass(kind, DeviceError) else DeviceError.longest_wait
-        return min(longest, FIRST_WAIT * 2.0 ** min(self._attempts, 10))
+    def _wait_after(self, error: PipelineError) -> float:
+        """How long after an attempt that ended so the next one is due."""
+        if isinstance(error, DeviceBusyError):  # Says nothing of how the device is.
+            return _wait(self._asked, error.longest_wait)
+        self._failed += 1
+        return _wait(self._failed, error.longest_wait if isinstance(error, DeviceError) else None)
+
+
+def _wait(times: int, longest: float | None = None) -> float:
+    """Seconds, twice as long each time; at most ``longest``, else the limit of any device's error."""
+    return min(DeviceError.longest_wait if longest is None else longest, FIRST_WAIT * 2.0 ** min(times, 10))
 
 
 def follow(

@@ -179,6 +179,43 @@ def test_a_device_that_fails_soon_after_each_opening_is_not_opened_at_once(
     assert bench.recovery.step() == wait
 
 
+def lost_and_served_again(bench: Bench, *attempts: Made) -> float:
+    """Seconds from a loss until a model is served, when these attempts come before the one that succeeds."""
+    fail_again(bench)
+    begin = bench.now
+    bench.next = [*attempts, bench.model()]
+    while bench.holder.model is None:
+        wait = bench.recovery.step()
+        if bench.holder.model is None:
+            assert wait is not None
+            bench.now += wait
+    return bench.now - begin
+
+
+def test_a_glitch_after_a_long_wait_for_a_busy_device_is_short(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, first=BUSY)
+    bench.run(30)
+    bench.next = [bench.model()]
+    bench.run(2)
+    bench.now += 1
+    assert lost_and_served_again(bench) == 0.25
+
+
+def test_waiting_for_a_busy_device_is_no_failure_of_it(bench: Bench) -> None:
+    """It was lost, somebody else had it for a while, and then it failed once."""
+    assert lost_and_served_again(bench, *[BUSY] * 8) == 0.25 + 0.5 + 1 + 6 * 2
+    assert lost_and_served_again(bench, *[BUSY] * 8, LOST) == 0.5 + 0.5 + 1 + 6 * 2 + 0.5
+
+
+def test_attempts_that_failed_are_forgotten_when_it_is_served_again(bench: Bench) -> None:
+    """The first loss waits 0.25 s, those that come soon after twice as long each time: nothing else adds."""
+    failed = 0.5 + 1 + 2
+    waits = [lost_and_served_again(bench, LOST, LOST, LOST) - failed for _ in range(11)]
+    assert waits == [0.25, 0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    bench.now += STEADY
+    assert lost_and_served_again(bench) == 0.25
+
+
 def test_a_late_failure_of_a_model_that_was_replaced_changes_nothing(bench: Bench) -> None:
     old, new = bench.holder.model, bench.model()
     assert old is not None
