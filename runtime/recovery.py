@@ -135,10 +135,13 @@ class Recovery:
         failure = self._follower.follow(self._holder, model)
         self._show(self._holder.model)
         if failure is not None:
-            # The new release broke the device that both are on: the old one's is opened anew at once.
+            # A window reported it first, or it was lost before: a device that needs its time.
+            by_itself = self._holder.trouble.is_set() or not failure.of_release
             self._holder.lost(model, failure)
             self._let_go()
-            self._due = self._clock()
+            if not by_itself:
+                # The new release broke the device that both are on: the old one's is opened anew at once.
+                self._due = self._clock()
             return 0.0
         return LOOK_SECONDS
 

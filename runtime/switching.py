@@ -199,10 +199,10 @@ class Switch:
             self._put_off(chosen, error)
             return None
         except PipelineError as error:
-            if isinstance(error, DeviceError) and not error.of_release:
+            if isinstance(error, DeviceError) and self._is_of_device(chosen, error):
                 self._put_off(chosen, error)
-                return None
-            self.failed(release, chosen.sequence, error)
+            else:
+                self.failed(release, chosen.sequence, error)
             return None
         except Exception as error:
             _LOGGER.exception("while loading", extra={"fields": {"event": "internal"}})
@@ -213,6 +213,15 @@ class Switch:
             self._trying = None
         self.problem = None
         return model
+
+    def _is_of_device(self, chosen: Choice, error: DeviceError) -> bool:
+        """Whether it says nothing of the release.
+
+        Nor does a device that a window lost meanwhile, but only once: a release that breaks it is soon seen
+        by a window, too, perhaps before it is looked here.
+        """
+        known = (chosen.release.id, chosen.sequence) in self._failures
+        return not error.of_release or (bool(self.called_away()) and not known)
 
     def _load_named(self, chosen: Choice) -> ActiveModel:
         """Load, and look once more: loading takes as long as it takes, and the channel may have moved."""

@@ -472,20 +472,47 @@ def not_open(error: DeviceError) -> DeviceError:
 
 def test_a_device_that_is_being_let_go_says_nothing_of_the_release(pi: Pi) -> None:
     """The one that is served lost it a moment before the new one was to be configured."""
-    first, new = pi.holder.model, pi.publish(4)
-    errors = [not_open(DeviceFailedError("is being let go after a failure", where="HailoRT"))]
-
-    def lost_before(release: Release) -> Exception | None:
-        if release.id != new.id or not errors:
-            return None
-        assert first is not None
-        pi.holder.lost(first, DeviceLostError("is gone", where="HailoRT"))
-        return errors.pop()
-
-    pi.breaks = lost_before
+    new = pi.publish(4)
+    lose_at(pi, new, [not_open(DeviceFailedError("is being let go after a failure", where="HailoRT"))])
     pi.point(new)
     pi.run(3 * FIRST_WAIT)
     assert (pi.serving, pi.problem, of_switches(pi, new)) == (new.id, None, [])
+
+
+def lose_at(pi: Pi, release: Release, errors: list[DeviceError]) -> None:
+    """Let each of these loadings of a release fail, when a window has just reported the loss."""
+
+    def lost_before(loaded: Release) -> Exception | None:
+        if loaded.id != release.id or not errors:
+            return None
+        if pi.holder.model is not None:
+            pi.holder.lost(pi.holder.model, DeviceLostError("is gone", where="HailoRT"))
+        return errors.pop()
+
+    pi.breaks = lost_before
+
+
+def test_a_device_that_a_window_lost_while_another_release_is_loaded_is_not_held_against_it(pi: Pi) -> None:
+    first, new = pi.serving, pi.publish(4)
+    lose_at(pi, new, [DeviceLostError("is gone", where="HailoRT")])
+    pi.point(new)
+    while pi.loaded[-1] != new.id:
+        pi.run(0)
+    pi.run(0)
+    assert pi.loaded[-1] == new.id  # The device has its time before it is opened again.
+    pi.run(FIRST_WAIT / 2)
+    assert (pi.serving, pi.problem["reason"], pi.problem["attempts"]) == (first, "device_lost", 0)
+    pi.run(2 * FIRST_WAIT)
+    assert (pi.serving, pi.problem, of_switches(pi, new)) == (new.id, None, [])
+
+
+def test_a_release_that_breaks_the_device_again_is_held_back_though_a_window_told_first(pi: Pi) -> None:
+    first, bad = pi.serving, pi.publish(4)
+    lose_at(pi, bad, [DeviceLostError("is gone", where="HailoRT") for _ in range(9)])
+    pi.point(bad)
+    pi.run(LONGEST_WAIT / 2)
+    assert (pi.serving, pi.loaded.count(bad.id)) == (first, 2)
+    assert of_switches(pi, bad) == ["device_lost"]
 
 
 def test_what_is_served_and_opened_anew_is_no_switch_that_failed(pi: Pi) -> None:
