@@ -150,7 +150,11 @@ class HailoEngine(Engine):
         return None
 
     def _close(self) -> None:
-        """Buffers, configured network, model, device: HailoRT's order. May wait for a hanging job."""
+        """Buffers, configured network, model, device: HailoRT's order. May wait for a hanging job.
+
+        Never by ``ConfiguredInferModel.shutdown``: it is bound without letting the GIL go (4.20 to 4.23), and
+        waits up to 10 s for a job. Who drops the last reference waits as long, and others run meanwhile.
+        """
         configured, self._configured = self._configured, None
         self._bindings = None
         try:

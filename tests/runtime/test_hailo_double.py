@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import subprocess
 import sys
@@ -157,9 +158,9 @@ def test_floats_are_clipped_and_rounded_half_to_even(api: Any) -> None:
     np.testing.assert_array_equal(core.dequantize(np.array([0, 12], np.float32), stream), [-5, 1])
 
 
-def test_configure_holds_the_gil(device: Any, double: HailoDouble) -> None:
-    """No other thread runs meanwhile, as in the real one: whoever serves HTTP beside it stands still."""
-    double.set(configure_ms=300)
+@contextlib.contextmanager
+def ticking() -> Iterator[list[float]]:
+    """Moments at which another thread ran, each 5 ms where it may; there when the block has ended."""
     ticks = [time.monotonic()]
     stop = threading.Event()
 
@@ -169,12 +170,41 @@ def test_configure_holds_the_gil(device: Any, double: HailoDouble) -> None:
 
     thread = threading.Thread(target=tick)
     thread.start()
-    with device.create_infer_model(tiny_hef()).configure():
+    try:
+        yield ticks
+        time.sleep(0.02)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_configure_holds_the_gil(device: Any, double: HailoDouble) -> None:
+    """No other thread runs meanwhile, as in the real one: whoever serves HTTP beside it stands still."""
+    double.set(configure_ms=300)
+    with ticking() as ticks, device.create_infer_model(tiny_hef()).configure():
         pass
-    time.sleep(0.02)
-    stop.set()
-    thread.join()
     assert max(np.diff(ticks)) > 0.25
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_job_is_waited_for_and_the_gil_kept_only_where_it_is_told_to_end(
+    api: Any, device: Any, double: HailoDouble, explicit: bool
+) -> None:
+    """``shutdown`` is bound without gil_scoped_release; the destructor waits as long, the GIL free."""
+    double.set(run_ms=400)
+    sink = np.full(64, 7, np.uint8)
+    with ticking() as ticks, device.create_infer_model(tiny_hef()).configure() as configured:
+        configured.run_async([bound(configured, np.zeros(900, np.uint8), sink)])
+        ran = len(ticks)
+        if explicit:
+            configured.shutdown()
+        else:
+            configured.__exit__()
+        assert not (sink == 7).all()
+        during = len(ticks) - ran
+    assert device._vdevice.configured == 0
+    # 80 ticks fit; a busy machine may lose most of them.
+    assert (max(np.diff(ticks)) > 0.25) if explicit else (during > 2)
 
 
 @pytest.mark.parametrize(("device_arch", "hef_arch", "fits"), [(1, "HAILO8R", True), (2, "HAILO8P", False)])

@@ -217,6 +217,23 @@ def test_the_network_is_off_the_chip_before_the_chip_is_let_go(tmp_path: Path, c
     assert [line.split()[0] for line in chip.journal()] == ["open", "release"]
 
 
+def test_a_window_that_still_runs_is_waited_for_before_the_chip_is_let_go(
+    tmp_path: Path, chip: HailoDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By dropping the network, never by ``shutdown``, which holds the GIL until what runs has ended."""
+    engine = open_on(chip, hailo_release(tmp_path))
+    told: list[str] = []
+    monkeypatch.setattr(type(engine._configured), "shutdown", lambda network: told.append("shutdown"))
+    engine.infer(WINDOW)
+    chip.set(run_ms=600)
+    with pytest.raises(DeviceError) as caught:
+        engine.infer(WINDOW)
+    assert caught.value.code == "device_timeout"
+    engine.close()
+    assert told == []
+    assert [line.split()[0] for line in chip.journal()] == ["open", "release"]
+
+
 def test_two_releases_share_the_chip(tmp_path: Path, chip: HailoDouble) -> None:
     """As a hot swap and a canary need: one VDevice, let go when the last one is closed."""
     first = open_on(chip, hailo_release(tmp_path, version="v1.0.0"))

@@ -246,36 +246,72 @@ class CoreBindings:
         self.buffers[name] = buffer
 
 
+class CoreProgram:
+    """What runs on the chip: the graph, quantized as the HEF says, between buffers as they were chosen."""
+
+    def __init__(self, model: CoreModel) -> None:
+        self._network, self.doom = model.network, model.doom
+        # Formats count as they were when it was configured.
+        self._types = {name: stream.type for name, stream in {**model.inputs, **model.outputs}.items()}
+        # Here, so that it imports where ONNX Runtime is not: in an image made for a chip.
+        import onnxruntime as ort
+
+        self._session = ort.InferenceSession(model.network.program, providers=["CPUExecutionProvider"])
+
+    def compute(self, binding: CoreBindings) -> None:
+        """One frame, from the input's buffer to the output's."""
+        (source,), (sink,) = self._network.inputs, self._network.outputs
+        given = binding.buffers[source.name]
+        if self._types[source.name] == FormatType.FLOAT32:
+            integers = quantize(np.frombuffer(given, np.float32), source)
+        else:
+            integers = np.frombuffer(given, np.uint8).astype(np.float32)
+        values = dequantize(integers, source).reshape(1, *source.shape)
+        frame = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+        result = quantize(self._session.run(None, {"imu_window": frame})[0].reshape(-1), sink)
+        target = binding.buffers[sink.name].reshape(-1)
+        if self._types[sink.name] == FormatType.FLOAT32:
+            target[:] = dequantize(result, sink).view(target.dtype)
+        else:
+            target.view(np.uint8)[:] = result.astype(np.uint8)
+
+
 class CoreConfigured:
     """The compiled ConfiguredInferModel, with the thread that calls back."""
 
     def __init__(self, model: CoreModel) -> None:
         self.model = model
-        # Formats count as they were when it was configured.
+        # Sizes count as they were when it was configured.
         self.sizes = {name: s.nbytes for name, s in {**model.inputs, **model.outputs}.items()}
-        self.types = {name: s.type for name, s in {**model.inputs, **model.outputs}.items()}
         self.active = self.model.chip.scheduled
         self.model.chip.configured += 1
-        # Here, so that it imports where ONNX Runtime is not: in an image made for a chip.
-        import onnxruntime as ort
-
-        self._session = ort.InferenceSession(model.network.program, providers=["CPUExecutionProvider"])
+        self._program = CoreProgram(model)
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # Knows the queue alone: who drops the last reference to this object ends it, as in C++.
         self._thread = threading.Thread(target=work_off, args=(self._queue,), daemon=True)
         self._thread.start()
+        self._job: CoreJob | None = None
         self._down = False
 
     def shutdown(self) -> None:
-        """No longer usable; waits for what runs."""
+        """No longer usable; waits for what runs, 10 s at most, and holds the GIL meanwhile.
+
+        As ConfiguredInferModelWrapper::shutdown, which is bound without gil_scoped_release in 4.20 to 4.23.
+        """
+        if not self._down and self._job is not None and not self._job.called_back.is_set():
+            hold_gil(1000 * min(10.0, max(0.0, self._job.due - time.monotonic())))
+        self._end()
+
+    def _end(self) -> None:
+        """As the destructor: waits for what runs as well, the GIL free."""
         if not self._down:
             self._down = True
-            self.model.chip.configured -= 1
             self._queue.put(None)
             if self._thread is not threading.current_thread():
                 self._thread.join()
+            self.model.chip.configured -= 1
 
-    __del__ = shutdown
+    __del__ = _end
 
     def set_active(self, active: bool) -> None:
         """Where there is no scheduler only."""
@@ -303,40 +339,25 @@ class CoreConfigured:
             for name, size in self.sizes.items():
                 if name not in binding.buffers or binding.buffers[name].nbytes != size:
                     fail(INVALID_OPERATION)
-        job = CoreJob()
+        hangs = SETTINGS.read("hangs") or self._program.doom == "run"
+        job = self._job = CoreJob(float("inf") if hangs else SETTINGS.read("run_ms") / 1000)
+        # Not this object: a job keeps nothing alive that its destructor is to wait for.
+        program = self._program
 
         def task() -> None:
             status = SETTINGS.read("completion_status")
-            if SETTINGS.read("hangs") or self.model.doom == "run":
+            if SETTINGS.read("hangs") or program.doom == "run":
                 return
             time.sleep(SETTINGS.read("run_ms") / 1000)
             if not status and not SETTINGS.read("silent"):
                 for binding in bindings:
-                    self._compute(binding)
+                    program.compute(binding)
             job.called.set()
             callback(status)
             job.called_back.set()
 
         self._queue.put(task)
         return job
-
-    def _compute(self, binding: CoreBindings) -> None:
-        (source,), (sink,) = self.model.network.inputs, self.model.network.outputs
-        given = binding.buffers[source.name]
-        if self.types[source.name] == FormatType.FLOAT32:
-            integers = quantize(np.frombuffer(given, np.float32), source)
-        else:
-            integers = np.frombuffer(given, np.uint8).astype(np.float32)
-        values = dequantize(integers, source).reshape(1, *source.shape)
-        latent = self._session.run(None, {"imu_window": np.ascontiguousarray(values.transpose(0, 3, 1, 2))})[
-            0
-        ]
-        result = quantize(latent.reshape(-1), sink)
-        target = binding.buffers[sink.name].reshape(-1)
-        if self.types[sink.name] == FormatType.FLOAT32:
-            target[:] = dequantize(result, sink).view(target.dtype)
-        else:
-            target.view(np.uint8)[:] = result.astype(np.uint8)
 
 
 def work_off(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
@@ -366,9 +387,13 @@ class CoreJob:
     ``wait`` says that the job has ended, not how: a failed one ends as well, and only the callback
     is told (AsyncInferJobImpl::wait). It waits for the job and then for the callback, each with the
     whole timeout.
+
+    Args:
+        seconds: After which the chip is to be done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.due = time.monotonic() + seconds
         self.called, self.called_back = threading.Event(), threading.Event()
 
     def wait(self, timeout: timedelta) -> None:
