@@ -38,6 +38,8 @@ WAIT_MS: Final = 250
 lost device, which costs everybody most of a second (once in 1000 switches beside the double and a test suite,
 with 100). HailoRT waits up to three times: until a job is taken, for the job, and for its callback."""
 
+TURN_SECONDS: Final = 3 * FIRST_WAIT_MS / 1000 + 1
+"""Longer than any window may have its turn."""
 
 _NOT_OURS: Final = "the artifact was not made from this pipeline's onnx_model"
 
@@ -120,21 +122,38 @@ class HailoEngine(Engine):
     def _infer(self, tensor: FloatArray) -> FloatArray:
         device = self._device
         device.check_usable()
+        with device.turn:
+            failure = self._run(tensor)
+        if failure is not None:
+            raise failure
+        return self._output
+
+    def _run(self, tensor: FloatArray) -> DeviceError | None:
+        """One window into ``_output``, in our turn; why the device failed, where it did.
+
+        Raises:
+            DeviceError: It failed while we waited for the turn.
+            EngineError: This engine was closed while we did; the device is as good as before.
+        """
+        device = self._device
+        device.check_usable()
+        configured, bindings = self._configured, self._bindings
+        if configured is None:
+            raise EngineError("is closed", where="engine")
         self._input[0] = tensor.reshape(len(CHANNELS), WINDOW_LENGTH).T
         self._output.fill(np.nan)
         self._completion = None
         failure: DeviceError | None
         try:
-            with device.turn:
-                self._configured.wait_for_async_ready(timeout_ms=self._wait_ms)
-                self._configured.run_async([self._bindings], self._completed).wait(self._wait_ms)
+            configured.wait_for_async_ready(timeout_ms=self._wait_ms)
+            configured.run_async([bindings], self._completed).wait(self._wait_ms)
             failure = self._failure()
         except Exception as error:
             failure = device_error(error, f"a window, waiting {self._wait_ms} ms")
         if failure is not None:
-            raise device.fail(failure)
+            return device.fail(failure)
         self._wait_ms = WAIT_MS
-        return self._output
+        return None
 
     def _completed(self, *, completion_info: Any) -> None:
         """Called by HailoRT's own thread, before ``wait`` returns."""
@@ -155,8 +174,15 @@ class HailoEngine(Engine):
         Never by ``ConfiguredInferModel.shutdown``: it is bound without letting the GIL go (4.20 to 4.23), and
         waits up to 10 s for a job. Who drops the last reference waits as long, and others run meanwhile.
         """
+        # The turn, so that no window is between two of its calls; what hangs for longer is not waited for.
+        turn = self._device.turn
+        taken = turn.acquire(timeout=TURN_SECONDS)
         configured, self._configured = self._configured, None
         self._bindings = None
+        if taken:
+            turn.release()  # Not while the network is ended: others' windows run meanwhile.
+        else:
+            _LOGGER.warning("closing the network while a window hangs")
         try:
             if configured is not None:
                 configured.__exit__(None, None, None)

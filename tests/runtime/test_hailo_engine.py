@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.contract.errors import DeviceError, PipelineError
+from runtime.contract.errors import DeviceError, EngineError, PipelineError
 from runtime.contract.store import Release
-from runtime.engines import hailo_device
+from runtime.engines import hailo, hailo_device
 from runtime.engines.hailo import HailoEngine
 from runtime.engines.hailo_device import HailoDevice
 from runtime.engines.hailo_errors import status_of
 from tests.doubles.hailo import HailoDouble
 from tests.doubles.tiny_hef import TINY_OUTPUT, tiny_hef
 from tests.runtime.hailo import hailo_release, open_on, placed
-from tests.simulators import STATISTICS, TINY_ENCODER, imu_windows, reference_latents
+from tests.simulators import STATISTICS, TINY_ENCODER, imu_windows, reference_latents, wait_for
 
 SECOND_OUTPUT = dataclasses.replace(TINY_OUTPUT, name="tiny/fc2")
 WINDOW = imu_windows(1, seed=4)[0]
@@ -245,6 +245,78 @@ def test_two_releases_share_the_chip(tmp_path: Path, chip: HailoDouble) -> None:
     assert len(chip.journal()) == 1
     second.close()
     assert len(chip.journal()) == 2
+
+
+class WatchedTurn:
+    """A device's turn that tells how many wait for it."""
+
+    def __init__(self, device: HailoDevice) -> None:
+        self._lock, self.waiting = device.turn, 0
+        device.turn = self  # type: ignore[misc, assignment]
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """As a lock's."""
+        if self._lock.acquire(blocking=False):
+            return True
+        if not blocking or not timeout:
+            return False
+        self.waiting += 1
+        try:
+            return self._lock.acquire(blocking, timeout)
+        finally:
+            self.waiting -= 1
+
+    def release(self) -> None:
+        """As a lock's."""
+        self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self.release()
+
+
+def test_closed_between_two_windows_it_says_so_and_the_device_is_as_good_as_before(
+    tmp_path: Path, chip: HailoDouble
+) -> None:
+    """The rest of a batch, where its lease has ended before it has."""
+    release = hailo_release(tmp_path)
+    with open_on(chip, release) as second:
+        first = open_on(chip, release)
+        outputs = first._infer_many(np.zeros((3, 1, 9, 1, 100), np.float32))
+        next(outputs)
+        first.close()
+        with pytest.raises(EngineError, match="is closed") as caught:
+            next(outputs)
+        assert not isinstance(caught.value, DeviceError)
+        assert np.isfinite(second.infer(WINDOW)).all()
+
+
+def test_a_close_waits_for_the_window_that_has_the_turn(tmp_path: Path, chip: HailoDouble) -> None:
+    """Between two of its calls the network would be gone, which would look like the device's failure."""
+    release = hailo_release(tmp_path)
+    with open_on(chip, release) as second:
+        first = open_on(chip, release)
+        turn = WatchedTurn(first._device)
+        with turn:
+            closing = threading.Thread(target=first.close)
+            closing.start()
+            wait_for(lambda: turn.waiting == 1, "the close to wait")
+            assert first._configured is not None
+        closing.join(20)
+        assert first._configured is None
+        assert np.isfinite(second.infer(WINDOW)).all()
+
+
+def test_a_window_that_hangs_does_not_keep_it_from_closing(
+    tmp_path: Path, chip: HailoDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hailo, "TURN_SECONDS", 0.05)
+    engine = open_on(chip, hailo_release(tmp_path))
+    with engine._device.turn:
+        engine.close()
+    assert [line.split()[0] for line in chip.journal()] == ["open", "release"]
 
 
 def test_what_fails_for_one_fails_for_both_until_both_are_closed(tmp_path: Path, chip: HailoDouble) -> None:
