@@ -23,6 +23,7 @@ from typing import Any, Final
 import httpx
 
 from bench.serving import machine
+from runtime.contract.errors import DeviceInUseError
 from runtime.contract.store import Release
 from tests.doubles.hailo import HailoDouble
 from tests.keys import KEY_OF, a_store, use_test_keys
@@ -47,6 +48,7 @@ class Outcome:
     switches: int = 0
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    refused: int = 0
     during: list[float] = field(default_factory=list)
     control: list[float] = field(default_factory=list)
     noticed: list[float] = field(default_factory=list)
@@ -66,7 +68,8 @@ class Outcome:
         return [
             *rows,
             "",
-            f"{self.switches} switches, {len(self.lost)} lost, {len(self.wrong)} wrong",
+            f"{self.switches} switches, {len(self.lost)} lost, {len(self.wrong)} wrong, "
+            f"{self.refused} told that the chip was at work for the new release",
             *self.lost[:3],
             *self.wrong[:3],
             f"from move to service: median {waits[len(waits) // 2]:.2f} s, largest {waits[-1]:.2f} s",
@@ -124,8 +127,12 @@ def judged(
     spans = [(begin, seen + AFTER_SECONDS) for begin, seen in moves]
     outcome.noticed = [seen - begin for begin, seen in moves]
     for due, ms, status, release, body in told["answers"]:
-        scores = json.loads(told["bodies"][body]).get("motif_scores", [])
-        if status != 200 or len(scores) != sizes.get(release) or known.setdefault(release, body) != body:
+        answer = json.loads(told["bodies"][body])
+        scores = answer.get("motif_scores", [])
+        if answer.get("error") == DeviceInUseError.code:
+            # On a busy machine a golden window of the new release may take longer than a window may wait.
+            outcome.refused += 1
+        elif status != 200 or len(scores) != sizes.get(release) or known.setdefault(release, body) != body:
             outcome.wrong.append(f"{status} {release[:12]} {told['bodies'][body][:200]}")
         inside = any(begin <= due <= end for begin, end in spans)
         (outcome.during if inside else outcome.control).append(ms)

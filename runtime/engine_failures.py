@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from runtime.contract.errors import PipelineError, WindowError
+from runtime.contract.errors import DeviceInUseError, PipelineError, WindowError
 
 MOST_IN_A_ROW: Final = 3
 """Failures without a success between them, from which on ``/healthz`` says ``ok: false``."""
@@ -32,8 +32,8 @@ class EngineFailures:
         return self.in_a_row >= MOST_IN_A_ROW
 
     def failed(self, error: Exception) -> None:
-        """Count one; a window that is wrong itself says nothing of the engine."""
-        if isinstance(error, WindowError):
+        """Count one; a window that is wrong itself, or was not tried, says nothing of the engine."""
+        if isinstance(error, WindowError | DeviceInUseError):
             return
         self.in_a_row += 1
         # What is no error of ours to tell is for the log alone.

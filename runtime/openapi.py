@@ -10,7 +10,7 @@ import msgspec
 from runtime.admission import overloaded
 from runtime.answers import CODES, bad_input, engine_failed, error_answer, internal, unavailable
 from runtime.config import VERSION
-from runtime.contract.errors import EngineError, PipelineError, WindowError
+from runtime.contract.errors import DeviceInUseError, EngineError, PipelineError, WindowError
 from runtime.contract.window import CHANNELS, LATENT_SIZE, WINDOW_LENGTH
 from runtime.engines.hailo_errors import (
     DeviceBusyError,
@@ -169,6 +169,7 @@ ENGINE_ERRORS: Final[tuple[type[EngineError], ...]] = (
     DeviceLostError,
     DriverMismatchError,
     DeviceFailedError,
+    DeviceInUseError,
 )
 """What a window can fail with that was let in."""
 
@@ -182,6 +183,7 @@ _TO_DO: Final = {
     "head_too_large": "Send fewer or shorter headers.",
     "model_unavailable": "reason and hint say why nothing is served, as /healthz does; ask again.",
     "overloaded": "Ask again, less at a time.",
+    "device_in_use": "Ask again: a release that is being loaded has the chip.",
     "shutting_down": "Ask again, on a new connection.",
     "internal": "Ask again; the server's log has what failed, under the request id.",
 }

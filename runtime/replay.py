@@ -7,7 +7,13 @@ import logging
 from typing import Final
 
 from runtime.active_model import ActiveModel, ModelHolder
-from runtime.contract.errors import DeviceError, EngineError, GoldenMismatchError, WindowError
+from runtime.contract.errors import (
+    DeviceError,
+    DeviceInUseError,
+    EngineError,
+    GoldenMismatchError,
+    WindowError,
+)
 from runtime.metrics import RuntimeMetrics
 
 REPLAY_SECONDS: Final = 5.0
@@ -44,12 +50,15 @@ class Replay:
             return
         now = model.release_id, self._metrics.windows_of(model.release_id)
         seen, self._seen = self._seen, now
-        if now == seen:
-            self._metrics.replayed(model.release_id, self._result(model))
+        if now == seen and (result := self._result(model)):
+            self._metrics.replayed(model.release_id, result)
 
     def _result(self, model: ActiveModel) -> str:
+        """Empty where it was not run: it says nothing of the release."""
         try:
             model.repeat_golden_window()
+        except DeviceInUseError:
+            return ""
         except GoldenMismatchError as error:
             _LOGGER.error("golden window: %s", error, extra={"fields": {"event": "golden_missed"}})
             return "missed"

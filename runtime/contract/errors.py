@@ -178,6 +178,15 @@ class DeviceError(EngineError):
     of_release: bool = True
 
 
+class DeviceInUseError(EngineError):
+    """A device that does something else for this process, for longer than who asks may wait.
+
+    No DeviceError, and no failure of the engine: nothing was tried, and asked again it may do.
+    """
+
+    code = "device_in_use"
+
+
 class GoldenMismatchError(EngineError):
     """An artifact that does not repeat its golden windows on this machine."""
 

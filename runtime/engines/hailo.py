@@ -5,13 +5,15 @@ Written from HailoRT's sources and tested against a double of them; never run on
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from runtime.contract.errors import DeviceError, EngineError
+from runtime.contract.errors import DeviceError, DeviceInUseError, EngineError
 from runtime.contract.gate import check_hef
 from runtime.contract.hailo_compatibility import check_architecture, check_header
 from runtime.contract.store import Release
@@ -41,6 +43,12 @@ with 100). HailoRT waits up to three times: until a job is taken, for the job, a
 TURN_SECONDS: Final = 3 * FIRST_WAIT_MS / 1000 + 1
 """Longer than any window may have its turn."""
 
+LOOP_SECONDS: Final = 0.035
+"""How long an event loop waits for the turn, and answers nobody meanwhile. EdgeInfer reads for 45 ms:
+whose turn comes later would be run for nobody, and is told ``DeviceInUseError`` instead."""
+
+_PARTS: Final = 5
+_IN_USE: Final = "another release has the chip for longer than a window may wait"
 _NOT_OURS: Final = "the artifact was not made from this pipeline's onnx_model"
 
 
@@ -70,6 +78,7 @@ class HailoEngine(Engine):
         self._input: FloatArray = np.zeros(INPUT_SHAPE, np.float32)
         self._output: FloatArray = np.zeros(LATENT_SIZE, np.float32)
         self._wait_ms = FIRST_WAIT_MS
+        self._refused = False
         self._completion: Any = None
         self._model: Any = None
         self._configured: Any = None
@@ -105,8 +114,11 @@ class HailoEngine(Engine):
             # Before configure: the default is the chip's own integers.
             self._model.input().set_format_type(float32)
             self._model.output().set_format_type(float32)
-            with device.turn:
+            self._take_turn()
+            try:
                 self._configured = self._model.configure()
+            finally:
+                device.turn.release()
             self._bindings = self._configured.create_bindings()
             self._bindings.input().set_buffer(self._input)
             self._bindings.output().set_buffer(self._output)
@@ -122,11 +134,30 @@ class HailoEngine(Engine):
     def _infer(self, tensor: FloatArray) -> FloatArray:
         device = self._device
         device.check_usable()
-        with device.turn:
+        self._take_turn()
+        try:
             failure = self._run(tensor)
+        finally:
+            device.turn.release()
         if failure is not None:
             raise failure
         return self._output
+
+    def _take_turn(self) -> None:
+        """Wait for the device's turn; an event loop for ``LOOP_SECONDS``, once as long as nothing is run.
+
+        Raises:
+            DeviceInUseError: Somebody else keeps it: a golden window of a release that is being loaded, most
+                likely one that hangs.
+        """
+        turn, waits = self._device.turn, not _in_event_loop()
+        if not turn.acquire(blocking=False):
+            # Each window that waits in a loop holds up everything in it: one tells of all that follow.
+            seconds = TURN_SECONDS if waits else 0.0 if self._refused else LOOP_SECONDS
+            if not _acquired(turn, seconds):
+                self._refused = not waits
+                raise DeviceInUseError(_IN_USE, where="device", hint="ask again")
+        self._refused = False
 
     def _run(self, tensor: FloatArray) -> DeviceError | None:
         """One window into ``_output``, in our turn; why the device failed, where it did.
@@ -191,6 +222,23 @@ class HailoEngine(Engine):
         del configured
         self._model = None
         self._device.release()
+
+
+def _in_event_loop() -> bool:
+    """Whether this thread runs one, which answers nobody while we wait."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _acquired(turn: threading.Lock, seconds: float) -> bool:
+    """Whether we had the turn in time, of which what passes while another thread holds the GIL is no part.
+
+    So in parts: while a network is configured one of them ends late, the turn not let go yet but about to be.
+    """
+    return seconds > 0 and any(turn.acquire(timeout=seconds / _PARTS) for _ in range(_PARTS))
 
 
 def _check_streams(model: Any, name: str) -> None:

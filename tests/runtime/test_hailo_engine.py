@@ -19,7 +19,7 @@ from runtime.engines.hailo_device import HailoDevice
 from runtime.engines.hailo_errors import status_of
 from tests.doubles.hailo import HailoDouble
 from tests.doubles.tiny_hef import TINY_OUTPUT, tiny_hef
-from tests.runtime.hailo import hailo_release, open_on, placed
+from tests.runtime.hailo import WatchedTurn, hailo_release, open_on, placed
 from tests.simulators import STATISTICS, TINY_ENCODER, imu_windows, reference_latents, wait_for
 
 SECOND_OUTPUT = dataclasses.replace(TINY_OUTPUT, name="tiny/fc2")
@@ -245,36 +245,6 @@ def test_two_releases_share_the_chip(tmp_path: Path, chip: HailoDouble) -> None:
     assert len(chip.journal()) == 1
     second.close()
     assert len(chip.journal()) == 2
-
-
-class WatchedTurn:
-    """A device's turn that tells how many wait for it."""
-
-    def __init__(self, device: HailoDevice) -> None:
-        self._lock, self.waiting = device.turn, 0
-        device.turn = self  # type: ignore[misc, assignment]
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """As a lock's."""
-        if self._lock.acquire(blocking=False):
-            return True
-        if not blocking or not timeout:
-            return False
-        self.waiting += 1
-        try:
-            return self._lock.acquire(blocking, timeout)
-        finally:
-            self.waiting -= 1
-
-    def release(self) -> None:
-        """As a lock's."""
-        self._lock.release()
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *args: object) -> None:
-        self.release()
 
 
 def test_closed_between_two_windows_it_says_so_and_the_device_is_as_good_as_before(

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.active_model import ActiveModel, ModelHolder
 from runtime.answers import CODES
-from runtime.contract.errors import EngineError, WindowError
+from runtime.contract.errors import DeviceInUseError, EngineError, WindowError
 from runtime.engines.hailo_errors import _KINDS, DeviceFailedError, DeviceLostError
 from runtime.infer_body import BodyError
 from runtime.openapi import ENGINE_ERRORS, document, infer_errors
@@ -161,7 +161,12 @@ def test_every_error_that_infer_may_answer_is_on_the_page(service: Service) -> N
     }
     assert listed == {error: status for error, (status, _) in infer_errors().items()}
     bodies = {kind.code for kind in kinds_of(BodyError) | kinds_of(WindowError) | {BodyError}}
-    kinds: list[type[EngineError]] = [EngineError, DeviceFailedError, *(kind for kind, _ in _KINDS)]
+    kinds: list[type[EngineError]] = [
+        EngineError,
+        DeviceInUseError,
+        DeviceFailedError,
+        *(kind for kind, _ in _KINDS),
+    ]
     engines = {kind.code for kind in kinds}
     made = codes_in_the_source()
     assert len(made) > 8
