@@ -43,7 +43,7 @@ from runtime.body_reading import (
     read_whole,
     too_large,
 )
-from runtime.contract.errors import DeviceError, EngineError, PipelineError, WindowError
+from runtime.contract.errors import DeviceError, DeviceInUseError, EngineError, PipelineError, WindowError
 from runtime.contract.window import LATENT_SIZE, WINDOW_SHAPE, FloatArray, Window
 from runtime.infer_answer import JSON_TYPE, OCTETS_TYPE, JsonParts, Scores, as_octets, choose, one_as_json
 from runtime.infer_body import (
@@ -310,6 +310,8 @@ class InferEndpoint:
             return error.answer
         if isinstance(error, BodyError | WindowError):
             return bad_input(error)
+        if isinstance(error, DeviceInUseError):
+            return engine_failed(error)  # Nothing failed: the chip is busy with a release that is loaded.
         # An engine that fails does so for every window, and must not fill the disk.
         unlogged = self._failures.take(self._clock())
         fields: dict[str, object] = {"request_id": identifier.decode()}

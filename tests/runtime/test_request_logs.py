@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime.contract.errors import EngineError
+from runtime.contract.errors import DeviceInUseError, EngineError
 from runtime.infer_body import read_body
 from runtime.logs import JsonFormatter
 from runtime.request_record import ERRORS_A_SECOND
@@ -90,3 +90,20 @@ def test_an_engine_that_fails_for_every_window_does_not_fill_the_disk(
     told = [line for line in lines if line["message"].startswith("engine:")]
     assert len(told) == ERRORS_A_SECOND + 1
     assert told[-1]["unlogged"] == 100 - ERRORS_A_SECOND
+
+
+def test_a_chip_that_is_in_use_is_no_failure(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_use(*_: object) -> None:
+        raise DeviceInUseError("a release that is loaded has the chip", where="device")
+
+    monkeypatch.setattr(service.holder.model._engine, "infer", in_use)  # type: ignore[union-attr]
+    asked = Service(service.holder)
+    with logged("ERROR") as lines:
+        answer = asked.post(GOOD)
+    assert (answer.status_code, answer.json["error"], answer.headers["retry-after"]) == (
+        503,
+        "device_in_use",
+        "1",
+    )
+    assert lines == []
+    assert not asked.sample("hailo_runtime_engine_errors_total")
