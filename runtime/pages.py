@@ -12,7 +12,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from runtime.active_model import ModelHolder
-from runtime.contract.errors import DeviceError, EngineError, PipelineError
+from runtime.contract.errors import DeviceError, DeviceInUseError, EngineError, PipelineError
 from runtime.health import health_of
 from runtime.metrics import RuntimeMetrics
 from runtime.openapi import document, infer_errors
@@ -131,7 +131,7 @@ class TestResource:
                 # As at /infer: a device that failed here must not wait for a client to find it.
                 if isinstance(error, DeviceError):
                     self._holder.lost(state, error)
-                if isinstance(error, EngineError):
+                if isinstance(error, EngineError) and not isinstance(error, DeviceInUseError):
                     self._metrics.engine_failed(error.code, state.release_id)
                 _LOGGER.error("golden window: %s", error, extra={"fields": {"event": "test_failed"}})
                 told = {"ok": False, "error": error.code, "message": str(error)}
