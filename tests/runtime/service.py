@@ -13,7 +13,7 @@ from typing import Any
 import falcon.testing
 
 from runtime.active_model import ModelHolder
-from runtime.app import create_app
+from runtime.app import App, create_app
 from runtime.contract.errors import ReleaseNotFoundError
 from runtime.logs import JsonFormatter, configure_logging
 from runtime.metrics import RuntimeMetrics
@@ -44,6 +44,21 @@ class Service:
             if sample.name == name and labels.items() <= sample.labels.items()
         ]
         return sum(found) if found else None
+
+
+async def ask(app: App, scope: dict[str, Any], body: bytes = b"") -> int:
+    """Hand a whole request over as a server does, in the loop that runs; the answer's status."""
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(event: dict[str, Any]) -> None:
+        if event["type"] == "http.response.start":
+            statuses.append(event["status"])
+
+    await app(scope, receive, send)
+    return statuses[0]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from runtime.contract.window import FloatArray
 from runtime.turns import Turns
 from tests.doubles.hailo import HailoDouble
 from tests.runtime.hailo import hailo_release, open_on
-from tests.runtime.service import Service
+from tests.runtime.service import Service, ask
 from tests.runtime.test_infer_body import GOOD
 from tests.runtime.test_protocol import WHOLE, Serving, parted, run
 from tests.simulators import FakeEngine, ReleaseSimulator, imu_windows
@@ -69,20 +69,14 @@ class Bench:
         self, scope: dict[str, Any], body: bytes, beside: Callable[[], Awaitable[None]] | None = None
     ) -> int:
         """As ``turn``, for what takes a task, with something beside it; the status."""
-        statuses: list[int] = []
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+        async def both() -> int:
+            asking = asyncio.create_task(ask(self.service.app, scope, body))
+            if beside:
+                await asyncio.gather(asking, beside())
+            return await asking
 
-        async def send(event: dict[str, Any]) -> None:
-            if event["type"] == "http.response.start":
-                statuses.append(event["status"])
-
-        async def both() -> None:
-            await asyncio.gather(self.service.app(scope, receive, send), *([beside()] if beside else []))
-
-        asyncio.run(both())
-        return statuses[0]
+        return asyncio.run(both())
 
 
 def test_an_answer_under_overload_is_in_time_or_503(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+import falcon.testing
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
@@ -17,7 +18,7 @@ from runtime.engines.emulator import EmulatorEngine
 from runtime.infer_body import read_body
 from runtime.metrics_page import MetricsPage
 from runtime.turns import Stretch
-from tests.runtime.service import Service
+from tests.runtime.service import Service, ask
 from tests.runtime.test_batches import batch_body
 from tests.simulators import ReleaseSimulator, imu_windows
 
@@ -43,28 +44,9 @@ class Passes:
             await asyncio.sleep(0)
 
 
-async def ask(service: Service, method: str, path: str, body: bytes = b"") -> int:
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
-    }
-    statuses: list[int] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(event: dict[str, Any]) -> None:
-        if event["type"] == "http.response.start":
-            statuses.append(event["status"])
-
-    await service.app(scope, receive, send)
-    return statuses[0]
+async def asked(service: Service, method: str, path: str, body: bytes = b"") -> int:
+    kind = {"Content-Type": "application/json"}
+    return await ask(service.app, falcon.testing.create_scope(path=path, method=method, headers=kind), body)
 
 
 class Working:
@@ -85,14 +67,18 @@ class Working:
         return found[1]
 
 
+def at_work(service: Service, takes: float) -> tuple[Passes, Working, Service]:
+    passes = Passes()
+    working = Working(passes, takes)
+    return passes, working, Service(service.holder, lambda: working.now)
+
+
 @pytest.mark.parametrize(("takes", "most"), [(SLICE_SECONDS * 1.5, 1), (SLICE_SECONDS / 2.5, 3)])
 @pytest.mark.parametrize("path", ["/healthz", "/docs", "/test"])
 def test_pages_are_made_as_long_as_a_slice_in_each_pass(
     service: Service, monkeypatch: pytest.MonkeyPatch, path: str, takes: float, most: int
 ) -> None:
-    passes = Passes()
-    working = Working(passes, takes)
-    crowded = Service(service.holder, lambda: working.now)
+    passes, working, crowded = at_work(service, takes)
     inner = crowded.app._inner
 
     async def seen(*args: Any) -> None:
@@ -101,7 +87,7 @@ def test_pages_are_made_as_long_as_a_slice_in_each_pass(
 
     monkeypatch.setattr(crowded.app, "_inner", seen)
     method = "POST" if path == "/test" else "GET"
-    statuses = asyncio.run(passes.during(*(ask(crowded, method, path) for _ in range(MANY))))
+    statuses = asyncio.run(passes.during(*(asked(crowded, method, path) for _ in range(MANY))))
     assert statuses == [200] * MANY
     assert working.most_in_a_pass() == most
 
@@ -112,9 +98,7 @@ def test_bodies_are_read_as_long_as_a_slice_in_each_pass(
     service: Service, monkeypatch: pytest.MonkeyPatch, windows: int, takes: float, most: int
 ) -> None:
     """An outline of 1 MB takes 2 ms, and many bodies may end at one moment."""
-    passes = Passes()
-    working = Working(passes, takes)
-    crowded = Service(service.holder, lambda: working.now)
+    passes, working, crowded = at_work(service, takes)
     monkeypatch.setattr("runtime.admission.IN_TIME_SECONDS", 60.0)
 
     def seen(body: bytes) -> object:
@@ -123,7 +107,7 @@ def test_bodies_are_read_as_long_as_a_slice_in_each_pass(
 
     monkeypatch.setattr("runtime.infer_endpoint.read_body", seen)
     bodies = [batch_body(imu_windows(windows, seed=number)) for number in range(MANY)]
-    statuses = asyncio.run(passes.during(*(ask(crowded, "POST", "/infer", body) for body in bodies)))
+    statuses = asyncio.run(passes.during(*(asked(crowded, "POST", "/infer", body) for body in bodies)))
     assert statuses == [200] * MANY
     assert working.most_in_a_pass() == most
 
@@ -155,12 +139,12 @@ def test_who_waits_for_a_turn_is_answered_by_the_release_that_it_began_with(
             await let_go.wait()
 
         monkeypatch.setattr(Stretch, "turn", hold)
-        asked = asyncio.create_task(ask(crowded, "POST", "/infer", batch_body(imu_windows(windows))))
+        waits = asyncio.create_task(asked(crowded, "POST", "/infer", batch_body(imu_windows(windows))))
         await begun.wait()
         crowded.holder.replace(new)
         assert old.in_use == 1
         let_go.set()
-        return await asked
+        return await waits
 
     assert asyncio.run(story()) == 200
     assert old.in_use == 0

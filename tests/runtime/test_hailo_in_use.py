@@ -110,10 +110,12 @@ def test_clients_are_told_and_neither_the_device_nor_the_engine_is_called_failed
     with turn:
         answers = [service.post(BODY) for _ in range(MOST_IN_A_ROW + 1)]
         answers.append(service.post(WINDOWS.tobytes(), **batch))
+        answers.append(service.client.simulate_post("/test"))
         health = service.client.simulate_get("/healthz")
     assert {(answer.status_code, answer.json["error"]) for answer in answers} == {(503, "device_in_use")}
     assert all(answer.headers["retry-after"] for answer in answers)
     assert (health.status_code, health.json["ok"], health.json["engine"]) == (200, True, None)
+    assert not service.sample("hailo_runtime_engine_errors_total")
     assert service.holder.model is model
     assert not service.holder.trouble.is_set()
     assert service.post(BODY).status_code == 200

@@ -45,7 +45,7 @@ def test_a_machine_that_computes_otherwise_now_says_so(tmp_path: Path) -> None:
     answer = Service(ModelHolder(ActiveModel(release, engine))).client.simulate_post("/test")
     assert (answer.status_code, answer.json["ok"]) == (503, False)
     assert "golden window 0 differs" in answer.json["message"]
-    assert answer.headers["retry-after"] == "1"
+    assert (answer.headers["retry-after"], answer.json["error"]) == ("1", "golden_mismatch")
 
 
 def test_a_device_that_fails_in_the_test_is_lost_for_everybody(tmp_path: Path) -> None:
@@ -67,6 +67,8 @@ def test_without_a_model_pages_answer_and_the_test_fails(without_model: Service)
     for path in ("/", "/status", "/docs", "/openapi.json"):
         assert without_model.client.simulate_get(path).status_code == 200
     assert without_model.client.simulate_get("/status").json["ok"] is False
+    health = without_model.client.simulate_get("/healthz")
+    assert (health.status_code, health.headers["retry-after"]) == (503, "1")
     answer = without_model.client.simulate_post("/test")
     assert (answer.status_code, answer.json["ok"]) == (503, False)
 
